@@ -1,0 +1,1 @@
+"""Where journals live: the protocol, the codec, and the stores that come with Weft."""

@@ -1,0 +1,181 @@
+"""What a checkpointer is: the protocol, and the rows that cross it.
+
+A checkpointer keeps the journals of runs. The protocol is small and synchronous: the engine calls
+:meth:`Checkpointer.commit` from one writer thread with everything that waits at that moment, so that a store
+is one short class. Reads may come from any thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol, runtime_checkable
+
+from weft.checkpoint.codec import Codec
+
+
+class RunStatus(Enum):
+    """Where a run stands."""
+
+    RUNNING = "running"  # has an owner, or had one that died
+    SUSPENDED = "suspended"  # waits for answers; has no owner
+    FINISHED = "finished"  # has an output
+    FAILED = "failed"  # ended with an error; may be resumed
+    CANCELLED = "cancelled"  # was stopped on request; may be resumed
+
+
+class RecordKind(Enum):
+    """What a line of a journal says."""
+
+    OK = "ok"  # a call returned; value: what
+    FAILED = "failed"  # a call raised; value: the error
+    TIMED_OUT = "timed_out"  # a call was out of time; value: the error
+    WENT_ON = "went_on"  # the parent went on after the failures up to this batch
+    RETRY = "retry"  # the failure of this identity is not to be replayed
+    QUESTION = "question"  # a body asked; value: the question
+    ANSWER = "answer"  # somebody answered; value: the answer
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One line of a journal. ``identity`` is 16 bytes; ``parent`` is b"" for the run's own body."""
+
+    kind: RecordKind
+    identity: bytes
+    parent: bytes = b""
+    ordinal: int = 0
+    step: str = ""
+    value: bytes = b""
+    attempts: int = 1
+    started: float = 0.0  # seconds since the epoch
+    ended: float = 0.0
+    batch: int = 0  # which commit of the run made it visible; given by the journal
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """What a store knows of a run."""
+
+    run_id: str
+    workflow: str
+    status: RunStatus
+    thread_id: str | None = None
+    input: bytes = b""
+    output: bytes | None = None
+    error: bytes | None = None
+    created: float = 0.0  # seconds since the epoch
+    updated: float = 0.0
+    fence: int = 0  # grows with every owner
+    batches: int = 0  # the last batch committed
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What becomes of a run itself in a commit. A status other than RUNNING ends its ownership."""
+
+    status: RunStatus
+    output: bytes | None = None
+    error: bytes | None = None
+    saved: bytes | None = None  # the thread's next `previous`
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """What one run adds in one commit; refused as a whole when ``fence`` is no longer the run's."""
+
+    run_id: str
+    fence: int
+    records: Sequence[Record] = ()
+    change: Change | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadState:
+    """A saved value of a thread: what the next run sees as ``previous``."""
+
+    thread_id: str
+    number: int  # grows within the thread
+    value: bytes
+    created: float
+    run_id: str | None = None  # None: by update_state
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRun:
+    """A request to own a run. ``input`` None asks for a run that exists."""
+
+    run_id: str
+    workflow: str
+    thread_id: str | None = None
+    input: bytes | None = None
+    created: float = field(default=0.0)
+
+
+@runtime_checkable
+class Checkpointer(Protocol):
+    """Keeps the journals of runs. Every method may raise :class:`weft.StoreError`."""
+
+    codec: Codec
+
+    def open(self, request: OpenRun) -> RunRow:
+        """Create the run, or take it over from nobody or a dead owner, with a higher ``fence``.
+
+        A FINISHED run is returned as it is, without an owner. The row is that from before the call, but for
+        ``fence`` and ``status``, so that the caller can compare workflow and input.
+
+        Raises:
+            RunBusyError: Its owner is alive.
+            ThreadBusy: Another run of the thread has a living owner.
+            RunNotFoundError: There is no such run and ``request.input`` is None.
+            RunMismatchError: The run was recorded for another workflow, thread or input; nothing changed.
+        """
+        ...
+
+    def commit(self, writes: Sequence[Write]) -> set[str]:
+        """Make all writes durable in one transaction; the ids of runs whose fence was refused."""
+        ...
+
+    def records(self, run_id: str, *, after: int = 0, limit: int = 1000) -> list[tuple[int, Record]]:
+        """A page of the journal in the order of writing, each with its position; after a position."""
+        ...
+
+    def find(self, run_id: str) -> RunRow | None:
+        """The run, if there is one."""
+        ...
+
+    def runs(self, *, thread_id: str | None = None, limit: int = 100) -> list[RunRow]:
+        """The newest runs first."""
+        ...
+
+    def states(self, thread_id: str, *, limit: int = 100) -> list[ThreadState]:
+        """The saved values of a thread, the newest first."""
+        ...
+
+    def save_state(self, thread_id: str, value: bytes, *, created: float) -> None:
+        """Add a saved value to a thread that no living owner runs."""
+        ...
+
+    def add_answers(self, run_id: str, answers: Sequence[Record]) -> None:
+        """Add answers to a run whoever owns it."""
+        ...
+
+    def delete_run(self, run_id: str) -> bool:
+        """Forget a run that no living owner runs; whether there was one."""
+        ...
+
+    def delete_thread(self, thread_id: str) -> None:
+        """Forget a thread with its runs and saved values."""
+        ...
+
+    def close(self) -> None:
+        """Let go of files and connections."""
+        ...
+
+
+def all_records(store: Checkpointer, run_id: str) -> Iterator[Record]:
+    """The whole journal of a run, read page by page."""
+    position = 0
+    while page := store.records(run_id, after=position):
+        for position, record in page:  # noqa: B007 - the last position is where the next page begins
+            yield record

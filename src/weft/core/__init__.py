@@ -1,0 +1,1 @@
+"""What decides: pure data in, decisions out. No asyncio, threads, clock, disk or network."""

@@ -1,0 +1,82 @@
+"""How a call ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from weft.errors import RunCancelledError, WeftError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Ok(Generic[T]):
+    """The call returned ``value``."""
+
+    value: T
+
+    def get(self) -> T:
+        """The value."""
+        return self.value
+
+
+@dataclass(frozen=True, slots=True)
+class _Bad:
+    def get(self) -> Any:
+        """Raise what happened."""
+        raise self.as_error()
+
+    def as_error(self) -> BaseException:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class Failed(_Bad):
+    """The call raised ``error``."""
+
+    error: BaseException
+
+    def as_error(self) -> BaseException:
+        return self.error
+
+
+@dataclass(frozen=True, slots=True)
+class TimedOut(_Bad):
+    """The call took longer than it was given; ``error`` says how long that was."""
+
+    error: BaseException
+
+    def as_error(self) -> BaseException:
+        return self.error
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled(_Bad):
+    """The call was stopped while it ran or waited, because nobody needed it any more."""
+
+    reason: str = ""
+
+    def as_error(self) -> BaseException:
+        return RunCancelledError(self.reason or "cancelled")
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped(_Bad):
+    """The call was not needed, by a decision of the workflow."""
+
+    reason: str = ""
+
+    def as_error(self) -> BaseException:
+        return WeftError(f"skipped: {self.reason}" if self.reason else "skipped")
+
+
+@dataclass(frozen=True, slots=True)
+class NotStarted(_Bad):
+    """The call had not been started when its block was decided."""
+
+    def as_error(self) -> BaseException:
+        return RunCancelledError("not started")
+
+
+Outcome = Ok[T] | Failed | TimedOut | Cancelled | Skipped | NotStarted
