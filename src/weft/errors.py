@@ -3,7 +3,8 @@
     WeftError
     ├── DefinitionError          (ValueError)    a step or workflow was declared wrongly
     ├── UsageError               (RuntimeError)  a right object used in the wrong place
-    │   └── NotInRunError                        a step was called outside a run
+    │   ├── NotInRunError                        a step was called outside a run
+    │   └── DirectCallError      (TypeError)     something that has verbs was called like a function
     ├── InputError               (ValueError)    a run was given an argument it cannot use
     ├── NodeTimeoutError         (TimeoutError)  a call took longer than its timeout
     ├── RunCancelledError                        the run was cancelled before it had a result
@@ -25,7 +26,7 @@ Exception`` of a user and no retry policy sees them:
     Unwind
     ├── Interrupted       the body asked a question that has no answer yet
     ├── Suspended         the body waits for such a call; the run is being put aside
-    └── GivenUp           the body outlived its timeout or its run; nobody waits for its result
+    └── Stopped           nobody waits for the body any more: cancelled, or out of time
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from weft.types import Interrupt
+    from weft.core.question import Interrupt
 
 
 class WeftError(Exception):
@@ -50,6 +51,10 @@ class UsageError(WeftError, RuntimeError):
 
 class NotInRunError(UsageError):
     """A step was called where no run is going on."""
+
+
+class DirectCallError(UsageError, TypeError):
+    """Something that is run by its verbs was called like a function."""
 
 
 class InputError(WeftError, ValueError):
@@ -153,5 +158,5 @@ class Suspended(Unwind):
     """The run is being put aside until a question is answered."""
 
 
-class GivenUp(Unwind):
-    """Nobody waits for this body any more: it outlived its timeout, or its run has ended."""
+class Stopped(Unwind):
+    """Nobody waits for this body any more: it was cancelled, or is out of time."""

@@ -31,7 +31,7 @@ class RecordKind(Enum):
     OK = "ok"  # a call returned; value: what
     FAILED = "failed"  # a call raised; value: the error
     TIMED_OUT = "timed_out"  # a call was out of time; value: the error
-    WENT_ON = "went_on"  # the parent went on after the failures up to this batch
+    WENT_ON = "went_on"  # the failure of this identity was received, and its parent went on from it
     RETRY = "retry"  # the failure of this identity is not to be replayed
     QUESTION = "question"  # a body asked; value: the question
     ANSWER = "answer"  # somebody answered; value: the answer
@@ -117,6 +117,7 @@ class Checkpointer(Protocol):
     """Keeps the journals of runs. Every method may raise :class:`weft.StoreError`."""
 
     codec: Codec
+    instant: bool  # a commit takes no time worth a thread of its own
 
     def open(self, request: OpenRun) -> RunRow:
         """Create the run, or take it over from nobody or a dead owner, with a higher ``fence``.
@@ -134,6 +135,10 @@ class Checkpointer(Protocol):
 
     def commit(self, writes: Sequence[Write]) -> set[str]:
         """Make all writes durable in one transaction; the ids of runs whose fence was refused."""
+        ...
+
+    def release(self, run_id: str, fence: int) -> None:
+        """Own the run no longer, without saying how it ended; done by an owner that cannot go on."""
         ...
 
     def records(self, run_id: str, *, after: int = 0, limit: int = 1000) -> list[tuple[int, Record]]:

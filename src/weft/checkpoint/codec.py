@@ -1,0 +1,220 @@
+"""Turns values into bytes and back, exactly or not at all, and never runs code from the bytes.
+
+The format is msgpack with a closed set of extension types (:class:`weft.checkpoint.wire.Tag`). Nothing is
+imported, no ``__init__`` or hook such as ``__setstate__`` is called, and an application's classes are found
+only among those that it registered.
+
+Where to look: ``wire`` is the walk, ``builtin_types`` the types of the standard library, ``shapes`` the
+application's types, ``errors_codec`` errors, ``hints`` the types that annotations name.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, TypeVar, is_typeddict
+from weakref import WeakSet
+
+from weft.checkpoint import builtin_types, errors_codec, hints, shapes
+from weft.checkpoint.builtin_types import ALWAYS_ATOMS, USUAL_ATOMS
+from weft.checkpoint.shapes import Shape
+from weft.checkpoint.wire import (
+    MAX_DEPTH,
+    Reader,
+    ReadTable,
+    Refusal,
+    UnknownTypeError,
+    Writer,
+    WriteTable,
+    pack,
+)
+from weft.errors import CorruptDataError, DefinitionError, UnstorableError
+
+T = TypeVar("T")
+
+_READERS: ReadTable = {**builtin_types.READERS, **shapes.READERS, **errors_codec.READERS}
+_DESCRIBERS: ReadTable = {
+    **_READERS,
+    **builtin_types.DESCRIBERS,
+    **shapes.DESCRIBERS,
+    **errors_codec.DESCRIBERS,
+}
+
+
+class Codec:
+    """The values that a journal can hold, and their bytes.
+
+    A value comes back equal and of the same type, or is refused when it is encoded. Known are the builtin
+    types and those of ``collections``, ``datetime``, ``decimal``, ``fractions``, ``ipaddress``, ``pathlib``,
+    ``uuid`` and ``zoneinfo``; errors; and the application's types, once registered. Two references to one
+    object come back as two objects. All methods may be called from any thread.
+
+    Args:
+        types: Application types to register.
+    """
+
+    def __init__(self, types: Iterable[type] = ()) -> None:
+        self._writers: WriteTable = {**builtin_types.WRITERS, BaseException: errors_codec.write_error}
+        self._shapes: dict[str, Shape] = {}
+        self._reader = Reader(_READERS, self._shapes)
+        self._describer = Reader(_DESCRIBERS, self._shapes)
+        self._lock = threading.Lock()
+        self._hinted: WeakSet[Any] = WeakSet()
+        self.register(*types)
+
+    def register(self, *types: type) -> None:
+        """Make application types storable, with those that the annotations of their fields name.
+
+        A type is known in the data by its module and qualified name; registering another class of that name
+        replaces the first (its module was reloaded). Types that need no registering are ignored.
+
+        Raises:
+            DefinitionError: A type has no fields that the codec could see.
+        """
+        for cls in types:
+            if not isinstance(cls, type) or not (self._add(cls) or self._needs_none(cls)):
+                raise DefinitionError(
+                    f"{cls!r} cannot be registered; what can: dataclasses, enums, attrs classes, pydantic "
+                    f"models, NamedTuples, and msgspec.Struct without __post_init__"
+                )
+
+    def register_hints(self, fn: Callable[..., Any]) -> None:
+        """Register the application types in a function's annotations; what cannot be resolved is left out.
+
+        Calling it again for the same function costs next to nothing.
+        """
+        fn = getattr(fn, "__func__", fn)  # a bound method is a new object each time
+        with suppress(TypeError):  # a callable object may be unhashable
+            if fn in self._hinted:
+                return
+        self._add_all(hints.classes_of_function(fn))
+        with suppress(TypeError), self._lock:  # the same, or there are no weak references to it
+            self._hinted.add(fn)
+
+    def encode(self, value: object, *, root: str = "result") -> bytes:
+        """The bytes of a value; ``root`` is what the path in an error begins with.
+
+        Raises:
+            UnstorableError: It or something in it cannot come back as it is; ``path`` says where, and
+                ``reason`` what to do.
+        """
+        try:
+            return self._encode(value)
+        except Refusal as refusal:
+            raise refusal.located(root) from None
+        except RecursionError:
+            raise UnstorableError(root, "is nested too deeply; return flatter data") from None
+        except MemoryError:
+            raise
+        except Exception as error:  # a property of a user's class raised, or another thread changed the value
+            raise UnstorableError(root, f"could not be read: {error!r}") from error
+
+    def decode(self, data: bytes) -> object:
+        """The value of the bytes.
+
+        Raises:
+            CorruptDataError: They are no encoding, or of a type that is not registered or has changed.
+        """
+        return _decode(self._reader, data)
+
+    def fingerprint(self, *parts: object) -> bytes | None:
+        """Bytes to tell arguments apart by; None when something in them cannot be encoded.
+
+        Equal values of equal types have equal bytes in every process; a dict's order counts.
+        """
+        try:
+            return self._encode(list(parts))
+        except Exception:  # whatever the reason, the caller goes on without a fingerprint
+            return None
+
+    def encode_error(self, error: BaseException) -> bytes:
+        """What can be recorded of an error, whatever its state; never raises."""
+        try:
+            return self._encode(error, lenient=True)
+        except Exception:  # a recorded failure must never be lost to the oddness of its own error
+            return errors_codec.minimal_form(error)
+
+    def decode_error(self, data: bytes) -> BaseException | None:
+        """The error; None when its class is not loaded, or it cannot be rebuilt without running its code.
+
+        ``__weft_traceback__`` of the error is the text of the traceback it was recorded with.
+
+        Raises:
+            CorruptDataError: The bytes are no encoding of an error.
+        """
+        try:
+            error = self.decode(data)
+        except UnknownTypeError:
+            return None
+        if not isinstance(error, BaseException):
+            raise CorruptDataError(f"a {type(error).__name__} was recorded where an error should be")
+        return error
+
+    def describe(self, data: bytes) -> object:
+        """Plain data for display, whether or not the types in it are known to this program.
+
+        An object of an application type is ``{"$type": "module:Class", field: value, ...}``, an error
+        ``{"$error": "module:Class", "message": text}``.
+
+        Raises:
+            CorruptDataError: The bytes are no encoding.
+        """
+        return _decode(self._describer, data)
+
+    def _encode(self, value: object, *, lenient: bool = False) -> bytes:
+        try:
+            return self._walk(value, lenient)
+        except RecursionError:
+            return _on_a_fresh_stack(self._walk, value, lenient)
+
+    def _walk(self, value: object, lenient: bool) -> bytes:
+        try:
+            return pack(Writer(self._writers, USUAL_ATOMS, lenient=lenient).write(value))
+        except (OverflowError, UnicodeEncodeError):  # a huge int or a lone surrogate: too rare to look for
+            return pack(Writer(self._writers, ALWAYS_ATOMS, lenient=lenient).write(value))
+
+    def _needs_none(self, cls: type) -> bool:
+        return (
+            cls in self._writers or cls in ALWAYS_ATOMS or is_typeddict(cls) or issubclass(cls, BaseException)
+        )
+
+    def _add(self, cls: type) -> bool:
+        if isinstance(getattr(self._writers.get(cls), "__self__", None), Shape):
+            return True
+        shape = None if cls in self._writers else shapes.shape_of(cls)
+        if shape is None:
+            return False
+        with self._lock:
+            replaced = self._shapes.get(shape.tag)
+            self._shapes[shape.tag] = shape
+            self._writers[cls] = shape.write
+            if replaced is not None and replaced.cls is not cls:
+                self._writers.pop(replaced.cls, None)
+        self._add_all(hints.classes_of_fields(cls, shape.names))
+        return True
+
+    def _add_all(self, classes: Iterable[type]) -> None:
+        for cls in classes:
+            self._add(cls)
+
+
+def _decode(reader: Reader, data: bytes) -> object:
+    try:
+        try:
+            return reader.value(data)
+        except RecursionError:
+            return _on_a_fresh_stack(reader.value, data)
+    except CorruptDataError:
+        raise
+    except RecursionError:
+        raise CorruptDataError(f"nested deeper than the {MAX_DEPTH} levels that are ever encoded") from None
+    except Exception as error:  # bytes that nobody encoded may fail in any of the readers
+        raise CorruptDataError(f"no encoded value: {error!r}") from error
+
+
+def _on_a_fresh_stack(fn: Callable[..., T], *args: object) -> T:
+    """The result in a thread of its own: what can be stored must not depend on how deep the caller is."""
+    with ThreadPoolExecutor(1) as fresh:
+        return fresh.submit(fn, *args).result()

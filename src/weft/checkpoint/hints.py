@@ -1,0 +1,93 @@
+"""Finds the application types that annotations name."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from enum import Enum
+from types import SimpleNamespace
+from typing import Any
+
+
+def classes_of_function(fn: Callable[..., Any]) -> Iterator[type]:
+    """Every class in the annotations of a function, method, partial or callable object.
+
+    What cannot be resolved is left out.
+    """
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    fn = inspect.unwrap(fn)
+    if not hasattr(fn, "__globals__"):
+        fn = getattr(type(fn), "__call__", fn)  # noqa: B004 - the function that a call runs
+    code = getattr(fn, "__code__", None)
+    cells = getattr(fn, "__closure__", None) or ()
+    enclosing = dict(zip(code.co_freevars, map(_content, cells), strict=False)) if code is not None else {}
+    return _classes(_resolved(fn, getattr(fn, "__globals__", {}), enclosing))
+
+
+def classes_of_fields(cls: type, names: Iterable[str] | None = None) -> Iterator[type]:
+    """Every class in the annotations of these attributes of a class; of all by default."""
+    wanted = None if names is None else set(names)
+    return _classes(
+        hint
+        for base in cls.__mro__
+        for hint in _resolved(base, vars(sys.modules.get(base.__module__, typing)), dict(vars(base)), wanted)
+    )
+
+
+def _resolved(
+    owner: Any, global_names: dict[str, Any], local_names: Mapping[str, Any], wanted: set[str] | None = None
+) -> Iterator[object]:
+    try:
+        annotations = inspect.get_annotations(owner)
+    except Exception:  # Python 3.14 evaluates here, and a name may be missing; no annotations at all
+        return
+    for name, annotation in annotations.items():
+        if wanted is not None and name not in wanted:
+            continue
+        # One at a time, since a name that is missing makes get_type_hints fail as a whole.
+        one = SimpleNamespace(__annotations__={name: annotation})
+        try:
+            yield typing.get_type_hints(one, global_names, dict(local_names))[name]
+        except Exception:  # noqa: S112 - evaluating an annotation may raise anything, and is only a help
+            continue
+
+
+def _classes(hints: Iterable[object]) -> Iterator[type]:
+    waiting = list(hints)
+    seen: set[int] = set()
+    while waiting:
+        hint = waiting.pop()
+        if id(hint) in seen:
+            continue
+        seen.add(id(hint))
+        if isinstance(hint, type) and typing.get_origin(hint) is None:
+            if typing.is_typeddict(hint):
+                waiting.extend(_resolved(hint, vars(sys.modules.get(hint.__module__, typing)), {}))
+            else:
+                yield hint
+        else:
+            waiting.extend(_parts(hint))
+
+
+def _parts(hint: Any) -> Iterable[object]:
+    """What a hint is made of: the union's members, the list's items, the alias's value, the bound."""
+    if isinstance(hint, list | tuple):  # the parameters of Callable
+        return hint
+    if isinstance(hint, Enum):  # in a Literal
+        return (type(hint),)
+    inner = (
+        getattr(hint, name, None)
+        for name in ("__origin__", "__value__", "__supertype__", "__bound__", "__constraints__")
+    )
+    return (*typing.get_args(hint), *(part for part in inner if part is not None))
+
+
+def _content(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not assigned yet
+        return None

@@ -1,0 +1,257 @@
+"""Who owns a run: the rules that every store follows, and the lock that says an owner is alive.
+
+An owner is a store object in a process. It has a random id, and it holds a lock on a file of that name for
+as long as it lives. The operating system lets go of the lock when the process ends, however it ends, so a
+lock that can be taken is a dead owner, and its runs are free at once: there is no time to wait for, and a
+process that is only slow or stopped keeps what it has.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+import stat
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from hashlib import blake2b
+from pathlib import Path
+from typing import Protocol
+
+from weft.checkpoint.base import OpenRun, RunRow
+from weft.errors import RunBusyError, RunMismatchError, RunNotFoundError, StoreError, ThreadBusy
+
+# --- The rules --------------------------------------------------------------------------------------------
+
+
+def refuse_mismatch(row: RunRow, request: OpenRun) -> None:
+    """A run id stands for one workflow, thread and input; what the request leaves open is not compared.
+
+    Raises:
+        RunMismatchError: The run was recorded for another one; names both, the input by a short hash.
+    """
+    wrong_workflow = bool(request.workflow) and request.workflow != row.workflow
+    wrong_thread = request.thread_id is not None and request.thread_id != row.thread_id
+    wrong_input = request.input is not None and request.input != row.input
+    if wrong_workflow or wrong_thread or wrong_input:
+        recorded = _described(row.workflow, row.thread_id, row.input)
+        asked = _described(
+            request.workflow or row.workflow, request.thread_id or row.thread_id, request.input
+        )
+        raise RunMismatchError(
+            f"run {shown(row.run_id)} was recorded for {recorded}, and is now asked for with {asked}; "
+            "give a new run its own run_id"
+        )
+
+
+def run_not_found(run_id: str) -> RunNotFoundError:
+    return RunNotFoundError(f"there is no run {shown(run_id)} in this store")
+
+
+def run_busy(run_id: str) -> RunBusyError:
+    return RunBusyError(
+        f"run {shown(run_id)} has an owner that is still alive; wait for it, or cancel it there"
+    )
+
+
+def thread_busy(thread_id: str, run_id: str) -> ThreadBusy:
+    return ThreadBusy(f"run {shown(run_id)} of thread {shown(thread_id)} is still going on")
+
+
+def shown(name: str) -> str:
+    """A name for a message: quoted, escaped, and no longer than a line."""
+    return ascii(name if len(name) <= 60 else name[:59] + "…")
+
+
+def _described(workflow: str, thread_id: str | None, input: bytes | None) -> str:
+    parts = [f"workflow {shown(workflow)}"]
+    if thread_id is not None:
+        parts.append(f"thread {shown(thread_id)}")
+    if input is not None:
+        parts.append(f"input #{blake2b(input, digest_size=4).hexdigest()}")
+    return ", ".join(parts)
+
+
+# --- The lock ---------------------------------------------------------------------------------------------
+
+_ID = re.compile(r"[0-9a-f]{32}")
+_OPEN = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0)  # these flags are not on every system
+_OPEN_DIRECTORY = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0)
+
+
+class Owner:
+    """One owner of runs, and what it can tell of the others, by lock files in a directory.
+
+    Nothing is created before :meth:`enter`. Not thread-safe; and :meth:`enter` and :meth:`is_alive` must
+    be called by one process at a time (within a transaction that writes), because looking at a lock takes
+    it for a moment.
+    """
+
+    def __init__(self, directory: str) -> None:
+        self.id: str | None = None
+        self._directory = directory
+        self._fd = -1
+
+    def enter(self) -> str:
+        """Become an owner, unless that is done: the id. Sweeps away what dead ones have left."""
+        if self.id is None:
+            with suppress(FileNotFoundError), _directory(self._directory) as directory:
+                for name in os.listdir(directory):  # noqa: PTH208 - of the directory that is open
+                    self.is_alive(name.removesuffix(".lock"))
+            self.id, self._fd = self._locked_file()
+        return self.id
+
+    def is_alive(self, owner: str) -> bool:
+        """Whether that owner holds its lock. If not, its file is removed."""
+        if not _ID.fullmatch(owner):
+            return False
+        try:
+            with _directory(self._directory) as directory:
+                return _is_locked(f"{owner}.lock", directory)
+        except FileNotFoundError:
+            return False
+        except PermissionError:  # of another user: nobody can tell, so nothing is taken away
+            return True
+
+    def leave(self) -> None:
+        """Be an owner no more; what this one ran is free."""
+        if self.id is None:
+            return
+        with suppress(OSError):
+            Path(self._directory, f"{self.id}.lock").unlink()
+        os.close(self._fd)
+        self.id, self._fd = None, -1
+        with suppress(OSError):  # others are in it
+            Path(self._directory).rmdir()
+
+    def forget(self) -> None:
+        """In a forked child: let go of the parent's file. The lock stays the parent's."""
+        if self.id is not None:
+            os.close(self._fd)
+            self.id, self._fd = None, -1
+
+    def _locked_file(self) -> tuple[str, int]:
+        owner = secrets.token_hex(16)
+        for _ in range(100):
+            with suppress(FileNotFoundError), _directory(self._directory, create=True) as directory:
+                fd = os.open(f"{owner}.lock", _OPEN | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=directory)
+                if _lock(fd) and _is_same_file(fd, f"{owner}.lock", directory):
+                    return owner, fd
+                os.close(fd)  # somebody took it for one of the dead, between its creation and its locking
+            # or the last owner to leave removed the directory
+        raise StoreError(f"cannot keep a lock file in {self._directory}: something removes it at once")
+
+
+@contextmanager
+def _directory(path: str, *, create: bool = False) -> Iterator[int]:
+    """The directory, opened: what is then done in it cannot be led elsewhere.
+
+    Raises:
+        StoreError: Others may write there, so that its locks would prove nothing.
+    """
+    if create:
+        with suppress(FileExistsError):
+            Path(path).mkdir(0o700)
+    fd = os.open(path, _OPEN_DIRECTORY)
+    try:
+        if os.fstat(fd).st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise StoreError(f"{path} holds locks, but others may write to it; make it private (chmod 700)")
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _is_locked(name: str, directory: int) -> bool:
+    """Whether somebody holds the lock on that file; one that nobody holds is removed."""
+    try:
+        fd = os.open(name, _OPEN, dir_fd=directory)
+    except OSError as error:
+        if error.errno in {errno.ENOENT, errno.ELOOP}:  # gone, or a symbolic link, which no owner makes
+            return False
+        raise
+    try:
+        if not _lock(fd):
+            return True
+        if _is_same_file(fd, name, directory):
+            os.unlink(name, dir_fd=directory)
+        return False
+    finally:
+        os.close(fd)
+
+
+def _is_same_file(fd: int, name: str, directory: int) -> bool:
+    try:
+        there = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(os.fstat(fd), there)
+
+
+def _lock(fd: int) -> bool:
+    """Take the lock of an open file, if it is free. It lasts until all copies of ``fd`` are closed."""
+    try:
+        import fcntl  # noqa: PLC0415 - not on every system, and only this needs it
+    except ImportError as error:
+        raise StoreError("SqliteSaver needs flock(), which this system lacks; use another store") from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+# --- Forks ------------------------------------------------------------------------------------------------
+
+
+class Forked(Protocol):
+    """What must not be in use at the moment of a fork, and is not the child's."""
+
+    def before_fork(self) -> None:
+        """Wait until nothing is going on, and keep it so."""
+
+    def after_fork(self, *, child: bool) -> None:
+        """Go on; in the child, without what belongs to the parent."""
+
+
+class _Forks:
+    """Calls the hooks of every living object that asked for it."""
+
+    def __init__(self) -> None:
+        self._all: weakref.WeakSet[Forked] = weakref.WeakSet()
+        self._lock = threading.Lock()  # two threads that fork must not wait for each other's objects
+        self._held: list[Forked] = []
+        self._registered = False
+
+    def watch(self, it: Forked) -> None:
+        with self._lock:
+            self._all.add(it)
+            if not self._registered and hasattr(os, "register_at_fork"):
+                os.register_at_fork(
+                    before=self._before,
+                    after_in_parent=lambda: self._after(child=False),
+                    after_in_child=lambda: self._after(child=True),
+                )
+                self._registered = True
+
+    def _before(self) -> None:
+        self._lock.acquire()
+        self._held = list(self._all)
+        for it in self._held:
+            it.before_fork()
+
+    def _after(self, *, child: bool) -> None:
+        for it in self._held:
+            it.after_fork(child=child)
+        self._held = []
+        self._lock.release()
+
+
+_forks = _Forks()
+
+
+def watch_forks(it: Forked) -> None:
+    """Have ``it`` told before and after every fork of this process, for as long as it lives."""
+    _forks.watch(it)

@@ -1,0 +1,336 @@
+"""Application types: what of them is stored, and how they are rebuilt without running their ``__init__``.
+
+A *shape* knows one class. State is the fields, plus what else is in ``__dict__``; what a class keeps in
+``__slots__`` that are no fields is not kept, nor are cached properties.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import Enum, Flag
+from functools import cached_property, reduce
+from operator import or_
+from typing import Any
+
+import msgspec
+from msgspec.msgpack import Ext
+
+from weft.checkpoint.builtin_types import FACTORIES, WRITERS
+from weft.checkpoint.wire import (
+    Reader,
+    ReadTable,
+    Refusal,
+    Tag,
+    UnknownTypeError,
+    Writer,
+    extension,
+    short_repr,
+    tag_of,
+)
+from weft.errors import CorruptDataError
+
+Defaults = dict[str, Callable[[], object] | None]
+"""The fields of a class, each with what makes its default, if it is a simple one."""
+
+_SIMPLE = (type(None), bool, int, float, str, bytes, Enum)
+
+
+class Shape:
+    """What the codec knows of one application class."""
+
+    names: Sequence[str] = ()
+
+    def __init__(self, cls: type) -> None:
+        self.cls = cls
+        self.tag = tag_of(cls)
+
+    def write(self, w: Writer, value: Any) -> Ext:
+        """The value written.
+
+        Raises:
+            Refusal: Something in it cannot be stored.
+        """
+        raise NotImplementedError
+
+
+class FieldShape(Shape):
+    """A class whose values are their fields. The base serves dataclasses and attrs classes."""
+
+    def __init__(self, cls: type, fields: Defaults) -> None:
+        super().__init__(cls)
+        self.fields = fields
+        self.names = list(fields)
+        cached = {
+            name for base in cls.__mro__ for name, at in vars(base).items() if isinstance(at, cached_property)
+        }
+        # __orig_class__ is typing's note of Box[int]; a cached hash is true only in its own process
+        self._left_out = {*fields, *cached, "__orig_class__", _CACHED_HASH}
+
+    def write(self, w: Writer, value: Any) -> Ext:
+        values = w.items(self.values(value), value, self._label)
+        rest = self.rest(value)
+        tail = [w.attributes(rest, value)] if rest else []
+        return extension(Tag.OBJECT, [w.write(self.tag), self.names, *values, *tail])
+
+    def read(self, names: list[str], values: list[object], rest: dict[str, Any]) -> object:
+        """The value of these fields; a missing one takes its default.
+
+        Raises:
+            UnknownTypeError: The class has changed too much.
+        """
+        given = dict(zip(names, values, strict=True))
+        if unknown := given.keys() - self.fields.keys():
+            raise UnknownTypeError(f"{self.tag} has no field {', '.join(map(repr, sorted(unknown)))} here")
+        return self.build({n: given[n] if n in given else self._default(n) for n in self.names}, rest)
+
+    def values(self, value: Any) -> Iterable[object]:
+        """The values of the fields, in their order."""
+        return (_field(value, name) for name in self.names)
+
+    def rest(self, value: Any) -> dict[str, Any]:
+        """State outside the fields."""
+        return {k: v for k, v in getattr(value, "__dict__", {}).items() if k not in self._left_out}
+
+    def build(self, fields: dict[str, Any], rest: dict[str, Any]) -> object:
+        """A value of the class with this state."""
+        made: Any = object.__new__(self.cls)
+        for name, value in fields.items():
+            object.__setattr__(made, name, value)
+        if rest:
+            vars(made).update(rest)
+        return made
+
+    def _default(self, name: str) -> object:
+        make = self.fields[name]
+        if make is None:
+            raise UnknownTypeError(
+                f"{self.tag} was recorded without its field {name!r}, which has no simple default"
+            )
+        return make()
+
+    def _label(self, _: object, at: int) -> str:
+        return f".{self.names[at]}"
+
+
+class AttrsShape(FieldShape):
+    """An attrs class; one that caches its hash finds the cache empty."""
+
+    def build(self, fields: dict[str, Any], rest: dict[str, Any]) -> object:
+        made = super().build(fields, rest)
+        if _CACHED_HASH in getattr(getattr(self.cls.__hash__, "__code__", None), "co_names", ()):
+            object.__setattr__(made, _CACHED_HASH, None)
+        return made
+
+
+class StructShape(FieldShape):
+    """A msgspec.Struct without ``__post_init__``: its constructor is C and only assigns."""
+
+    def build(self, fields: dict[str, Any], rest: dict[str, Any]) -> object:
+        made: Any = self.cls(**fields)
+        if rest:
+            vars(made).update(rest)
+        return made
+
+
+class NamedTupleShape(FieldShape):
+    """A NamedTuple, by the names of its fields."""
+
+    def values(self, value: Any) -> Iterable[object]:
+        return tuple.__iter__(value)
+
+    def build(self, fields: dict[str, Any], rest: dict[str, Any]) -> object:
+        made: Any = tuple.__new__(self.cls, fields.values())
+        if rest:
+            vars(made).update(rest)
+        return made
+
+
+class ModelShape(FieldShape):
+    """A pydantic model: the four attributes that make up its state, without validation."""
+
+    def values(self, value: Any) -> Iterable[object]:
+        state = vars(value)
+        return (state[name] if name in state else _unset() for name in self.names)
+
+    def rest(self, value: Any) -> dict[str, Any]:
+        state: dict[str, Any] = {"__pydantic_fields_set__": value.__pydantic_fields_set__}
+        if value.__pydantic_extra__:
+            state["__pydantic_extra__"] = value.__pydantic_extra__
+        if value.__pydantic_private__ is not None:
+            state["__pydantic_private__"] = value.__pydantic_private__
+        return state
+
+    def build(self, fields: dict[str, Any], rest: dict[str, Any]) -> object:
+        made: Any = object.__new__(self.cls)
+        object.__setattr__(made, "__dict__", fields)
+        object.__setattr__(made, "__pydantic_fields_set__", set(rest["__pydantic_fields_set__"]))
+        if not getattr(self.cls, "__pydantic_root_model__", False):
+            keeps_extra = getattr(self.cls, "model_config", {}).get("extra") == "allow"
+            extra = rest.get("__pydantic_extra__", {} if keeps_extra else None)
+            object.__setattr__(made, "__pydantic_extra__", extra)
+            object.__setattr__(made, "__pydantic_private__", rest.get("__pydantic_private__"))
+        return made
+
+
+class EnumShape(Shape):
+    """An enum, by the name of the member; a combination of flags, by the names of its members."""
+
+    def write(self, w: Writer, value: Any) -> Ext:
+        return extension(Tag.ENUM, [w.write(self.tag), *map(w.write, self._members(value))])
+
+    def member(self, names: list[str]) -> object:
+        """The member of that name, or the combination of several."""
+        known: Mapping[str, Any] = self.cls.__members__  # type: ignore[attr-defined] # an Enum
+        if missing := [name for name in names if name not in known]:
+            raise UnknownTypeError(f"{self.tag} has no member {missing[0]!r} here")
+        if len(names) == 1:
+            return known[names[0]]
+        if not issubclass(self.cls, Flag):
+            raise CorruptDataError(f"{self.tag} is no Flag, but {len(names)} members were recorded")
+        return reduce(or_, (known[name] for name in names), self.cls(0))
+
+    def _members(self, value: Any) -> list[str]:
+        if self.cls.__members__.get(value.name) is value:  # type: ignore[attr-defined] # an Enum
+            return [value.name]
+        names = [str(member.name) for member in value] if isinstance(value, Flag) else []
+        if not isinstance(value, Flag) or self.member(names) != value:
+            raise Refusal(f"is {short_repr(value)}, which is no member of its enum by name")
+        return names
+
+
+_CACHED_HASH = "_attrs_cached_hash"
+
+
+def _field(value: object, name: str) -> object:
+    try:
+        return getattr(value, name)
+    except AttributeError:
+        return _unset()
+
+
+def _unset() -> object:
+    raise Refusal("has no value yet; set the field before the value is returned")
+
+
+# Which class has which shape
+
+
+def shape_of(cls: type) -> Shape | None:
+    """The shape of an application type; None for a class that cannot be registered."""
+    for make in (_enum, _struct, _named_tuple, _model, _dataclass, _attrs):
+        if shape := make(cls):
+            return shape
+    return None
+
+
+def _enum(cls: Any) -> Shape | None:
+    return EnumShape(cls) if issubclass(cls, Enum) and cls is not Enum else None
+
+
+def _struct(cls: Any) -> Shape | None:
+    # __post_init__ cannot be left out: only the constructor makes a Struct
+    if not issubclass(cls, msgspec.Struct) or hasattr(cls, "__post_init__"):
+        return None
+    return StructShape(
+        cls, {f.name: _simple(f.default, f.default_factory) for f in msgspec.structs.fields(cls)}
+    )
+
+
+def _named_tuple(cls: Any) -> Shape | None:
+    names = getattr(cls, "_fields", None)
+    if not issubclass(cls, tuple) or not isinstance(names, tuple):
+        return None
+    defaults = getattr(cls, "_field_defaults", {})
+    return NamedTupleShape(cls, {n: _simple(defaults[n]) if n in defaults else None for n in names})
+
+
+def _model(cls: Any) -> Shape | None:
+    if not hasattr(cls, "__pydantic_private__") or not isinstance(getattr(cls, "model_fields", None), dict):
+        return None
+    return ModelShape(
+        cls, {name: _simple(f.default, f.default_factory) for name, f in cls.model_fields.items()}
+    )
+
+
+def _dataclass(cls: Any) -> Shape | None:
+    if not hasattr(cls, "__dataclass_fields__") or _has_content(cls):
+        return None
+    return FieldShape(cls, {f.name: _simple(f.default, f.default_factory) for f in dataclasses.fields(cls)})
+
+
+def _attrs(cls: Any) -> Shape | None:
+    fields = getattr(cls, "__attrs_attrs__", None)
+    if fields is None or _has_content(cls):
+        return None
+    return AttrsShape(cls, {f.name: _simple(f.default, getattr(f.default, "factory", None)) for f in fields})
+
+
+def _has_content(cls: Any) -> bool:
+    """Whether values have state outside attributes, or a way of their own to be recorded."""
+    return any(base in WRITERS or base is BaseException for base in cls.__mro__)
+
+
+def _simple(default: object, factory: object = None) -> Callable[[], object] | None:
+    """What makes a default value without running code of the user; None if there is no such default."""
+    for known in FACTORIES.values():
+        if known is not None and known is factory:
+            return known
+    # The markers of "no default" are of other types, but for attrs.NOTHING, an enum as long as it is one.
+    if not isinstance(default, _SIMPLE) or type(default).__module__ == "attr._make":
+        return None
+    return lambda: default
+
+
+# Reading
+
+
+def _read_object(r: Reader, payload: memoryview) -> object:
+    tag, names, values, rest = _object_parts(r, payload)
+    shape = _shape(r, tag)
+    if not isinstance(shape, FieldShape):
+        raise UnknownTypeError(f"{tag} was recorded with fields, and is an enum here")
+    return shape.read(names, values, rest)
+
+
+def _read_enum(r: Reader, payload: memoryview) -> object:
+    tag, *names = r.items(payload)
+    shape = _shape(r, tag)
+    if not isinstance(shape, EnumShape):
+        raise UnknownTypeError(f"{tag} was recorded as an enum, and is none here")
+    return shape.member(names)
+
+
+def _shape(r: Reader, tag: str) -> Shape:
+    shape = r.shapes.get(tag)
+    if not isinstance(shape, Shape):
+        raise UnknownTypeError(
+            f"{tag} is no registered type; load its module and codec.register({_last_name(tag)})"
+        )
+    return shape
+
+
+def _last_name(tag: str) -> str:
+    return tag.rpartition(":")[2]
+
+
+def _object_parts(r: Reader, payload: memoryview) -> tuple[str, list[str], list[object], dict[str, Any]]:
+    tag, names, *values = r.items(payload)
+    rest = values.pop() if len(values) > len(names) else {}
+    if type(rest) is not dict:
+        raise TypeError(rest)
+    return tag, names, values, rest
+
+
+def _describe_object(r: Reader, payload: memoryview) -> dict[str, object]:
+    tag, names, values, _ = _object_parts(r, payload)
+    return {"$type": tag, **dict(zip(names, values, strict=True))}
+
+
+def _describe_enum(r: Reader, payload: memoryview) -> dict[str, object]:
+    tag, *names = r.items(payload)
+    return {"$type": tag, "name": "|".join(names)}
+
+
+READERS: ReadTable = {Tag.OBJECT: _read_object, Tag.ENUM: _read_enum}
+DESCRIBERS: ReadTable = {Tag.OBJECT: _describe_object, Tag.ENUM: _describe_enum}

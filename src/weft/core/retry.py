@@ -1,0 +1,114 @@
+"""Whether a failed attempt is followed by another, and after how long."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from weft.errors import CheckpointError, DefinitionError, NodeTimeoutError, UsageError
+
+#: Errors that another attempt would meet again: mistakes of the program rather than of the world.
+_PERMANENT = (
+    CheckpointError,
+    UsageError,
+    ValueError,
+    TypeError,
+    ArithmeticError,
+    ImportError,
+    LookupError,
+    NameError,
+    SyntaxError,
+    RuntimeError,
+    ReferenceError,
+    StopIteration,
+    StopAsyncIteration,
+    OSError,
+)
+
+RetryOn = type[Exception] | Sequence[type[Exception]] | Callable[[Exception], bool]
+
+
+def default_retry_on(error: Exception) -> bool:
+    """Whether an error looks passing: connections, server errors (HTTP 5xx), timeouts, unknown errors.
+
+    The rule is LangGraph's; the HTTP status is looked for by name, so that no client library is imported.
+    """
+    if isinstance(error, ConnectionError | NodeTimeoutError):
+        return True
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(status, int):
+        return status >= 500
+    return not isinstance(error, _PERMANENT)
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """How often and how long apart a call is tried.
+
+    Attributes:
+        initial_interval: Seconds before the second attempt.
+        backoff_factor: What the interval is multiplied with after each attempt.
+        max_interval: The longest interval, in seconds.
+        max_attempts: How many attempts there are at most, the first included.
+        jitter: Whether to add up to a second at random, so that many calls do not return at once.
+        retry_on: An error class, several, or a function that says whether to try again.
+    """
+
+    initial_interval: float = 0.5
+    backoff_factor: float = 2.0
+    max_interval: float = 128.0
+    max_attempts: int = 3
+    jitter: bool = True
+    retry_on: RetryOn = default_retry_on
+
+    def __post_init__(self) -> None:
+        if isinstance(self.max_attempts, bool) or not isinstance(self.max_attempts, int):
+            raise DefinitionError(f"max_attempts must be a whole number, not {self.max_attempts!r}")
+        if self.max_attempts < 1:
+            raise DefinitionError(f"max_attempts must be at least 1, not {self.max_attempts!r}")
+        for name in ("initial_interval", "backoff_factor", "max_interval"):
+            value = getattr(self, name)
+            if not value >= 0:  # NaN is refused here too
+                raise DefinitionError(f"{name} must be a number of at least 0, not {value!r}")
+
+    def covers(self, error: Exception) -> bool:
+        """Whether this policy retries such an error."""
+        if isinstance(self.retry_on, type):
+            return isinstance(error, self.retry_on)
+        if isinstance(self.retry_on, Sequence):
+            return isinstance(error, tuple(self.retry_on))
+        return self.retry_on(error)
+
+    def names_timeouts(self) -> bool:
+        """Whether it is told in so many words to retry ``TimeoutError``."""
+        if isinstance(self.retry_on, type):
+            return issubclass(TimeoutError, self.retry_on) or issubclass(self.retry_on, TimeoutError)
+        if isinstance(self.retry_on, Sequence):
+            return any(issubclass(kind, TimeoutError) for kind in self.retry_on)
+        return False
+
+
+def next_delay(
+    policies: Sequence[RetryPolicy], error: BaseException, *, attempt: int, draw: Callable[[], float] = random.random
+) -> float | None:
+    """Seconds to wait before the next attempt; None when ``error`` is final.
+
+    Args:
+        policies: The first that covers the error decides.
+        error: What the attempt raised.
+        attempt: The number of that attempt, from 1.
+        draw: Gives the jitter, from 0 to 1.
+    """
+    if not isinstance(error, Exception):
+        return None
+    policy = next((policy for policy in policies if policy.covers(error)), None)
+    if policy is None or attempt >= policy.max_attempts:
+        return None
+    if isinstance(error, NodeTimeoutError) and error.given_up and not policy.names_timeouts():
+        return None  # the body is still running: a second one beside it must be asked for
+    told = getattr(error, "retry_after", None)
+    if isinstance(told, int | float) and told >= 0:
+        return float(told)
+    delay = min(policy.max_interval, policy.initial_interval * policy.backoff_factor ** (attempt - 1))
+    return delay + draw() if policy.jitter else delay

@@ -1,0 +1,104 @@
+"""When the outcomes of one parent's calls become visible to its body, and in which order.
+
+Outcomes become visible in batches, a batch being what one commit made durable. A body may decide by that
+order (``as_completed``, ``wait(FIRST_COMPLETED)``), so a resume must show it the recorded outcomes in the
+same batches and the same order, and nothing new before the last of them.
+
+:class:`Visibility` is that decision alone. The engine tells it what was asked for and what was committed,
+and asks it for the next batch each time the body is ready to see one.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A recorded outcome of a call, as far as its order is concerned."""
+
+    identity: bytes
+    ordinal: int
+    batch: int
+    step: str = ""
+
+
+class Visibility:
+    """The recorded and the new outcomes of one parent's calls, by identity."""
+
+    __slots__ = ("_asked", "_batches", "_by_ordinal", "_fresh", "_late", "_recorded")
+
+    def __init__(self, recorded: Iterable[Recorded] = ()) -> None:
+        self._batches: deque[list[bytes]] = deque()  # recorded and not yet shown
+        self._fresh: deque[tuple[int, list[bytes]]] = deque()  # committed in this life of the run
+        self._recorded: dict[bytes, Recorded] = {}
+        self._by_ordinal: dict[int, bytes] = {}
+        self._asked: set[bytes] = set()  # recorded calls that were asked for
+        self._late: set[bytes] = set()  # recorded calls whose batch went by without them
+        last = None
+        for item in recorded:
+            self._recorded[item.identity] = item
+            self._by_ordinal[item.ordinal] = item.identity
+            if item.batch != last:
+                self._batches.append([])
+                last = item.batch
+            self._batches[-1].append(item.identity)
+
+    def ask(self, identity: bytes) -> bool:
+        """The body asks for this call; whether its outcome is recorded (and was not asked for before)."""
+        if identity not in self._recorded or identity in self._asked:
+            return False
+        self._asked.add(identity)
+        if identity in self._late:
+            self._late.discard(identity)
+            self._batches.appendleft([identity])
+        return True
+
+    def commit(self, batch: int, identity: bytes) -> None:
+        """A new outcome is durable, in this commit of the run."""
+        if self._fresh and self._fresh[-1][0] == batch:
+            self._fresh[-1][1].append(identity)
+        else:
+            self._fresh.append((batch, [identity]))
+
+    def next_batch(self, *, stuck: bool) -> list[bytes]:
+        """The identities to show now, in order; empty: nothing yet.
+
+        Args:
+            stuck: Whether the body can ask for nothing more before it sees something. Recorded calls that it
+                did not ask for until then belong to code that has changed: they are put aside, and shown at
+                once should they be asked for later.
+        """
+        while self._batches:
+            batch = self._batches[0]
+            asked = [identity for identity in batch if identity in self._asked]
+            if len(asked) < len(batch) and not stuck:
+                return []
+            self._batches.popleft()
+            self._late.update(identity for identity in batch if identity not in self._asked)
+            if asked:
+                return asked
+        return self._fresh.popleft()[1] if self._fresh else []
+
+    @property
+    def has_more(self) -> bool:
+        """Whether anything is left to show."""
+        return bool(self._batches or self._fresh)
+
+    @property
+    def replaying(self) -> bool:
+        """Whether recorded outcomes are left to show."""
+        return bool(self._batches)
+
+    def contradicts(self, identity: bytes, ordinal: int) -> Recorded | None:
+        """The recorded call at this ordinal, if it is another one that nobody has asked for."""
+        there = self._by_ordinal.get(ordinal)
+        if there is None or there == identity or there in self._asked:
+            return None
+        return self._recorded[there]
+
+    def unclaimed(self) -> list[Recorded]:
+        """Recorded outcomes that nothing has asked for."""
+        return [item for identity, item in self._recorded.items() if identity not in self._asked]

@@ -1,0 +1,834 @@
+"""One use of a step in a run, from being asked for to its outcome.
+
+    ASKED ─ recorded? ─────────────────────────────────────────────────────► shown
+      │ no
+    QUEUED (limits) ─► RUNNING ─► DRAINING (its own children end) ─► settled ─► ENDED ─► shown
+                          ▲                                             │
+                          └───────────── BACKING_OFF ◄──────────────────┘
+
+    OPEN: the body asked a question and was left; an answer makes it QUEUED again.
+
+Everything here happens on the loop of the run, but for the bodies of sync steps. Each transition is one small
+method. A call whose run has no journal, limits or observers, and whose step has no options, takes the short way:
+one task, one future, no timer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from asyncio import _get_running_loop
+from contextvars import Context, copy_context
+from dataclasses import dataclass
+from enum import Enum
+from threading import get_ident
+from typing import TYPE_CHECKING, Any
+
+from weft.core.outcome import Cancelled, Failed, Ok, Outcome, TimedOut
+from weft.core.retry import next_delay
+from weft.engine import events
+from weft.engine.context import current
+from weft.engine.futures import AnyFuture, LoopFuture, ThreadFuture
+from weft.engine.workers import workers
+from weft.errors import Interrupted, NodeTimeoutError, Stopped, Suspended, Unwind, UsageError, WeftError
+
+if TYPE_CHECKING:
+    from weft.checkpoint.base import Record
+    from weft.engine.execution import Execution
+    from weft.engine.scope import Scope
+    from weft.engine.step import Step
+
+
+logger = logging.getLogger("weft")
+
+
+class State(Enum):
+    """Where a call stands."""
+
+    ASKED = "asked"  # its record is being shown, or something has to be written before it starts
+    QUEUED = "queued"  # waits for limits
+    RUNNING = "running"  # its body is at work, or waits
+    DRAINING = "draining"  # its body has ended, its children have not
+    BACKING_OFF = "backing off"  # waits for its next attempt
+    OPEN = "open"  # waits for an answer
+    ENDED = "ended"  # its outcome is being made durable, or waits to be shown
+    OVER = "over"
+
+
+class StopKind(Enum):
+    """Why a body is made to end."""
+
+    CANCEL = "cancel"
+    TIMEOUT = "timeout"
+    SUSPEND = "suspend"
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Why a call is being stopped, and how long its sync bodies are waited for (seconds)."""
+
+    kind: StopKind
+    reason: str
+    grace: float = 1.0
+
+    def unwinding(self) -> BaseException:
+        """What the body gets instead of a result."""
+        return Suspended() if self.kind is StopKind.SUSPEND else Stopped(self.reason)
+
+
+@dataclass(frozen=True, slots=True)
+class GivenUpBody:
+    """A sync body that outlived its call; its thread ends when it ends."""
+
+    call_id: str
+    step: str
+    reason: str
+
+
+class Call:
+    """One use of a step. What few calls need is a class attribute until it is set."""
+
+    record: Record | None = None  # the recorded outcome that is to be shown
+    scope: Scope | None = None  # in a journaled run, what its body has asked for
+    identity = b""
+    context: Context | None = None  # of whoever asked, kept when the body starts later
+    body: asyncio.Task[None] | None = None
+    value: Any = None
+    error: BaseException | None = None
+    payload: bytes | None = None  # the value, encoded by the thread that made it
+    attempt = 0
+    started = 0.0
+    stopping: Stop | None = None
+    told = False  # its body was told to stop
+    timed_out = False  # the current attempt
+    thread = 0  # the ident of the thread of its body
+    abandoned: frozenset[int] = frozenset()  # threads of bodies that were given up
+    cached = False
+    has_slot = False
+    arrival: Call | None = None  # its last child, whose outcome waits until it has a slot again
+    held = 0  # children that have ended, but were not shown yet
+    questions = 0  # asked by this attempt
+    timer: asyncio.TimerHandle | None = None  # of the attempt, the back-off or the grace
+    idle_timer: asyncio.TimerHandle | None = None
+    touched = 0.0
+    deadline: float | None = None  # in the loop's time
+    counts_as_left = False  # its thread waits for children, and is not counted as a worker
+
+    def __init__(self, run: Execution, parent: Call | None, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]):
+        self.run = run
+        self.parent = parent
+        self.step = step
+        self.args = args
+        self.kwargs = kwargs
+        self.state = State.ASKED
+        self.future: AnyFuture = None  # type: ignore[assignment]  # set by whoever asks
+        self.children: set[Call] = set()  # asked for, and their outcome not shown yet
+        self.pending = 0  # how many those are
+        self.asked = 0
+        self.ordinal = 0
+
+    # Being asked for
+
+    def ask(self, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AnyFuture | asyncio.Future[Any]:
+        """This body asks for a call; its future, of the kind that fits where the body runs."""
+        if self.stopping is not None or self._is_abandoned():
+            raise self.unwinding()
+        if self.state is not State.RUNNING:
+            raise UsageError(f"{self.step.name!r} has ended; something that it left running asks for {step.name!r}")
+        run = self.run
+        call = Call(run, self, step, args, kwargs)
+        loop = _get_running_loop()
+        if loop is run.loop and self.step.is_async:
+            call.future = future = LoopFuture(call, loop)
+            call.begin(None)
+            return future
+        return self._ask_from_thread(call, loop)
+
+    def _ask_from_thread(self, call: Call, loop: asyncio.AbstractEventLoop | None) -> AnyFuture | asyncio.Future[Any]:
+        run = self.run
+        call.future = future = ThreadFuture(call)
+        call.context = copy_context()
+        fingerprint = run.recorder.fingerprint(call) if run.recorder is not None else None
+        if run.recorder is not None:
+            future.watch(run.recorder.scope_of(self))
+        run.post(call.begin, fingerprint)
+        if loop is not None and self.step.is_async:
+            return asyncio.wrap_future(future, loop=loop)
+        return future
+
+    def begin(self, fingerprint: bytes | None) -> None:
+        """Become a child of the parent, and start as soon as nothing stands in the way."""
+        parent, run = self.parent, self.run
+        assert parent is not None
+        parent.pending += 1
+        parent.children.add(self)
+        parent.asked += 1
+        self.ordinal = parent.asked
+        if parent.deadline is not None:
+            self.deadline = parent.deadline
+        if parent.stopping is not None:
+            self.stopping = parent.stopping
+            self._end_stopped()
+            return
+        if run.is_plain:
+            if not parent.step.is_async:
+                parent._has_children()
+            if self.step.is_plain:
+                self._launch()
+            else:
+                self._admit()
+            return
+        parent._has_children()
+        if run.recorder is not None:
+            self._find_record(fingerprint)
+        else:
+            if run.is_observed:
+                self._tell(events.CallAsked)
+            self._admit()
+
+    def _find_record(self, fingerprint: bytes | None) -> None:
+        recorder = self.run.recorder
+        assert recorder is not None
+        scope = recorder.identify(self, fingerprint)
+        if self.run.is_observed:
+            self._tell(events.CallAsked)
+        try:
+            self.record = recorder.claim(self, scope)
+        except WeftError as error:
+            scope.calls.pop(self.identity, None)
+            self.error = error
+            self._become_visible()
+            return
+        if self.record is not None:
+            scope.pump()
+            return
+        self._keep_context()
+        recorder.before_start(self, scope, self._admit)
+
+    def _keep_context(self) -> None:
+        if self.context is None:
+            self.context = copy_context()
+
+    def _admit(self) -> None:
+        if self.stopping is not None:
+            self._end_stopped()
+            return
+        if self.step.cache is not None and self._take_from_cache():
+            return
+        slots = self.run.slots
+        if slots is not None and self.parent is not None:
+            self._keep_context()
+            if not slots.acquire(self, ahead=self.parent.parent is not None):
+                self.state = State.QUEUED
+                return
+            self.has_slot = True
+        self._launch()
+
+    def _take_from_cache(self) -> bool:
+        found, value = self.run.look_up(self)
+        if found:
+            self.cached = True
+            self.value = value
+            self._finish()
+        return found
+
+    def slot_granted(self) -> None:
+        """A slot was given to this call, which waited for one: to start, or to see its last child."""
+        self.has_slot = True
+        if (child := self._take_arrival()) is not None:
+            child._deliver()
+        elif self.state is State.QUEUED:
+            self._launch()
+        else:
+            self._release_slot()
+
+    def _release_slot(self) -> None:
+        if not self.has_slot:
+            return
+        self.has_slot = False
+        slots = self.run.slots
+        assert slots is not None
+        if (then := slots.release()) is not None:
+            then.slot_granted()
+
+    def _has_children(self) -> None:
+        """A child was asked for: the slot goes to those who work."""
+        if (child := self._take_arrival()) is not None:
+            assert self.run.slots is not None
+            self.run.slots.withdraw(self)
+            child._deliver()  # it is the last one no longer
+        self._release_slot()
+        if not self.step.is_async and self.pending == 1 and self.state is State.RUNNING:
+            self.counts_as_left = True
+            workers.leave()
+
+    def _take_arrival(self) -> Call | None:
+        child, self.arrival = self.arrival, None
+        if child is not None:
+            self.held -= 1
+        return child
+
+    def _has_no_children(self) -> None:
+        if self.counts_as_left:
+            self.counts_as_left = False
+            workers.come_back()
+
+    # The body
+
+    def _launch(self) -> None:
+        step, run = self.step, self.run
+        self.state = State.RUNNING
+        self.attempt += 1
+        if not (run.is_plain and step.is_plain):
+            self._prepare_attempt()
+        if not step.is_async:
+            self._launch_in_thread()
+        elif self.context is None:
+            self.body = run.loop.create_task(self._run_on_loop())
+        else:
+            self.body = run.loop.create_task(self._run_on_loop(), context=self.context.copy())
+
+    def _prepare_attempt(self) -> None:
+        self.questions = 0
+        self.told = False
+        self.started = time.time()
+        if self.step.retry:
+            self._keep_context()
+        if self.run.recorder is not None and not self.step.is_async:
+            self.run.recorder.scope_of(self)  # made here, so that its thread never has to
+        policy = self.step.timeout
+        if policy is not None and self.run.loop is not None:
+            if policy.run_timeout is not None:
+                self.timer = self.run.loop.call_later(policy.run_timeout, self._out_of_time, policy.run_timeout)
+            if policy.idle_timeout is not None:
+                self.touched = self.run.loop.time()
+                self._watch_idleness()
+        if self.run.is_observed:
+            self._tell(events.CallStarted, attempt=self.attempt, args=self.args, kwargs=self.kwargs)
+
+    async def _run_on_loop(self) -> None:
+        current.set(self)
+        step = self.step
+        try:
+            kwargs = self.run.inject(self) if step.inject else self.kwargs
+            value = await step.fn(*self.args, **kwargs)
+            if hasattr(type(value), "__await__"):
+                value = await value
+        except BaseException as error:  # it becomes the outcome; SystemExit must not reach the loop
+            if error.__traceback__ is not None:
+                error.__traceback__ = error.__traceback__.tb_next  # ours says nothing to the user
+            self._body_ended(None, error)
+        else:
+            self._body_ended(value, None)
+
+    def _launch_in_thread(self) -> None:
+        context = self.context.copy() if self.context is not None else copy_context()
+
+        def job() -> None:
+            context.run(self._run_in_thread)
+
+        run = self.run
+        if self.parent is None and run.caller is not None and not (self.step.timeout or run.options.timeout):
+            run.caller.put(job)
+        else:
+            workers.submit(job)
+
+    def _run_in_thread(self) -> None:
+        current.set(self)
+        self.thread = get_ident()
+        step, run, attempt = self.step, self.run, self.attempt
+        value, error, payload = None, None, None
+        try:
+            if self.stopping is None:
+                kwargs = run.inject(self) if step.inject else self.kwargs
+                value = step.fn(*self.args, **kwargs)
+                while isinstance(value, ThreadFuture):
+                    value = value.result()
+                if run.recorder is not None and not hasattr(type(value), "__await__"):
+                    payload = run.recorder.encode(self, value)
+        except BaseException as caught:
+            error = caught
+            if error.__traceback__ is not None:
+                error.__traceback__ = error.__traceback__.tb_next
+        run.post(self._thread_ended, get_ident(), attempt, value, error, payload)
+
+    def _thread_ended(
+        self, thread: int, attempt: int, value: Any, error: BaseException | None, payload: bytes | None
+    ) -> None:
+        if thread in self.abandoned:
+            self.abandoned -= {thread}
+            return  # it was given up; the outcome is already another
+        if self.state is not State.RUNNING or attempt != self.attempt:
+            return
+        if error is None and hasattr(type(value), "__await__"):
+            self.body = self.run.loop.create_task(self._await_result(value))
+            return
+        self.payload = payload
+        self._body_ended(value, error)
+
+    async def _await_result(self, value: Any) -> None:
+        """A sync body returned something to await: that is done on the loop, in its stead."""
+        current.set(self)
+        try:
+            value = await value
+        except BaseException as error:
+            self._body_ended(None, error)
+        else:
+            self._body_ended(value, None)
+
+    # Its end
+
+    def _body_ended(self, value: Any, error: BaseException | None) -> None:
+        self.body = None
+        if self.counts_as_left:
+            self._has_no_children()
+        if self.timer is not None or self.idle_timer is not None:
+            self._clear_timers()
+        if self.has_slot:
+            self._release_slot()
+        if self.stopping is not None:
+            self.state = State.DRAINING
+            self._end_if_drained()
+            return
+        self.value, self.error = value, error
+        if self.run.recorder is not None and self.scope is not None:
+            self.state = State.DRAINING
+            self.scope.pump()  # what it did not wait for is shown all the same
+        if not self.pending:
+            self._settle()
+            return
+        self.state = State.DRAINING
+        if error is not None and not isinstance(error, Interrupted):
+            self._stop_children(Stop(StopKind.CANCEL, f"{self.step.name!r} failed", self.run.grace))
+        self.run.consider_suspending()
+
+    def _end_if_drained(self) -> None:
+        if self.state is not State.DRAINING or self.pending > self.held:
+            return
+        if self.stopping is not None:
+            self._end_stopped()
+        elif not self.pending:
+            self._settle()
+
+    def _settle(self) -> None:
+        """The attempt has ended, with all that it began."""
+        error = self.error
+        if error is None:
+            self._finish()
+            return
+        if isinstance(error, Interrupted):
+            self._open_question(error)
+            return
+        if self.step.retry and not isinstance(error, Unwind):
+            delay = next_delay(self.step.retry, error, attempt=self.attempt)
+            if delay is not None and self._may_wait(delay):
+                self._back_off(delay, error)
+                return
+        self._finish()
+
+    def _may_wait(self, delay: float) -> bool:
+        left = self.remaining()
+        return left is None or delay < left
+
+    def _back_off(self, delay: float, error: BaseException) -> None:
+        self.state = State.BACKING_OFF
+        if self.run.is_observed:
+            self._tell(events.CallRetrying, attempt=self.attempt, delay=delay, error=error)
+        self.timer = self.run.loop.call_later(delay, self._try_again)
+
+    def _try_again(self) -> None:
+        self.timer = None
+        self.value = self.error = self.payload = None
+        self.timed_out = False
+        self.asked = 0
+        recorder = self.run.recorder
+        if recorder is None or self.scope is None:
+            self._admit()
+            return
+        self.state = State.ASKED
+        recorder.renew_scope(self, self._admit)
+
+    def _finish(self) -> None:
+        """The outcome is final."""
+        if self.step.cache is not None and self.error is None and not self.cached:
+            self.run.keep(self)
+        recorder = self.run.recorder
+        if recorder is not None:
+            self.state = State.ENDED
+            recorder.record(self)
+            return
+        self._become_visible()
+
+    def recorded_in(self, batch: int) -> None:
+        """The outcome is durable, or was found to be unstorable (``error`` says so)."""
+        self.payload = None
+        parent = self.parent
+        if parent is None or self.stopping is not None:
+            self._become_visible()
+            return
+        scope = parent.scope
+        assert scope is not None
+        parent.held += 1
+        scope.committed(batch, self)
+        scope.pump()
+        if parent.stopping is not None:
+            parent.child_ended()
+
+    def show(self) -> None:
+        """The turn of this call has come: its body's parent sees the outcome."""
+        record, recorder = self.record, self.run.recorder
+        parent = self.parent
+        assert parent is not None
+        assert recorder is not None
+        if record is not None:
+            self.value, self.error = recorder.read(self, record)
+        else:
+            parent.held -= 1
+        if self.error is not None and parent.scope is not None:
+            parent.scope.failures.append(self)
+        self._become_visible()
+
+    def _become_visible(self) -> None:
+        parent = self.parent
+        if parent is None:
+            self.state = State.OVER
+            self.run.root_ended()
+            return
+        if parent.stopping is not None:
+            self._drop()
+            return
+        if (
+            self.run.slots is not None
+            and parent.parent is not None
+            and parent.state is State.RUNNING
+            and parent.pending == 1
+            and not parent.has_slot
+        ):
+            self._return_to_parent(parent)
+            return
+        self._deliver()
+
+    def _return_to_parent(self, parent: Call) -> None:
+        slots = self.run.slots
+        assert slots is not None
+        parent.arrival = self
+        parent.held += 1
+        self.state = State.ENDED
+        if slots.acquire(parent, ahead=True):
+            parent.slot_granted()
+
+    def _deliver(self) -> None:
+        parent = self.parent
+        assert parent is not None
+        if parent.stopping is not None:
+            self._drop()
+            return
+        self.state = State.OVER
+        parent.children.discard(self)
+        parent.pending -= 1
+        if parent.counts_as_left and not parent.pending:
+            parent._has_no_children()
+        if parent.idle_timer is not None:
+            parent.touch()
+        if not self.run.is_plain:
+            self._note_delivery()
+        future, error = self.future, self.error
+        future.settle(self.value, error)
+        if parent.state is State.DRAINING:
+            if error is not None:
+                self._note_unread(error)
+            parent._end_if_drained()
+
+    def _note_delivery(self) -> None:
+        if self.run.is_observed:
+            self._tell(
+                events.CallFinished,
+                outcome=self.outcome,
+                recorded=self.record is not None,
+                cached=self.cached,
+                attempts=self.attempt,
+            )
+        if self.run.has_questions:
+            self.run.consider_suspending()
+
+    def _note_unread(self, error: BaseException) -> None:
+        """The body had ended before this call failed: nobody takes the error, so at least it is said."""
+        self.future.forget()
+        if isinstance(error, Exception):
+            logger.warning("run %s: %r failed after its caller had ended: %r", self.run.id, self.step.name, error)
+
+    @property
+    def outcome(self) -> Outcome[Any]:
+        """How it ended."""
+        if self.error is None:
+            return Ok(self.value)
+        if isinstance(self.error, asyncio.CancelledError | Unwind):
+            return Cancelled(self.stopping.reason if self.stopping is not None else str(self.error))
+        if self.timed_out:
+            return TimedOut(self.error)
+        return Failed(self.error)
+
+    # Questions
+
+    def _open_question(self, question: Interrupted) -> None:
+        self.state = State.OPEN
+        self.value = self.error = None
+        self.run.question_opened(self, question.interrupt)
+
+    def answered(self) -> None:
+        """A question of this open call was answered: its body runs again from the top."""
+        if self.state is not State.OPEN:
+            return
+        self.attempt -= 1  # it is the same attempt that goes on
+        self._try_again()
+
+    # Being stopped
+
+    def stop(self, why: Stop) -> None:
+        """Stop this call and all below it, leaves first: a body is stopped when its children have ended."""
+        found: list[Call] = []
+        stack = [self]
+        while stack:
+            call = stack.pop()
+            if call.stopping is None and call.state is not State.OVER:
+                call.stopping = why
+                found.append(call)
+            stack.extend(call.children)
+        for call in reversed(found):
+            if call.pending == call.held:
+                call._stop_body()
+
+    def stop_by_caller(self) -> None:
+        """Whoever asked for this call does not want it any more."""
+        if self.state is not State.OVER:
+            self.stop(Stop(StopKind.CANCEL, "cancelled by the body that asked for it", self.run.grace))
+
+    def child_ended(self) -> None:
+        """A child of this stopping call has ended."""
+        if self.pending > self.held:
+            return
+        if self.state is State.DRAINING:
+            self._end_stopped()
+        elif self.state is not State.OVER:
+            self._stop_body()
+
+    def _stop_children(self, why: Stop) -> None:
+        for child in tuple(self.children):
+            child.stop(why)
+
+    def _stop_body(self) -> None:
+        why = self.stopping
+        assert why is not None
+        if self.state in {State.ENDED, State.OVER} or self.told:
+            return
+        if self.state is not State.RUNNING:
+            self._end_stopped()
+            return
+        self.told = True
+        if self.body is not None:
+            self.body.cancel(why.reason)
+            self._insist()
+        else:
+            self._wake_thread(why)
+            if self.timer is not None:
+                self.timer.cancel()
+            if why.kind is not StopKind.SUSPEND:
+                self.timer = self.run.loop.call_later(why.grace, self._give_up)
+
+    def _insist(self) -> None:
+        """A body that swallows its cancellation is cancelled again."""
+        if self.timer is not None:
+            self.timer.cancel()
+        if self.body is not None and not self.body.done():
+            self.timer = self.run.loop.call_later(max(self.run.grace, 0.05), self._cancel_again)
+
+    def _cancel_again(self) -> None:
+        self.timer = None
+        if self.body is not None:
+            self.body.cancel()
+            self._insist()
+
+    def _wake_thread(self, why: Stop) -> None:
+        """What the body's thread waits for, if it waits, is replaced by the signal to unwind."""
+        for child in self.children:
+            child.future.settle(None, why.unwinding())
+
+    def _give_up(self) -> None:
+        """Leave a sync body to itself. Its thread is a daemon; its outcome and its next call are refused."""
+        self.timer = None
+        self.abandoned |= {self.thread}
+        reason = self.stopping.reason if self.stopping is not None else "timed out"
+        self.run.given_up.append(GivenUpBody(self.id, self.step.name, reason))
+        if self.run.is_observed:
+            self._tell(events.CallGivenUp)
+        self._wake_thread(self.stopping or Stop(StopKind.TIMEOUT, reason))
+        self.state = State.DRAINING
+        self._clear_timers()
+        self._release_slot()
+        self._end_if_drained()
+
+    def _end_stopped(self) -> None:
+        """It was stopped and has ended. No record is made: it has no outcome that a resume could use."""
+        why = self.stopping
+        assert why is not None
+        self._withdraw()
+        if why.kind is StopKind.TIMEOUT and self.timed_out:
+            self.stopping = None
+            self._forget_children()
+            self._settle()
+            return
+        if not isinstance(self.error, Unwind | asyncio.CancelledError):
+            self.error = why.unwinding() if why.kind is StopKind.SUSPEND else asyncio.CancelledError(why.reason)
+        if self.parent is not None and self.parent.scope is not None:
+            self.parent.scope.calls.pop(self.identity, None)
+        self._forget_children()
+        self._become_visible()
+
+    def _forget_children(self) -> None:
+        for child in tuple(self.children):
+            child.future.forget()
+        self.children.clear()
+        self.pending = self.held = 0
+        self._has_no_children()
+
+    def _drop(self) -> None:
+        """The parent is being stopped: nobody sees the outcome."""
+        parent = self.parent
+        assert parent is not None
+        self.state = State.OVER
+        parent.held += 1
+        if self.run.is_observed:
+            self._tell(events.CallFinished, outcome=self.outcome, attempts=self.attempt)
+        if parent.body is not None:
+            self.future.forget()
+        parent.child_ended()
+
+    def _withdraw(self) -> None:
+        self._clear_timers()
+        slots = self.run.slots
+        if slots is not None and (self.state is State.QUEUED or self._take_arrival() is not None):
+            slots.withdraw(self)
+        self._release_slot()
+
+    def _clear_timers(self) -> None:
+        for timer in (self.timer, self.idle_timer):
+            if timer is not None:
+                timer.cancel()
+        self.timer = self.idle_timer = None
+
+    # Time
+
+    def remaining(self) -> float | None:
+        """Seconds until the deadline; None without one."""
+        if self.deadline is None:
+            return None
+        return max(0.0, self.deadline - self.run.loop.time())
+
+    def touch(self) -> None:
+        """A sign of life of the body."""
+        if self.idle_timer is not None and self.step.timeout and self.step.timeout.refresh_on == "auto":
+            self.touched = self.run.loop.time()
+
+    def heartbeat(self) -> None:
+        """A sign of life that the body itself gives, from any thread."""
+        self.touched = self.run.loop.time()
+
+    def _watch_idleness(self) -> None:
+        policy = self.step.timeout
+        assert policy is not None
+        assert policy.idle_timeout is not None
+        left = self.touched + policy.idle_timeout - self.run.loop.time()
+        if left <= 0:
+            self.idle_timer = None
+            self._out_of_time(policy.idle_timeout)
+        else:
+            self.idle_timer = self.run.loop.call_later(left, self._watch_idleness)
+
+    def _out_of_time(self, limit: float) -> None:
+        """The attempt has taken too long. On the loop it is cancelled; a thread is given up at once."""
+        if self.state is State.OVER or self.stopping is not None:
+            return
+        elapsed = time.time() - self.started
+        in_thread = self.state is State.RUNNING and self.body is None
+        self._clear_timers()
+        self.timed_out = True
+        self.value = None
+        self.error = NodeTimeoutError(self.step.name, timeout=limit, elapsed=elapsed, given_up=in_thread)
+        why = Stop(StopKind.TIMEOUT, f"{self.step.name!r} is out of time", grace=0.0)
+        if not in_thread:
+            self.stop(why)
+            return
+        self.stopping = why
+        self.told = True
+        self._stop_children(why)
+        self._give_up()
+
+    # What it tells
+
+    @property
+    def id(self) -> str:
+        """The id of this call: the same on every attempt and resume."""
+        if self.identity:
+            return f"{self.run.id}:{self.identity.hex()}"
+        return f"{self.parent.id}/{self.ordinal}" if self.parent is not None else self.run.id
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its body is at work or waits."""
+        return self.state is State.RUNNING
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its outcome has been shown."""
+        return self.state is State.OVER
+
+    @property
+    def is_told_to_stop(self) -> bool:
+        """Whether nobody waits for its body any more."""
+        call: Call | None = self
+        while call is not None:
+            if call.stopping is not None or call._is_abandoned():
+                return True
+            call = call.parent
+        return False
+
+    def _is_abandoned(self) -> bool:
+        return bool(self.abandoned) and get_ident() in self.abandoned
+
+    def unwinding(self) -> BaseException:
+        """What a body that is being stopped gets from whatever it asks of us."""
+        if self.stopping is not None and self.stopping.kind is StopKind.SUSPEND:
+            return Suspended()
+        if self.step.is_async:
+            return asyncio.CancelledError(f"{self.step.name!r} is being stopped")
+        return Stopped(f"nobody waits for {self.step.name!r} any more")
+
+    def _tell(self, kind: type[events.CallEvent], **fields: Any) -> None:
+        parent_id = self.parent.id if self.parent is not None else ""
+        self.run.emit(
+            kind(
+                run_id=self.run.id,
+                time=time.time(),
+                call_id=self.id,
+                step=self.step.name,
+                parent_id=parent_id,
+                **fields,
+            )
+        )
+
+    def tell_user_event(self, value: Any) -> None:
+        """Something that the body wrote; on the loop."""
+        self.touch()
+        if self.run.is_observed:
+            self._tell(events.UserEvent, value=value)
+
+    def tell_question(self, question_id: str, value: Any) -> None:
+        """A question that the body asked."""
+        if self.run.is_observed:
+            self._tell(events.QuestionAsked, question_id=question_id, value=value)
+
+    def tell_mismatch(self, recorded_step: str) -> None:
+        """The code asks here for another call than the recorded one."""
+        if self.run.is_observed:
+            self._tell(events.CallMismatch, recorded_step=recorded_step)

@@ -1,0 +1,55 @@
+"""What a body may ask of the call that it is."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+from weft.errors import NotInRunError
+
+if TYPE_CHECKING:
+    from weft.engine.call import Call
+
+current: ContextVar[Call | None] = ContextVar("weft_call", default=None)
+
+
+def current_call(what: str) -> Call:
+    """The call whose body this is.
+
+    Raises:
+        NotInRunError: There is none; ``what`` names who asked.
+    """
+    call = current.get()
+    if call is None:
+        raise NotInRunError(
+            f"{what} works inside a run only: in the body of a task, node or entrypoint. A thread that a body "
+            "starts by itself is outside, unless it runs in contextvars.copy_context()."
+        )
+    return call
+
+
+def call_id() -> str:
+    """The id of the call whose body this is: the same on every attempt and resume, an idempotency key.
+
+    Raises:
+        NotInRunError: Not called from a body.
+    """
+    return current_call("call_id()").id
+
+
+def cancelled() -> bool:
+    """Whether nobody waits for this body any more. A long sync body asks now and then, and returns.
+
+    Raises:
+        NotInRunError: Not called from a body.
+    """
+    return current_call("cancelled()").is_told_to_stop
+
+
+def remaining() -> float | None:
+    """Seconds until the deadline of this call or an ancestor's; None without one; never below 0.
+
+    Raises:
+        NotInRunError: Not called from a body.
+    """
+    return current_call("remaining()").remaining()

@@ -1,0 +1,66 @@
+"""The faces of the engine: a run for a sync caller, and a run for a caller on a loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from weft.engine.caller import Caller
+from weft.engine.execution import Execution
+from weft.engine.portal import portal
+
+if TYPE_CHECKING:
+    from weft.engine.events import Observer
+    from weft.engine.options import RunOptions
+    from weft.engine.workflow import Workflow
+
+
+def run_here(workflow: Workflow, input: Any, options: RunOptions, observers: Sequence[Observer] = ()) -> Any:
+    """Run to the end on our own loop; a sync body of the run itself uses this thread.
+
+    Ctrl-C cancels the run, waits for what it has begun, and is raised again.
+    """
+    caller = Caller()
+    run = Execution(workflow, input, options, loop=portal.loop, caller=caller)
+    for observer in observers:
+        run.observe(observer)
+    run.future.add_done_callback(lambda _: caller.end())
+    portal.spawn(run.start())
+    try:
+        caller.serve()
+    except BaseException:
+        run.post(run.cancel, "interrupted")
+        caller.serve()
+        raise
+    return run.future.result()
+
+
+async def run_on_loop(workflow: Workflow, input: Any, options: RunOptions, observers: Sequence[Observer] = ()) -> Any:
+    """Run to the end on the caller's loop. Cancelling this cancels the run and waits for what it has begun."""
+    run = start_on_loop(workflow, input, options, observers)
+    if run.options.checkpointer is None:
+        await run.start()  # nothing in it waits
+    else:
+        run.spawn(run.start())
+    return await run.future
+
+
+def start_on_loop(
+    workflow: Workflow, input: Any, options: RunOptions, observers: Sequence[Observer] = ()
+) -> Execution:
+    """A run on the running loop, not started yet."""
+    run = Execution(workflow, input, options, loop=asyncio.get_running_loop())
+    for observer in observers:
+        run.observe(observer)
+    return run
+
+
+def start_on_portal(
+    workflow: Workflow, input: Any, options: RunOptions, observers: Sequence[Observer] = ()
+) -> Execution:
+    """A run on our own loop, not started yet; nobody's thread is lent to it."""
+    run = Execution(workflow, input, options, loop=portal.loop, threaded=True)
+    for observer in observers:
+        run.observe(observer)
+    return run

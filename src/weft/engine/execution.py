@@ -1,0 +1,377 @@
+"""One run at work: the tree of its calls, and what they share."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+from weft.checkpoint.base import Change, RunStatus
+from weft.core.identity import question_id, root_identity
+from weft.core.outcome import Failed, Ok, Outcome
+from weft.core.question import Interrupt
+from weft.core.slots import Slots
+from weft.engine import events
+from weft.engine.call import Call, GivenUpBody, State, Stop, StopKind
+from weft.engine.futures import AnyFuture, LoopFuture, ThreadFuture
+from weft.engine.inbox import Inbox
+from weft.engine.recorder import Recorder, status_of
+from weft.errors import AnswerError, StoreError, Suspended
+
+if TYPE_CHECKING:
+    from weft.engine.caller import Caller
+    from weft.engine.opening import Opened
+    from weft.engine.options import RunOptions
+    from weft.engine.workflow import Workflow
+
+logger = logging.getLogger("weft")
+
+#: Seconds between two looks whether nothing but questions is left: first, and at most.
+_LOOK, _LOOK_MAX = 0.002, 0.1
+
+
+class Execution:
+    """A run. All of it happens on ``loop``; other threads reach it through :meth:`post`."""
+
+    def __init__(
+        self,
+        workflow: Workflow,
+        input: Any,
+        options: RunOptions,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        caller: Caller | None = None,
+        threaded: bool = False,
+    ) -> None:
+        self.workflow = workflow
+        self.options = options
+        self.loop = loop
+        self.caller = caller
+        self.inbox = Inbox(loop)
+        self.post = self.inbox.post
+        self.id = options.run_id or ""
+        self.thread_id = options.thread_id
+        self.grace = options.grace
+        self.previous: Any = None
+        self.recorder: Recorder | None = None
+        self.slots: Slots[Call] | None = Slots(options.max_concurrent) if options.max_concurrent else None
+        self.given_up: list[GivenUpBody] = []
+        self.questions: dict[str, tuple[Call, Interrupt]] = {}
+        self.status = RunStatus.RUNNING
+        self.outcome: Outcome[Any] | None = None
+        self.interrupts: list[Interrupt] = []
+        self.is_observed = False
+        self.is_plain = self.slots is None and options.checkpointer is None
+        self._observers: list[events.Observer] = []
+        self._failure: BaseException | None = None
+        self._looking: asyncio.TimerHandle | None = None
+        self._look_after = _LOOK
+        self._suspending = False
+        self._spawned: set[asyncio.Task[None]] = set()
+        self._deadline: asyncio.TimerHandle | None = None
+        self.input = input
+        self.root = Call(self, None, workflow.step, (), {})
+        self.future: AnyFuture = (
+            ThreadFuture(self.root) if threaded or caller is not None else LoopFuture(self.root, loop)
+        )
+        self.root.future = self.future
+
+    # Its life
+
+    def observe(self, observer: events.Observer) -> None:
+        """Have every event from now on; called on the loop, and must not block."""
+        self._observers.append(observer)
+        self.is_observed = True
+        self.is_plain = False
+
+    async def start(self) -> None:
+        """Open the journal, if there is one, and start the body. Never raises: the future has what happens."""
+        try:
+            opened = await self._open()
+        except Exception as error:
+            self._end(None, error, RunStatus.FAILED)
+            return
+        if self.outcome is not None:  # cancelled while the journal was being opened
+            if self.recorder is not None:
+                await self._release()
+            return
+        if opened is not None and opened.is_finished:
+            self._end(opened.output, None, RunStatus.FINISHED)
+            return
+        self.root.args = self.workflow.bind(self.input)
+        if self.options.timeout is not None:
+            self._set_deadline(self.options.timeout)
+        self.root._launch()
+
+    async def _open(self) -> Opened | None:
+        if self.options.checkpointer is None:
+            if not self.id:
+                self.id = uuid.uuid4().hex
+            if self.is_observed:
+                self.emit(events.RunStarted(run_id=self.id, time=time.time(), workflow=self.workflow.step.name))
+            return None
+        from weft.engine.opening import open_run  # noqa: PLC0415 - runs without a journal do without it
+
+        opened = await open_run(self)
+        self.id = opened.row.run_id
+        self.thread_id = opened.row.thread_id
+        self.previous = opened.previous
+        if opened.is_finished:
+            return opened
+        self.recorder = Recorder(
+            self.options.checkpointer,
+            opened.row,
+            opened.loaded,
+            inbox=self.inbox,
+            durability=self.options.durability,
+            on_mismatch=self.options.on_mismatch,
+            failed=self.fail,
+        )
+        self.root.identity = root_identity(self.workflow.step.name)
+        if self.is_observed:
+            self.emit(
+                events.RunStarted(
+                    run_id=self.id,
+                    time=time.time(),
+                    workflow=self.workflow.step.name,
+                    resumed=opened.resumed,
+                    recorded=opened.loaded.count,
+                )
+            )
+        return opened
+
+    def _set_deadline(self, timeout: float) -> None:
+        self.root.deadline = self.loop.time() + timeout
+        self.root.started = time.time()
+        self._deadline = self.loop.call_later(timeout, self.root._out_of_time, timeout)
+
+    def root_ended(self) -> None:
+        """The run's own body has ended, with all that it began."""
+        root = self.root
+        error = self._failure or root.error
+        if self.recorder is None:
+            self._end(root.value, error, status_of(error))
+            return
+        if isinstance(error, Suspended):
+            self._close(RunStatus.SUSPENDED, None)
+        elif self._failure is not None:
+            self.spawn(self._release())
+        else:
+            self._close(status_of(error), error)
+
+    def _close(self, status: RunStatus, error: BaseException | None) -> None:
+        recorder, root = self.recorder, self.root
+        assert recorder is not None
+        output = saved = None
+        if status is RunStatus.FINISHED:
+            value, save = self.split_output(root.value)
+            try:
+                output = recorder.codec.encode(value)
+                saved = output if save is value else recorder.codec.encode(save, root="saved")
+            except Exception as refused:
+                root.value, error, status = None, refused, RunStatus.FAILED
+        data = recorder.codec.encode_error(error) if isinstance(error, Exception) else None
+        change = Change(status, output, data, saved)
+        shown = Suspended() if status is RunStatus.SUSPENDED else error
+        recorder.close(change, error, lambda: self._end(root.value, shown, status))
+
+    async def _release(self) -> None:
+        """Nothing more can be written: let go of the run, so that it can be resumed."""
+        from weft.engine.threads import in_thread  # noqa: PLC0415 - only where a store has failed
+
+        assert self.recorder is not None
+        try:
+            await in_thread(self.recorder.release, loop=self.loop)
+        except StoreError as error:
+            logger.warning("run %s: could not be released: %s", self.id, error)
+        self._end(None, self._failure, RunStatus.FAILED)
+
+    def fail(self, error: Exception) -> None:
+        """The run cannot go on: nothing more can be recorded."""
+        if self.outcome is not None:
+            return
+        if self._failure is None:
+            self._failure = error
+        if self.root.state is State.OVER:
+            self._end(None, self._failure, RunStatus.FAILED)
+            return
+        self._let_go()
+        self.root.stop(Stop(StopKind.CANCEL, "the journal failed", self.grace))
+
+    def _let_go(self) -> None:
+        """Calls that wait for a commit that will never come have ended."""
+        stack = [self.root]
+        while stack:
+            call = stack.pop()
+            stack.extend(call.children)
+            if call.state is State.ENDED and call.parent is not None and call.parent.scope is not None:
+                call.parent.scope.calls.pop(call.identity, None)
+                call.state = State.ASKED
+
+    def cancel(self, reason: str = "cancelled") -> None:
+        """Stop everything, leaves first; the run ends when all has ended or was given up."""
+        if self.outcome is None:
+            self.root.stop(Stop(StopKind.CANCEL, reason, self.grace))
+
+    def _end(self, value: Any, error: BaseException | None, status: RunStatus) -> None:
+        if self.outcome is not None:
+            return
+        if self._deadline is not None:
+            self._deadline.cancel()
+        if self._looking is not None:
+            self._looking.cancel()
+        self.status = status
+        if isinstance(error, Suspended):
+            self.interrupts = [question for _, question in self.questions.values()]
+            value, error = self.workflow.suspended(self), None
+            self.outcome = Ok(value)
+        elif error is None:
+            value, _ = self.split_output(value)
+            self.outcome = Ok(value)
+        else:
+            self.outcome = Failed(error)
+        if self.is_observed:
+            self.emit(
+                events.RunFinished(run_id=self.id, time=time.time(), status=status.value, outcome=self.outcome)
+            )
+        self.future.settle(value, error)
+
+    def split_output(self, value: Any) -> tuple[Any, Any]:
+        """What the run returns, and what the thread's next run sees as ``previous``."""
+        return self.workflow.split_output(value)
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine of the engine's own."""
+        task = self.loop.create_task(coroutine)
+        self._spawned.add(task)
+        task.add_done_callback(self._spawned.discard)
+
+    # What calls ask of it
+
+    def inject(self, call: Call) -> dict[str, Any]:
+        """The arguments of a call, with those that its step has injected by name."""
+        found = {name: self.workflow.provide(name, call) for name in call.step.inject if name not in call.kwargs}
+        return {**found, **call.kwargs}
+
+    def look_up(self, call: Call) -> tuple[bool, Any]:
+        """Whether the cache has a value for this call, and the value."""
+        return self.workflow.look_up(call)
+
+    def keep(self, call: Call) -> None:
+        """Put the value of this call into the cache."""
+        self.workflow.keep(call)
+
+    def emit(self, event: events.Event) -> None:
+        """Tell the observers. One that fails is left out from then on; the run goes on."""
+        for observer in tuple(self._observers):
+            try:
+                observer(event)
+            except Exception:
+                logger.exception("run %s: observer %r failed, and is told nothing more", self.id, observer)
+                self._observers.remove(observer)
+
+    # Questions
+
+    @property
+    def has_questions(self) -> bool:
+        """Whether a body has asked something and was not answered."""
+        return bool(self.questions)
+
+    def question_opened(self, call: Call, question: Interrupt) -> None:
+        """A body was left at a question."""
+        recorder = self.recorder
+        assert recorder is not None
+
+        def durable() -> None:
+            if call.state is State.OPEN:
+                self.questions[question.id] = (call, question)
+                call.tell_question(question.id, question.value)
+                self.consider_suspending()
+
+        recorder.question(call, call.questions - 1, question.value, durable)
+
+    def answer(self, answers: dict[str, Any], done: Callable[[BaseException | None], None]) -> None:
+        """Answer open questions of this living run; their bodies go on."""
+        recorder = self.recorder
+        unknown = [key for key in answers if key not in self.questions]
+        if recorder is None or unknown or not answers:
+            done(AnswerError(f"no open question has the id {unknown}; open are: {sorted(self.questions)}"))
+            return
+
+        def durable() -> None:
+            self._take_up(answers)
+            done(None)
+
+        try:
+            recorder.add_answers(answers, durable)
+        except Exception as error:
+            done(error)
+
+    def _take_up(self, answers: dict[str, Any]) -> None:
+        for key in answers:
+            call, _ = self.questions.pop(key)
+            call.answered()
+
+    def consider_suspending(self) -> None:
+        """Look soon whether nothing but open questions, and bodies that wait for them, is left."""
+        if not self.questions or self._suspending:
+            return
+        self._look_after = _LOOK
+        if self._looking is not None:
+            self._looking.cancel()
+        self._looking = self.loop.call_later(_LOOK, self._look)
+
+    def _look(self) -> None:
+        self._looking = None
+        if not self.questions or self._suspending or self.outcome is not None:
+            return
+        if self._is_busy():
+            self._look_after = min(self._look_after * 2, _LOOK_MAX)
+            self._looking = self.loop.call_later(self._look_after, self._look)
+            return
+        self._suspending = True
+        self.spawn(self._suspend())
+
+    def _is_busy(self) -> bool:
+        stack = [self.root]
+        while stack:
+            call = stack.pop()
+            if call.state is State.RUNNING:
+                if call.scope is None or not call.scope.body_waits() or call.scope.order.has_more:
+                    return True
+            elif call.state not in {State.OPEN, State.DRAINING}:
+                return True
+            stack.extend(call.children)
+        return False
+
+    async def _suspend(self) -> None:
+        """Put the run aside, unless somebody has answered through the store meanwhile."""
+        from weft.engine.opening import new_answers  # noqa: PLC0415 - only where questions are asked
+
+        try:
+            answers = await new_answers(self)
+        except Exception as error:
+            self.fail(error)
+            return
+        known = {key: value for key, value in answers.items() if key in self.questions}
+        if known:
+            assert self.recorder is not None
+            self.recorder.loaded.answers.update(known)
+            self._suspending = False
+            self._take_up(known)
+            self.consider_suspending()
+            return
+        self.root.stop(Stop(StopKind.SUSPEND, "waits for answers", self.grace))
+
+    def next_question(self, call: Call, value: Any) -> tuple[bool, Any, Interrupt]:
+        """The next question of a body: whether it was answered, the answer, and the question."""
+        number = call.questions
+        call.questions += 1
+        question = Interrupt(value, question_id(call.identity, number))
+        assert self.recorder is not None
+        found, answer = self.recorder.answer_of(call, number)
+        return found, answer, question
+

@@ -1,0 +1,41 @@
+"""From any thread onto a loop, in order, with one wake-up for all that waits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+
+class Inbox:
+    """Calls posted from threads, made on the loop in the order of posting."""
+
+    __slots__ = ("_items", "_loop", "_scheduled")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._items: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
+        self._scheduled = False
+
+    def post(self, fn: Callable[..., None], *args: Any) -> bool:
+        """Have ``fn(*args)`` called on the loop; False when the loop is closed, so that nobody listens."""
+        self._items.append((fn, args))
+        if self._scheduled:
+            return True
+        self._scheduled = True
+        try:
+            self._loop.call_soon_threadsafe(self._drain)
+        except RuntimeError:
+            return False
+        return True
+
+    def _drain(self) -> None:
+        # Cleared first: who posts from now on schedules anew, so that nothing is left lying.
+        self._scheduled = False
+        while self._items:
+            fn, args = self._items.popleft()
+            try:
+                fn(*args)
+            except Exception as error:
+                self._loop.call_exception_handler({"message": f"weft: {fn!r} failed", "exception": error})

@@ -1,0 +1,153 @@
+"""Making outcomes durable: everything that waits goes into one commit.
+
+A store that needs the disk has one writer thread, shared by all runs that use it. While it commits, more comes
+together for the next commit, so that a thousand outcomes cost a handful of them. A store that needs nothing
+(``instant``) is written to by the run itself, once for each turn of its loop.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from weft.checkpoint.base import Change, Checkpointer, Record, Write
+from weft.errors import OwnerLostError, StoreError
+
+if TYPE_CHECKING:
+    from weft.engine.inbox import Inbox
+
+#: Seconds for which an idle writer keeps its thread.
+_KEEP = 10.0
+
+
+@dataclass(slots=True, eq=False)
+class Book:
+    """What a run has open in a store: its ownership, and where its journal stands."""
+
+    store: Checkpointer
+    run_id: str
+    fence: int
+    batch: int
+    inbox: Inbox
+    failed: Callable[[Exception], None]  # told, on the run's loop, when nothing more can be written
+    closed: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """A record to be written, and what to do, with its batch number, once it is durable."""
+
+    book: Book
+    record: Record | None
+    done: Callable[[int], None] | None = None
+    change: Change | None = None
+    batch: int = 0  # given already: the outcome was shown before it is durable
+
+
+class Journal:
+    """The writer of one store, which it does not keep alive: the books of its runs do."""
+
+    def __init__(self, *, instant: bool) -> None:
+        self._entries: deque[Entry] = deque()
+        self._wake = threading.Condition()
+        self._writing = False
+        self._instant = instant
+
+    def add(self, *entries: Entry) -> None:
+        """Have entries written; their ``done`` is called on the loop of their run when they are durable."""
+        if self._instant:
+            self._add_instant(entries)
+            return
+        with self._wake:
+            self._entries.extend(entries)
+            if not self._writing:
+                self._writing = True
+                threading.Thread(target=self._write, name="weft-journal", daemon=True).start()
+            self._wake.notify()
+
+    def _add_instant(self, entries: tuple[Entry, ...]) -> None:
+        with self._wake:
+            first = not self._entries
+            self._entries.extend(entries)
+        if first:
+            entries[0].book.inbox.post(self._flush)
+
+    def _flush(self) -> None:
+        with self._wake:
+            entries = list(self._entries)
+            self._entries.clear()
+        self._commit(entries)
+
+    def _write(self) -> None:
+        while True:
+            with self._wake:
+                if not self._entries and not self._wake.wait_for(lambda: self._entries, timeout=_KEEP):
+                    self._writing = False
+                    return
+                entries = list(self._entries)
+                self._entries.clear()
+            self._commit(entries)
+
+    def _commit(self, entries: list[Entry]) -> None:
+        groups: dict[Book, list[Entry]] = {}
+        for entry in entries:
+            if not entry.book.closed:
+                groups.setdefault(entry.book, []).append(entry)
+        if not groups:
+            return
+        store = entries[0].book.store
+        writes = [_write_of(book, group) for book, group in groups.items()]
+        try:
+            refused = store.commit(writes)
+        except Exception as error:  # whatever a store raises, the runs must hear of it
+            for book in groups:
+                _give_up(book, error if isinstance(error, StoreError) else _unexpected(error))
+            return
+        for book, group in groups.items():
+            if book.run_id in refused:
+                _give_up(book, OwnerLostError(f"run {book.run_id!r} was taken over by another owner"))
+            else:
+                book.inbox.post(_tell, book.batch, group)
+
+
+def _write_of(book: Book, group: list[Entry]) -> Write:
+    if any(not entry.batch for entry in group):
+        book.batch += 1
+    records = [replace(e.record, batch=e.batch or book.batch) for e in group if e.record is not None]
+    change = next((entry.change for entry in group if entry.change is not None), None)
+    return Write(book.run_id, book.fence, records, change)
+
+
+def _tell(batch: int, group: list[Entry]) -> None:
+    for entry in group:
+        if entry.done is not None:
+            entry.done(entry.batch or batch)
+
+
+def _give_up(book: Book, error: Exception) -> None:
+    book.closed = True
+    book.inbox.post(book.failed, error)
+
+
+def _unexpected(error: Exception) -> StoreError:
+    wrapped = StoreError(f"the store failed: {type(error).__name__}: {error}")
+    wrapped.__cause__ = error
+    return wrapped
+
+
+# One writer for each store, however many runs and loops use it; it goes when the store goes.
+_journals: WeakKeyDictionary[Checkpointer, Journal] = WeakKeyDictionary()
+_journals_lock = threading.Lock()
+
+
+def journal_of(store: Checkpointer) -> Journal:
+    """The writer of this store."""
+    with _journals_lock:
+        journal = _journals.get(store)
+        if journal is None:
+            journal = _journals[store] = Journal(instant=store.instant)
+        return journal

@@ -1,0 +1,111 @@
+"""The options of a run: keywords of every verb, or LangGraph's ``config=``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from weft.checkpoint.base import Checkpointer
+from weft.core.checks import check_count, check_seconds
+from weft.errors import InputError
+
+_DURABILITIES = ("sync", "async", "exit")
+_MISMATCH = ("rerun", "error")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How one run is to be done; what is None was not asked for."""
+
+    checkpointer: Checkpointer | None = None
+    run_id: str | None = None
+    thread_id: str | None = None
+    durability: str = "sync"
+    max_concurrent: int | None = None
+    timeout: float | None = None
+    grace: float = 1.0
+    on_mismatch: str = "rerun"
+    progress: bool = False
+    context: Any = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any] | None, keywords: Mapping[str, Any], *, default: Any = None) -> RunOptions:
+        """The options from both spellings; a keyword wins.
+
+        Args:
+            config: ``{"configurable": {"thread_id": ..., "run_id": ...}, "max_concurrency": ...}``.
+            keywords: As the fields of this class; those that are None do not count.
+            default: The checkpointer given at definition.
+
+        Raises:
+            InputError: An option that does not exist, or a value that it cannot have.
+            DefinitionError: A number that can never work.
+        """
+        given = {**_from_config(config), **{name: value for name, value in keywords.items() if value is not None}}
+        unknown = sorted(set(given) - set(cls.__dataclass_fields__))
+        if unknown:
+            known = ", ".join(sorted(set(cls.__dataclass_fields__) - {"config"}))
+            raise InputError(f"unknown option {unknown[0]!r}; a run takes: {known}")
+        options = cls(**given)
+        checkpointer = options.checkpointer if options.checkpointer is not None else default
+        return replace(options, checkpointer=as_checkpointer(checkpointer))._checked()
+
+    def _checked(self) -> RunOptions:
+        if self.durability not in _DURABILITIES:
+            raise InputError(f"durability must be one of {', '.join(_DURABILITIES)}, not {self.durability!r}")
+        if self.on_mismatch not in _MISMATCH:
+            raise InputError(f"on_mismatch must be one of {', '.join(_MISMATCH)}, not {self.on_mismatch!r}")
+        if self.max_concurrent is not None:
+            check_count("max_concurrent", self.max_concurrent)
+        if self.timeout is not None:
+            check_seconds("timeout", self.timeout)
+        for name in ("run_id", "thread_id"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, str) and value):
+                raise InputError(f"{name} must be a string that is not empty, not {value!r}")
+        if self.checkpointer is not None and self.run_id is None and self.thread_id is None:
+            raise InputError(
+                "a run with a checkpointer needs to be found again: pass thread_id=... (or "
+                'config={"configurable": {"thread_id": ...}}), or run_id=...'
+            )
+        if self.checkpointer is None and self.run_id is not None:
+            raise InputError(f"run_id={self.run_id!r} needs a checkpointer: without one there is nothing to resume")
+        return self
+
+
+def as_checkpointer(value: Any) -> Checkpointer | None:
+    """A checkpointer from what users write: an object, a URL such as ``sqlite:///runs.db``, or None.
+
+    Raises:
+        InputError: It is none of these.
+    """
+    if value is None or value is False:
+        return None
+    if isinstance(value, str | os.PathLike):
+        from weft.checkpoint.url import from_url  # noqa: PLC0415 - sqlite3 is not imported for runs without it
+
+        return from_url(os.fspath(value))
+    if isinstance(value, Checkpointer):
+        return value
+    raise InputError(
+        f"checkpointer must be an InMemorySaver, a SqliteSaver, a URL such as 'sqlite:///runs.db' or an object "
+        f"with the methods of weft.Checkpointer, not {value!r}"
+    )
+
+
+def _from_config(config: Mapping[str, Any] | None) -> dict[str, Any]:
+    if not config:
+        return {}
+    if not isinstance(config, Mapping):
+        raise InputError(f"config must be a mapping, not {config!r}")
+    configurable = config.get("configurable") or {}
+    found: dict[str, Any] = {"config": config}
+    for name in ("thread_id", "run_id"):
+        if (value := configurable.get(name)) is not None:
+            found[name] = str(value)
+    if (width := config.get("max_concurrency")) is not None:
+        found["max_concurrent"] = width
+    return found

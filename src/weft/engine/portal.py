@@ -1,0 +1,60 @@
+"""The loop on which sync callers' runs live: one daemon thread, begun at first use, remade after a fork."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Coroutine
+from typing import Any
+
+
+class Portal:
+    """A loop in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pid = 0
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The running loop; begun when this process has none yet."""
+        if self._pid != os.getpid():
+            self._lock = threading.Lock() if self._pid else self._lock  # may be held by a thread that is gone
+        with self._lock:
+            if self._loop is None or self._pid != os.getpid():
+                self._loop = self._begin()
+                self._pid = os.getpid()
+            return self._loop
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine on the loop; it must not raise."""
+        loop = self.loop
+        loop.call_soon_threadsafe(self._spawn, loop, coroutine)
+
+    @staticmethod
+    def _spawn(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = loop.create_task(coroutine)
+        _spawned.add(task)  # the loop itself holds tasks only weakly
+        task.add_done_callback(_spawned.discard)
+
+    @staticmethod
+    def _begin() -> asyncio.AbstractEventLoop:
+        loop = asyncio.new_event_loop()
+        ready = threading.Event()
+
+        def serve() -> None:
+            asyncio.set_event_loop(loop)
+            loop.call_soon(ready.set)
+            loop.run_forever()
+
+        threading.Thread(target=serve, name="weft-loop", daemon=True).start()
+        ready.wait()
+        return loop
+
+
+_spawned: set[asyncio.Task[None]] = set()
+
+#: The portal of this process. No thread is started before a sync caller needs it.
+portal = Portal()

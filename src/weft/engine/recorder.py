@@ -1,0 +1,374 @@
+"""What a journaled run has recorded, what it records, and what of that a resume uses."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from weft.checkpoint.base import Change, Checkpointer, Record, RecordKind, RunRow, RunStatus, all_records
+from weft.checkpoint.codec import Codec
+from weft.core.identity import question_id
+from weft.engine.inbox import Inbox
+from weft.engine.journal import Book, Entry, journal_of
+from weft.engine.scope import Scope
+from weft.engine.threads import in_thread
+from weft.errors import CorruptDataError, NodeTimeoutError, ReplayMismatchError, UnstorableError
+
+if TYPE_CHECKING:
+    from weft.engine.call import Call
+    from weft.engine.step import Step
+
+_OUTCOMES = {RecordKind.OK, RecordKind.FAILED, RecordKind.TIMED_OUT}
+
+
+@dataclass
+class Loaded:
+    """What a journal holds that a resume uses: outcomes by parent in order, questions, and answers."""
+
+    outcomes: dict[bytes, list[Record]] = field(default_factory=dict)
+    questions: dict[str, Record] = field(default_factory=dict)
+    answers: dict[str, bytes] = field(default_factory=dict)
+    count: int = 0
+
+    @property
+    def open_questions(self) -> dict[str, Record]:
+        """The questions that nobody has answered."""
+        return {key: record for key, record in self.questions.items() if key not in self.answers}
+
+
+def load(records: Iterable[Record], codec: Codec) -> Loaded:
+    """Sort a journal.
+
+    A failure counts only if the workflow went on from it, it is not in the error that ended the run, and this
+    program knows its class; otherwise its call runs again.
+    """
+    loaded = Loaded()
+    outcomes: dict[bytes, Record] = {}
+    gone_on: set[bytes] = set()
+    for record in records:
+        if record.kind in _OUTCOMES:
+            outcomes.pop(record.identity, None)  # a later outcome stands in its own place
+            outcomes[record.identity] = record
+            gone_on.discard(record.identity)
+        elif record.kind is RecordKind.WENT_ON:
+            gone_on.add(record.identity)
+        elif record.kind is RecordKind.RETRY:
+            gone_on.discard(record.identity)
+        elif record.kind is RecordKind.QUESTION:
+            loaded.questions[question_id(record.identity, record.ordinal)] = record
+        elif record.kind is RecordKind.ANSWER:
+            loaded.answers[record.step] = record.value
+    for record in outcomes.values():
+        if record.kind is RecordKind.OK or (record.identity in gone_on and codec.decode_error(record.value)):
+            loaded.outcomes.setdefault(record.parent, []).append(record)
+            loaded.count += 1
+    return loaded
+
+
+class Recorder:
+    """The journal of one run, as its calls see it."""
+
+    def __init__(
+        self,
+        store: Checkpointer,
+        row: RunRow,
+        loaded: Loaded,
+        *,
+        inbox: Inbox,
+        durability: str,
+        on_mismatch: str,
+        failed: Callable[[Exception], None],
+    ) -> None:
+        self.store = store
+        self.codec = store.codec
+        self.row = row
+        self.loaded = loaded
+        self._book = Book(store, row.run_id, row.fence, row.batches, inbox, failed)
+        self._journal = journal_of(store)
+        self._waits = durability == "sync"
+        self._kept: list[Entry] | None = [] if durability == "exit" else None
+        self._on_mismatch = on_mismatch
+        self._gone_on: list[tuple[BaseException, bytes]] = []  # failures that the workflow went on from
+        self._warned: set[str] = set()
+        self._hinted: set[int] = set()
+
+    # Identity
+
+    def fingerprint(self, call: Call) -> bytes:
+        """What the arguments are, for the call's identity; b"" when they cannot be encoded."""
+        step = call.step
+        self.learn_types(step)
+        if step.key is not None:
+            found = self.codec.fingerprint(step.key(*call.args, **call.kwargs))
+        else:
+            found = self.codec.fingerprint(call.args, call.kwargs)
+        if found is not None:
+            return found
+        if step.name not in self._warned:
+            self._warned.add(step.name)
+            warnings.warn(
+                f"the arguments of {step.name!r} cannot be encoded, so a resume tells its calls apart by their "
+                "order alone; give the step a key= function, or register the types with the checkpointer's codec",
+                stacklevel=4,
+            )
+        return b""
+
+    def learn_types(self, step: Step) -> None:
+        """The types in a step's annotations may be stored."""
+        if id(step.fn) not in self._hinted:
+            self._hinted.add(id(step.fn))
+            self.codec.register_hints(step.fn)
+
+    def scope_of(self, call: Call) -> Scope:
+        """What this call's body has asked for."""
+        if call.scope is None:
+            call.scope = Scope(call, self.loaded.outcomes.pop(call.identity, ()))
+        return call.scope
+
+    def identify(self, call: Call, fingerprint: bytes | None) -> Scope:
+        """Give the call its identity among its siblings."""
+        assert call.parent is not None
+        if fingerprint is None:
+            fingerprint = self.fingerprint(call)
+        scope = self.scope_of(call.parent)
+        call.identity, call.ordinal = scope.siblings.next(call.step.name, fingerprint)
+        return scope
+
+    def claim(self, call: Call, scope: Scope) -> Record | None:
+        """The recorded outcome of this call, if there is one.
+
+        Raises:
+            ReplayMismatchError: At its place another call is recorded, and that is to be an error.
+        """
+        record = scope.ask(call)
+        if record is not None:
+            return record
+        other = scope.order.contradicts(call.identity, call.ordinal)
+        if other is not None:
+            call.tell_mismatch(other.step)
+            if self._on_mismatch == "error":
+                raise ReplayMismatchError(
+                    f"call {call.ordinal + 1} of {scope.owner.step.name!r} is {call.step.name!r} now, but "
+                    f"{other.step!r} with other arguments or of another name is recorded there; resume with "
+                    'on_mismatch="rerun" to run what does not match again'
+                )
+        return None
+
+    def before_start(self, call: Call, scope: Scope, then: Callable[[], None]) -> None:
+        """Go on with ``then`` once it is durable that the body went on from the failures it has received."""
+        received = [failure for failure in scope.failures if failure.future.was_received]
+        if not received:
+            then()
+            return
+        scope.failures = [failure for failure in scope.failures if failure not in received]
+        entries = []
+        for failure in received:
+            assert failure.error is not None
+            self._gone_on.append((failure.error, failure.identity))
+            record = Record(RecordKind.WENT_ON, failure.identity, scope.owner.identity, failure.ordinal)
+            entries.append(Entry(self._book, record))
+        entries[-1].done = lambda _batch: then()
+        self._add(*entries)
+
+    # Outcomes
+
+    def encode(self, call: Call, value: Any) -> bytes:
+        """The value as it is recorded.
+
+        Raises:
+            UnstorableError: It cannot be.
+        """
+        if call.parent is None:
+            value, _ = call.run.split_output(value)
+        return self.codec.encode(value)
+
+    def record(self, call: Call) -> None:
+        """Make the outcome of this call durable; it is told when that is so."""
+        self.learn_types(call.step)
+        if call.parent is None:
+            call.recorded_in(0)  # what becomes of the run is written by the run
+            return
+        record = self._record_of(call)
+        if record is None:
+            call.recorded_in(0)
+            return
+        self._add(Entry(self._book, record, call.recorded_in))
+
+    def _record_of(self, call: Call) -> Record | None:
+        assert call.parent is not None
+        kind, value = RecordKind.OK, call.payload
+        if call.error is None and value is None:
+            try:
+                value = self.codec.encode(call.value)
+            except UnstorableError as error:
+                error.add_note(f"returned by {call.step.name!r}, call {call.id}")
+                call.value, call.error = None, error
+        if call.error is not None:
+            if not isinstance(call.error, Exception):
+                return None
+            kind = RecordKind.TIMED_OUT if isinstance(call.error, NodeTimeoutError) else RecordKind.FAILED
+            value = self.codec.encode_error(call.error)
+        return Record(
+            kind,
+            call.identity,
+            call.parent.identity,
+            call.ordinal,
+            call.step.name,
+            value or b"",
+            call.attempt,
+            call.started,
+            time.time(),
+        )
+
+    def read(self, call: Call, record: Record) -> tuple[Any, BaseException | None]:
+        """The recorded value or error of this call."""
+        self.learn_types(call.step)
+        call.attempt = record.attempts
+        try:
+            if record.kind is RecordKind.OK:
+                return self.codec.decode(record.value), None
+        except CorruptDataError as error:
+            error.add_note(f"in the recorded result of {call.step.name!r}, call {call.id}")
+            return None, error
+        error_ = self.codec.decode_error(record.value)
+        assert error_ is not None  # or load() had left it out
+        self._gone_on.append((error_, record.identity))
+        return None, error_
+
+    def renew_scope(self, call: Call, then: Callable[[], None]) -> None:
+        """The body of this call will run again from the top; what its calls have recorded stays recorded."""
+
+        def work() -> Loaded:
+            return load(all_records(self.store, self._book.run_id), self.codec)
+
+        async def renew() -> None:
+            try:
+                loaded = await in_thread(work, loop=call.run.loop)
+            except Exception as error:
+                call.run.fail(error)
+                return
+            call.scope = Scope(call, loaded.outcomes.pop(call.identity, ()))
+            self.loaded.outcomes.update(
+                {parent: found for parent, found in loaded.outcomes.items() if parent not in self.loaded.outcomes}
+            )
+            then()
+
+        call.run.spawn(renew())
+
+    # Questions
+
+    def question(self, call: Call, number: int, value: Any, done: Callable[[], None]) -> None:
+        """Record a question; ``done`` when it is durable."""
+        key = question_id(call.identity, number)
+        if key in self.loaded.questions:
+            done()
+            return
+        parent = call.parent.identity if call.parent is not None else b""
+        record = Record(
+            RecordKind.QUESTION,
+            call.identity,
+            parent,
+            number,
+            call.step.name,
+            self.codec.encode(value, root="question"),
+            ended=time.time(),
+        )
+        self.loaded.questions[key] = record
+        self._add(Entry(self._book, record, lambda _batch: done()))
+
+    def answer_of(self, call: Call, number: int) -> tuple[bool, Any]:
+        """Whether this question has been answered, and how."""
+        found = self.loaded.answers.get(question_id(call.identity, number))
+        if found is None:
+            return False, None
+        return True, self.codec.decode(found)
+
+    def answers(self, values: dict[str, Any]) -> list[Record]:
+        """Records of answers, by question id; they count from now on."""
+        records = []
+        for key, value in values.items():
+            data = self.codec.encode(value, root="answer")
+            self.loaded.answers[key] = data
+            records.append(answer_record(key, data))
+        return records
+
+    def add_answers(self, values: dict[str, Any], done: Callable[[], None]) -> None:
+        """Record answers; ``done`` when they are durable."""
+        entries = [Entry(self._book, record) for record in self.answers(values)]
+        entries[-1].done = lambda _batch: done()
+        self._add(*entries)
+
+    # The run's end
+
+    def close(self, change: Change, error: BaseException | None, done: Callable[[], None]) -> None:
+        """Record how the run ended, and own it no longer; ``done`` when that is durable."""
+        entries = [Entry(self._book, self._retry(identity)) for identity in self._in_error(error)]
+        entries.append(Entry(self._book, None, lambda _batch: done(), change))
+        if self._kept is not None:
+            entries = [*self._kept, *entries]
+            self._kept = None
+        self._journal.add(*entries)
+
+    def release(self) -> None:
+        """Own the run no longer, whatever state it is in."""
+        self._book.closed = True
+        self.store.release(self.row.run_id, self.row.fence)
+
+    def _retry(self, identity: bytes) -> Record:
+        return Record(RecordKind.RETRY, identity)
+
+    def _in_error(self, error: BaseException | None) -> list[bytes]:
+        """The failures that the workflow had gone on from and that are in the error which ended it all the same."""
+        if error is None or not self._gone_on:
+            return []
+        inside = {id(part) for part in parts_of(error)}
+        return [identity for failure, identity in self._gone_on if id(failure) in inside]
+
+    def _add(self, *entries: Entry) -> None:
+        if self._waits:
+            self._journal.add(*entries)
+            return
+        # Shown before it is durable: each entry is a batch of its own, in the order of showing.
+        for entry in entries:
+            self._book.batch += 1
+            entry.batch = self._book.batch
+            done, entry.done = entry.done, None
+            if done is not None:
+                self._book.inbox.post(done, entry.batch)
+        if self._kept is not None:
+            self._kept.extend(entries)
+        else:
+            self._journal.add(*entries)
+
+
+def answer_record(key: str, value: bytes) -> Record:
+    """The record of an answer to the question of this id."""
+    return Record(RecordKind.ANSWER, bytes.fromhex(key), step=key, value=value, ended=time.time())
+
+
+def parts_of(error: BaseException) -> Iterable[BaseException]:
+    """An error with its causes, contexts and, for a group, its members."""
+    seen: set[int] = set()
+    stack: list[BaseException | None] = [error]
+    while stack:
+        part = stack.pop()
+        if part is None or id(part) in seen:
+            continue
+        seen.add(id(part))
+        yield part
+        stack += [part.__cause__, part.__context__]
+        if isinstance(part, BaseExceptionGroup):
+            stack += part.exceptions
+
+
+def status_of(error: BaseException | None) -> RunStatus:
+    """What a run has become that ended with this error, or without one."""
+    if error is None:
+        return RunStatus.FINISHED
+    if isinstance(error, asyncio.CancelledError | KeyboardInterrupt):
+        return RunStatus.CANCELLED
+    return RunStatus.FAILED

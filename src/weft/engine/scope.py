@@ -1,0 +1,196 @@
+"""What a body of a journaled run sees of its calls, and when.
+
+:class:`weft.core.visibility.Visibility` decides the order. This part finds out when the body is ready for the
+next batch: a body in a thread, when it waits for something that it has not been shown; a body on the loop, when
+the loop has gone round often enough for it to have acted on the last batch. Both count the same in the first
+life of a run and in every resume, so a decision by order is made again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from weft.core.identity import Siblings
+from weft.core.visibility import Recorded, Visibility
+from weft.engine.futures import ThreadFuture
+
+if TYPE_CHECKING:
+    from weft.checkpoint.base import Record
+    from weft.engine.call import Call
+
+#: How often the loop goes round between two batches: enough for ``wait``, ``gather`` and ``as_completed``, also
+#: nested in each other, to return and for the body to act.
+_ROUNDS = 8
+
+#: Seconds without a new call after which a body on the loop is taken to ask for nothing more.
+_STALL = 0.02
+
+
+class Scope:
+    """The calls of one body, by identity, and the order in which it sees their outcomes."""
+
+    __slots__ = (
+        "_asked_since",
+        "_blocked",
+        "_glanced",
+        "_has_callbacks",
+        "_rounds",
+        "_stall",
+        "_waiters",
+        "calls",
+        "failures",
+        "order",
+        "owner",
+        "records",
+        "siblings",
+    )
+
+    def __init__(self, owner: Call, recorded: Sequence[Record]) -> None:
+        self.owner = owner
+        self.siblings = Siblings(owner.identity)
+        self.records = {record.identity: record for record in recorded}
+        self.order = Visibility(Recorded(r.identity, r.ordinal, r.batch, r.step) for r in recorded)
+        self.calls: dict[bytes, Call] = {}  # asked for and not yet shown
+        self.failures: list[Call] = []  # shown, and not yet known to have been gone on from
+        self._asked_since = True  # since the last batch was shown
+        self._rounds = 0  # that the loop still has to go round
+        self._stall: Any = None
+        self._glanced = False
+        self._has_callbacks = False  # somebody is told of outcomes, whatever the body itself does
+        self._blocked: dict[ThreadFuture, None] = {}
+        self._waiters: dict[Any, int] = {}  # waiter -> in how many futures it is
+
+    # What the engine tells
+
+    def ask(self, call: Call) -> Record | None:
+        """The body asks for this call, whose identity is set; its record, if there is one."""
+        self.calls[call.identity] = call
+        self._asked_since = True
+        if self.order.ask(call.identity):
+            return self.records[call.identity]
+        return None
+
+    def committed(self, batch: int, call: Call) -> None:
+        """The outcome of this call is durable."""
+        self.order.commit(batch, call.identity)
+
+    def pump(self) -> None:
+        """Show the body what it is ready to see."""
+        while self.order.has_more and self._is_ready:
+            batch = self.order.next_batch(stuck=self._is_stuck)
+            if not batch:
+                self._watch_for_stall()
+                return
+            self._show(batch)
+
+    def body_waits(self) -> bool:
+        """Whether the body waits for a call that it has not been shown."""
+        if not self.owner.step.is_async:
+            return self._thread_waits
+        return any(call.future.is_awaited for call in self.owner.children)
+
+    # What the body's futures tell, from its thread
+
+    def begin_wait(self, who: Any) -> None:
+        """A future is being waited for, or a waiter was put into one."""
+        if isinstance(who, ThreadFuture):
+            self._blocked[who] = None
+            self._tell()
+            return
+        count = self._waiters.get(who, 0)
+        self._waiters[who] = count + 1
+        if not count:
+            self._tell()
+
+    def end_wait(self, waiter: Any) -> None:
+        """A waiter was taken out of a future."""
+        count = self._waiters.get(waiter, 1) - 1
+        if count:
+            self._waiters[waiter] = count
+        else:
+            self._waiters.pop(waiter, None)
+        self._tell()
+
+    def glance(self) -> None:
+        """The body looked whether a call has ended and was told no; the next time the answer may differ."""
+        self._glanced = True
+        self._tell()
+
+    def called_back(self) -> None:
+        """Somebody wants to be called when an outcome is there."""
+        self._has_callbacks = True
+        self._tell()
+
+    def _tell(self) -> None:
+        # The owner of questions also wants to know when nothing but waiting is left.
+        run = self.owner.run
+        if self.order.has_more or run.has_questions:
+            run.post(self._look)
+
+    def _look(self) -> None:
+        self.pump()
+        self.owner.run.consider_suspending()
+
+    # Being ready
+
+    @property
+    def _is_ready(self) -> bool:
+        if not self.owner.is_running:
+            return True
+        if not self.owner.step.is_async:
+            return self._glanced or self._thread_waits
+        return not self._rounds or (self._asked_since and self.owner.pending == 1)
+
+    @property
+    def _thread_waits(self) -> bool:
+        for future in [*self._blocked]:
+            if future._state in {"PENDING", "RUNNING"}:
+                return True
+            self._blocked.pop(future, None)
+        return self._has_callbacks or any(not waiter.event.is_set() for waiter in [*self._waiters])
+
+    @property
+    def _is_stuck(self) -> bool:
+        if not self.owner.is_running:
+            return True
+        return not self.owner.step.is_async and self._thread_waits
+
+    def _show(self, batch: list[bytes]) -> None:
+        self._glanced = False
+        self._asked_since = False
+        if self.owner.step.is_async and self.owner.is_running:
+            self._begin_rounds()
+        for identity in batch:
+            if (call := self.calls.pop(identity, None)) is not None:  # else it was cancelled meanwhile
+                call.show()
+
+    def _begin_rounds(self) -> None:
+        if not self._rounds:
+            self.owner.run.loop.call_soon(self._round)
+        self._rounds = _ROUNDS
+
+    def _round(self) -> None:
+        self._rounds -= 1
+        if self._rounds:
+            self.owner.run.loop.call_soon(self._round)
+        else:
+            self.pump()
+
+    # A body on the loop that asks for less than what is recorded
+
+    def _watch_for_stall(self) -> None:
+        if self._stall is None and self.owner.step.is_async:
+            self._asked_since = False
+            self._stall = self.owner.run.loop.call_later(_STALL, self._stalled)
+
+    def _stalled(self) -> None:
+        self._stall = None
+        if not self.owner.is_running:
+            return
+        if self._asked_since or not self.body_waits():
+            self._watch_for_stall()
+            return
+        if batch := self.order.next_batch(stuck=True):
+            self._show(batch)
+        self.pump()

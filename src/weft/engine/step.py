@@ -1,0 +1,65 @@
+"""A named function with its options: what ``@task`` and ``@node`` make."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from weft.core.retry import RetryPolicy
+from weft.core.timeout import TimeoutPolicy
+from weft.errors import DefinitionError
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A named function with its options; immutable, so that it may be shared by any number of runs."""
+
+    fn: Callable[..., Any]
+    name: str
+    is_async: bool
+    retry: tuple[RetryPolicy, ...] = ()
+    timeout: TimeoutPolicy | None = None
+    cache: Any = None
+    key: Callable[..., Any] | None = None
+    inject: tuple[str, ...] = ()
+    is_plain: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        plain = not (self.retry or self.timeout or self.cache or self.inject)
+        object.__setattr__(self, "is_plain", plain)
+
+    @classmethod
+    def of(cls, fn: Callable[..., Any], *, name: str | None = None, **options: Any) -> Step:
+        """The step of a function; its name unless told is the function's own."""
+        if not callable(fn):
+            raise DefinitionError(f"a step is made of a function, not of {fn!r}")
+        return cls(fn, name or name_of(fn), is_async_callable(fn), **options)
+
+
+def name_of(fn: Callable[..., Any]) -> str:
+    """The name that a callable goes by: its own, that of what a partial wraps, or its class's."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    name = getattr(fn, "__name__", None)
+    return name if isinstance(name, str) else type(fn).__name__
+
+
+def is_async_callable(fn: Callable[..., Any]) -> bool:
+    """Whether calling it gives a coroutine: ``async def``, also behind a partial, a method or ``__call__``."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004
+
+
+def retry_policies(value: Any) -> tuple[RetryPolicy, ...]:
+    """The policies that ``retry_policy=`` was given: none, one or several."""
+    if value is None:
+        return ()
+    policies = (value,) if isinstance(value, RetryPolicy) else tuple(value)
+    for policy in policies:
+        if not isinstance(policy, RetryPolicy):
+            raise DefinitionError(f"retry_policy takes RetryPolicy objects, not {policy!r}")
+    return policies

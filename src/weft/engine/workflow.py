@@ -1,0 +1,39 @@
+"""What a style gives to the engine: a step to run, and what its bodies may ask for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from weft.engine.call import Call
+    from weft.engine.execution import Execution
+    from weft.engine.step import Step
+
+
+class Workflow:
+    """The base of whatever can be the root of a run. The hooks do nothing until a style overrides them."""
+
+    step: Step
+
+    def bind(self, input: Any) -> tuple[Any, ...]:
+        """The positional arguments of the step for this input."""
+        return (input,)
+
+    def split_output(self, value: Any) -> tuple[Any, Any]:
+        """What the run returns, and what its thread saves as ``previous``."""
+        return value, value
+
+    def suspended(self, run: Execution) -> Any:
+        """What a run returns that was put aside."""
+        return {"__interrupt__": run.interrupts}
+
+    def provide(self, name: str, call: Call) -> Any:
+        """The value that is injected into a body under this name."""
+        raise NotImplementedError(name)
+
+    def look_up(self, call: Call) -> tuple[bool, Any]:
+        """Whether a cache has a value for this call, and the value."""
+        return False, None
+
+    def keep(self, call: Call) -> None:
+        """Put the value of this call into a cache."""

@@ -1,0 +1,151 @@
+"""The handle of a run that goes on beside its caller."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+from collections.abc import AsyncIterator, Generator, Iterator, Mapping
+from typing import Any, Generic, TypeVar
+
+from weft.core.outcome import Outcome
+from weft.core.question import Interrupt
+from weft.engine.call import GivenUpBody
+from weft.engine.events import CallFinished, Event, RunFinished
+from weft.engine.execution import Execution
+from weft.engine.futures import LoopFuture, ThreadFuture
+from weft.errors import UsageError
+
+T = TypeVar("T")
+
+
+class Run(Generic[T]):
+    """A run that was submitted.
+
+    On a loop, ``await run`` gives its result; elsewhere ``run.result()`` does.
+    """
+
+    def __init__(self, execution: Execution) -> None:
+        self._execution = execution
+        self._events: list[Event] = []
+        self._listeners: list[queue.SimpleQueue[Event]] = []
+        self._outcomes: list[tuple[str, Outcome[Any]]] = []
+        execution.observe(self._note)
+
+    def __repr__(self) -> str:
+        return f"<weft.Run {self.id} of {self._execution.workflow.step.name!r}: {self.status}>"
+
+    @property
+    def id(self) -> str:
+        """The run's id; "" until its journal is open."""
+        return self._execution.id
+
+    @property
+    def status(self) -> str:
+        """"running", "suspended", "finished", "failed" or "cancelled"."""
+        return self._execution.status.value
+
+    @property
+    def questions(self) -> list[Interrupt]:
+        """The questions that are open now."""
+        return self._execution.interrupts or [question for _, question in self._execution.questions.values()]
+
+    @property
+    def given_up(self) -> list[GivenUpBody]:
+        """Sync bodies that could not be stopped and were left to themselves."""
+        return list(self._execution.given_up)
+
+    @property
+    def outcomes(self) -> list[Outcome[Any]]:
+        """How the calls of the run's own body have ended, in the order in which they became visible."""
+        return [outcome for _, outcome in self._outcomes]
+
+    def result(self, timeout: float | None = None) -> T:
+        """What the run returns; waits for at most ``timeout`` seconds.
+
+        Raises:
+            TimeoutError: It has not ended in that time.
+            UsageError: It runs on the loop of this very thread: ``await`` it.
+            Exception: What the run raised.
+        """
+        future = self._execution.future
+        if isinstance(future, ThreadFuture):
+            return future.result(timeout)  # type: ignore[no-any-return]  # the workflow's own type
+        if not future.done():
+            raise UsageError("this run goes on in the event loop that you would block: write `await run`")
+        return future.result()  # type: ignore[no-any-return]  # the workflow's own type
+
+    def __await__(self) -> Generator[Any, None, T]:
+        future = self._execution.future
+        if isinstance(future, LoopFuture):
+            return future.__await__()
+        return asyncio.wrap_future(future).__await__()
+
+    def cancel(self, reason: str = "cancelled") -> None:
+        """Stop the run and all that it has begun; it ends with ``CancelledError``. From any thread."""
+        self._execution.post(self._execution.cancel, reason)
+
+    def answer(self, answers: Mapping[str, Any] | None = None, /, **by_id: Any) -> None:
+        """Answer open questions, by their ids, while the run goes on.
+
+        Raises:
+            AnswerError: Such a question is not open.
+        """
+        given = {**(answers or {}), **by_id}
+        done: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        execution = self._execution
+        if _running_loop() is execution.loop:
+            execution.answer(given, lambda error: _raise(error) if error else None)
+            return
+        execution.post(execution.answer, given, done.put)
+        _raise(done.get())
+
+    def events(self) -> Iterator[Event]:
+        """Every event so far and to come, until the run has ended."""
+        if _running_loop() is self._execution.loop:
+            raise UsageError("this run goes on in the event loop that you would block: use `async for` on aevents()")
+        mine: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        # A listener first, then what was before: an event of that moment comes twice at most, and is dropped.
+        self._listeners.append(mine)
+        seen = list(self._events)
+        yield from seen
+        if seen and isinstance(seen[-1], RunFinished):
+            return
+        last = {id(event) for event in seen}
+        while True:
+            event = mine.get()
+            if id(event) in last:
+                continue
+            yield event
+            if isinstance(event, RunFinished):
+                return
+
+    async def aevents(self) -> AsyncIterator[Event]:
+        """Every event so far and to come, until the run has ended."""
+        position = 0
+        while True:
+            while position < len(self._events):
+                event = self._events[position]
+                position += 1
+                yield event
+                if isinstance(event, RunFinished):
+                    return
+            await asyncio.sleep(0.01)
+
+    def _note(self, event: Event) -> None:
+        self._events.append(event)
+        if isinstance(event, CallFinished) and event.parent_id == self._execution.root.id:
+            self._outcomes.append((event.call_id, event.outcome))
+        for listener in self._listeners:
+            listener.put(event)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def _raise(error: BaseException | None) -> None:
+    if error is not None:
+        raise error

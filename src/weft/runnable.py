@@ -1,0 +1,212 @@
+"""The verbs that everything has that can run."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from weft.core.timeout import TimeoutPolicy
+from weft.engine.call import Call
+from weft.engine.context import current
+from weft.engine.drive import run_here, run_on_loop, start_on_loop, start_on_portal
+from weft.engine.events import Event, Observer
+from weft.engine.futures import AnyFuture, ThreadFuture
+from weft.engine.options import RunOptions
+from weft.engine.portal import portal
+from weft.engine.step import Step
+from weft.engine.workflow import Workflow
+from weft.errors import InputError, UsageError
+from weft.observe.stream import Chunker
+from weft.run import Run
+
+_INNER_OPTIONS = {"timeout"}
+_IGNORED_INSIDE = {"checkpointer", "durability", "context", "config", "thread_id", "progress"}
+
+
+class Runnable(Workflow):
+    """Something that takes one value and gives one.
+
+    Called in the body of a run, every verb joins that run. The options of a run are keywords of every verb:
+    ``checkpointer, run_id, thread_id, durability, max_concurrent, timeout`` (seconds), ``progress, on_mismatch``;
+    ``config={"configurable": {"thread_id": ...}, "max_concurrency": ...}`` is another spelling.
+    """
+
+    checkpointer: Any = None
+
+    def invoke(self, input: Any, config: Mapping[str, Any] | None = None, **options: Any) -> Any:
+        """Run to the end and return the result; for sync code.
+
+        Raises:
+            UsageError: In an async body; it names ``ainvoke``.
+            Exception: What the run raised.
+        """
+        mode = options.pop("stream_mode", None)
+        if mode not in (None, "values"):
+            return list(self.stream(input, config, stream_mode=mode, **options))
+        call = current.get()
+        if call is not None and call.is_running:
+            return self._join_here(call, input, options)
+        return self._run_here(input, self._options(config, options))
+
+    async def ainvoke(self, input: Any, config: Mapping[str, Any] | None = None, **options: Any) -> Any:
+        """Run to the end and return the result; on the running loop.
+
+        Cancelling it cancels the run and waits for all that it has begun.
+        """
+        mode = options.pop("stream_mode", None)
+        if mode not in (None, "values"):
+            return [chunk async for chunk in self.astream(input, config, stream_mode=mode, **options)]
+        call = current.get()
+        if call is not None and call.is_running:
+            future = self._join(call, input, options)
+            return await (asyncio.wrap_future(future) if isinstance(future, ThreadFuture) else future)
+        parsed = self._options(config, options)
+        with _shown(parsed) as observers:
+            return await run_on_loop(self, input, parsed, observers)
+
+    def stream(
+        self,
+        input: Any,
+        config: Mapping[str, Any] | None = None,
+        *,
+        stream_mode: str | Sequence[str] | None = None,
+        **options: Any,
+    ) -> Iterator[Any]:
+        """Run, and yield what happens; leaving the iterator cancels the run.
+
+        Args:
+            input: What the run is given.
+            config: Another spelling of the options.
+            stream_mode: "updates" (default; ``{step: value}`` as each call ends), "values", "custom" (what bodies
+                wrote), "tasks" (starts and ends), or a list of these, which gives ``(mode, chunk)`` pairs.
+            **options: Those of a run.
+        """
+        chunker = Chunker(stream_mode or "updates", self.step.name)
+        call = current.get()
+        if call is not None and call.is_running:
+            result = self._join_here(call, input, options)
+            return iter([{self.step.name: result}])
+        return self._stream(input, self._options(config, options), chunker)
+
+    def _stream(self, input: Any, options: RunOptions, chunker: Chunker) -> Iterator[Any]:
+        events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        run = start_on_portal(self, input, options, [events.put])
+        run.future.add_done_callback(lambda _: events.put(None))
+        portal.spawn(run.start())
+        try:
+            while (event := events.get()) is not None:
+                yield from chunker(event)
+            run.future.result()
+        finally:
+            if not run.future.done():
+                run.post(run.cancel, "its stream was left")
+                while events.get() is not None:
+                    pass
+
+    async def astream(
+        self,
+        input: Any,
+        config: Mapping[str, Any] | None = None,
+        *,
+        stream_mode: str | Sequence[str] | None = None,
+        **options: Any,
+    ) -> AsyncIterator[Any]:
+        """As :meth:`stream`, on the running loop."""
+        chunker = Chunker(stream_mode or "updates", self.step.name)
+        call = current.get()
+        if call is not None and call.is_running:
+            yield {self.step.name: await self.ainvoke(input, config, **options)}
+            return
+        events: asyncio.Queue[Event | None] = asyncio.Queue()
+        run = start_on_loop(self, input, self._options(config, options), [events.put_nowait])
+        run.future.add_done_callback(lambda _: events.put_nowait(None))
+        run.spawn(run.start())
+        try:
+            while (event := await events.get()) is not None:
+                for chunk in chunker(event):
+                    yield chunk
+            run.future.result()
+        finally:
+            if not run.future.done():
+                run.cancel("its stream was left")
+                while await events.get() is not None:
+                    pass
+
+    def submit(self, input: Any, config: Mapping[str, Any] | None = None, **options: Any) -> Run[Any]:
+        """Begin a run and return its handle at once: on the running loop, or beside sync code."""
+        if (call := current.get()) is not None and call.is_running:
+            raise UsageError("submit() begins a run of its own; in a body call or invoke what is to join its run")
+        parsed = self._options(config, options)
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            run = start_on_portal(self, input, parsed)
+            handle: Run[Any] = Run(run)
+            portal.spawn(run.start())
+            return handle
+        run = start_on_loop(self, input, parsed)
+        assert run.loop is loop
+        handle = Run(run)
+        run.spawn(run.start())
+        return handle
+
+    def _run_here(self, input: Any, options: RunOptions) -> Any:
+        with _shown(options) as observers:
+            return run_here(self, input, options, observers)
+
+    def _options(self, config: Mapping[str, Any] | None, options: Mapping[str, Any]) -> RunOptions:
+        return RunOptions.of(config, options, default=self.checkpointer)
+
+    def _join_here(self, call: Call, input: Any, options: Mapping[str, Any]) -> Any:
+        if call.step.is_async and _on(call.run.loop):
+            raise UsageError(
+                f"invoke() would block the loop that the body of {call.step.name!r} runs on; "
+                f"write `await {self.step.name}.ainvoke(...)`"
+            )
+        future = self._join(call, input, options)
+        assert isinstance(future, ThreadFuture)
+        return future.result()
+
+    def _join(self, call: Call, input: Any, options: Mapping[str, Any]) -> AnyFuture | asyncio.Future[Any]:
+        return call.ask(self._inner_step(options), self.bind(input), {})
+
+    def _inner_step(self, options: Mapping[str, Any]) -> Step:
+        given = {name: value for name, value in options.items() if value is not None and name not in _IGNORED_INSIDE}
+        if not given:
+            return self.step
+        for name in given:
+            if name not in _INNER_OPTIONS:
+                raise InputError(f"{self.step.name!r} joins the run that it is called in, which has its own {name}")
+        return replace(self.step, timeout=TimeoutPolicy.of(given["timeout"]))
+
+
+class _shown:  # noqa: N801 - used like a function
+    """Observers of a run that shows its progress, for the time of the run."""
+
+    def __init__(self, options: RunOptions) -> None:
+        self._progress: Any = None
+        if options.progress:
+            from weft.observe.progress import Progress  # noqa: PLC0415 - rich is only needed here
+
+            self._progress = Progress()
+
+    def __enter__(self) -> list[Observer]:
+        if self._progress is None:
+            return []
+        self._progress.__enter__()
+        return [self._progress]
+
+    def __exit__(self, *exc: object) -> None:
+        if self._progress is not None:
+            self._progress.__exit__(*exc)
+
+
+def _on(loop: asyncio.AbstractEventLoop) -> bool:
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False
+

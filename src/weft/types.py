@@ -1,0 +1,104 @@
+"""Small values that cross the surface: questions, commands, snapshots, policies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, Literal, NamedTuple, TypedDict, TypeVar
+
+from weft.core.question import Command, Interrupt
+from weft.core.retry import RetryPolicy
+from weft.core.timeout import TimeoutPolicy
+
+ContextT = TypeVar("ContextT")
+
+StreamMode = Literal["updates", "values", "custom", "tasks"]
+Durability = Literal["sync", "async", "exit"]
+
+#: Writes a value to the run's event stream.
+StreamWriter = Callable[[Any], None]
+
+
+class RunnableConfig(TypedDict, total=False):
+    """LangGraph's spelling of a run's options."""
+
+    configurable: dict[str, Any]
+    max_concurrency: int | None
+    tags: list[str]
+    metadata: dict[str, Any]
+    run_name: str
+    recursion_limit: int
+
+
+class PregelTask(NamedTuple):
+    """What an unfinished thread is at: its entrypoint, with the error or the questions that it ended with."""
+
+    id: str
+    name: str
+    path: tuple[str, ...] = ()
+    error: str | None = None
+    interrupts: tuple[Interrupt, ...] = ()
+    state: None = None
+    result: Any = None
+
+
+class StateSnapshot(NamedTuple):
+    """A thread at one moment.
+
+    Attributes:
+        values: What the last finished run returned, or ``update_state`` was given; {} before the first.
+        next: The entrypoint that a resume would go on with; empty when the last run is finished.
+        config: What to pass to get this snapshot again.
+        metadata: Where it comes from.
+        created_at: ISO 8601, in UTC.
+        parent_config: The snapshot before it.
+        tasks: The unfinished entrypoint.
+        interrupts: All open questions.
+    """
+
+    values: Any
+    next: tuple[str, ...]
+    config: Mapping[str, Any]
+    metadata: Mapping[str, Any] | None
+    created_at: str | None
+    parent_config: Mapping[str, Any] | None
+    tasks: tuple[PregelTask, ...]
+    interrupts: tuple[Interrupt, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime(Generic[ContextT]):
+    """What a run gives to its bodies, injected as ``runtime``.
+
+    Attributes:
+        context: What ``invoke(context=...)`` was given.
+        store: The long-term memory store of the entrypoint.
+        stream_writer: Writes to the ``custom`` stream.
+        previous: What the last run of the thread saved.
+        heartbeat: A sign of life for an idle timeout.
+        run_id: The run.
+        thread_id: Its thread.
+    """
+
+    context: ContextT
+    store: Any = None
+    stream_writer: StreamWriter = field(default=lambda _value: None)
+    previous: Any = None
+    heartbeat: Callable[[], None] = field(default=lambda: None)
+    run_id: str = ""
+    thread_id: str | None = None
+
+
+__all__ = [
+    "Command",
+    "Durability",
+    "Interrupt",
+    "PregelTask",
+    "RunnableConfig",
+    "RetryPolicy",
+    "Runtime",
+    "StateSnapshot",
+    "StreamMode",
+    "StreamWriter",
+    "TimeoutPolicy",
+]

@@ -1,0 +1,83 @@
+"""Stores by URL."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from weft.checkpoint.memory import InMemorySaver
+from weft.checkpoint.sqlite import SqliteSaver
+from weft.checkpoint.url import from_url
+from weft.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        ("sqlite:///runs.db", "runs.db"),
+        ("sqlite:///some/where/runs.db", "some/where/runs.db"),
+        ("sqlite:////var/lib/runs.db", "/var/lib/runs.db"),
+        ("SQLite:///runs.db", "runs.db"),
+        ("sqlite:///100%25%20sure%3F.db", "100% sure?.db"),
+        ("sqlite:///%C3%A9.db", "é.db"),
+    ],
+)
+def test_sqlite_urls(url, path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    store = from_url(url)
+    assert isinstance(store, SqliteSaver)
+    assert store.path == os.path.realpath(path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("url", ["memory:", "memory://", "MEMORY:"])
+def test_memory_urls(url):
+    assert isinstance(from_url(url), InMemorySaver)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "runs.db",
+        "sqlite:",
+        "sqlite:runs.db",
+        "sqlite://",
+        "sqlite:///",
+        "sqlite://runs.db",
+        "sqlite://host/runs.db",
+        "sqlite:///runs.db?timeout=5",
+        "sqlite:///runs.db#there",
+        "memory:shared",
+        "memory:///x",
+        "mysql://host/db",
+        "http://[broken",
+        "http://me:s3cret@[broken",
+        "file:///runs.db",
+    ],
+)
+def test_other_urls_are_refused_with_what_is_possible(url):
+    with pytest.raises(InputError, match="sqlite:///runs.db") as caught:
+        from_url(url)
+    assert "s3cret" not in str(caught.value)
+    assert repr(url)[:6] in str(caught.value)
+
+
+def test_the_memory_of_sqlite_is_refused_by_name():
+    with pytest.raises(InputError, match="InMemorySaver"):
+        from_url("sqlite:///:memory:")
+
+
+def test_a_nul_in_the_path_is_refused():
+    with pytest.raises(InputError, match="path of a file"):
+        from_url("sqlite:///a%00b")
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql"])
+@pytest.mark.parametrize("password", ["s3cret", "s3cret/s3cret", "s3cret@s3cret", "%20s3cret"])
+def test_postgres_is_not_there_yet_and_its_password_is_not_shown(scheme, password):
+    with pytest.raises(InputError, match="not available in this version") as caught:
+        from_url(f"{scheme}://me:{password}@host:5432/db?password=s3cret2")
+    assert "s3cret" not in str(caught.value)
+    assert "host:5432/db" in str(caught.value)
