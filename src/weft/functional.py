@@ -181,14 +181,16 @@ def task(
         DefinitionError: What is decorated is no function, or an option can never work.
     """
 
+    retry, limit = retry_policies(retry_policy), TimeoutPolicy.of(timeout)
+
     def decorate(fn: Callable[..., Any]) -> Task[..., Any]:
         if not callable(fn):
             raise DefinitionError(f"@task is put on a function, not on {fn!r}")
         step = Step.of(
             fn,
             name=name,
-            retry=retry_policies(retry_policy),
-            timeout=TimeoutPolicy.of(timeout),
+            retry=retry,
+            timeout=limit,
             cache=cache_policy,
             key=key,
             inject=_injected(fn, skip=0),

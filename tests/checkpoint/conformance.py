@@ -56,7 +56,9 @@ def record(number: int = 0, *, batch: int = 1, value: bytes = b"value", **change
     return Record(**(columns | changes))
 
 
-def begin(store: Checkpointer, run_id: str = "r", *, thread_id: str | None = None, created: float = 1.0) -> int:
+def begin(
+    store: Checkpointer, run_id: str = "r", *, thread_id: str | None = None, created: float = 1.0
+) -> int:
     """Create a run, or go on with it; its fence."""
     return store.open(OpenRun(run_id, "flow", thread_id, b"input", created)).fence
 
@@ -65,7 +67,9 @@ def resume(store: Checkpointer, run_id: str = "r", workflow: str = "") -> int:
     return store.open(OpenRun(run_id, workflow)).fence
 
 
-def end(store: Checkpointer, run_id: str, fence: int, status: RunStatus = RunStatus.FINISHED, **values) -> None:
+def end(
+    store: Checkpointer, run_id: str, fence: int, status: RunStatus = RunStatus.FINISHED, **values
+) -> None:
     assert store.commit([Write(run_id, fence, change=Change(status, **values))]) == set()
 
 
@@ -443,7 +447,9 @@ class StoreConformance:
         for number, name in enumerate(HOSTILE_NAMES):
             row = store.open(OpenRun(name, name, name, str(number).encode()))
             assert (row.run_id, row.workflow, row.thread_id) == (name, name, name)
-            store.commit([Write(name, 1, [record(number, step=name)], Change(RunStatus.FINISHED, saved=b"s"))])
+            store.commit(
+                [Write(name, 1, [record(number, step=name)], Change(RunStatus.FINISHED, saved=b"s"))]
+            )
         assert [row.run_id for row in store.runs()] == HOSTILE_NAMES[::-1]
         for number, name in enumerate(HOSTILE_NAMES):
             assert store.find(name).input == str(number).encode()

@@ -555,6 +555,20 @@ def test_a_type_that_is_not_registered_here_is_named(value):
         Codec().decode(data)
 
 
+def test_an_enum_is_not_built_from_fields():
+    """``object.__new__`` of an enum would be a member that is none."""
+    data = HOSTILE["enum as object"]
+    with pytest.raises(CorruptDataError, match="recorded with fields, and is an enum here"):
+        SHARED.decode(data)
+
+
+@pytest.mark.parametrize("name", ["zone outside", "zone by module"])
+def test_a_key_that_is_no_time_zone_is_not_looked_up(name):
+    """``ZoneInfo`` makes file names from it, and names of modules in the package tzdata."""
+    with pytest.raises(CorruptDataError, match="no key of a time zone"):
+        SHARED.decode(HOSTILE[name])
+
+
 # Types found in annotations
 
 
@@ -600,6 +614,7 @@ class Worker:
         Worker(),
         functools.partial(plain, b=1),
         functools.wraps(plain)(lambda *a: None),
+        functools.wraps(plain, assigned=())(lambda *a: None),
     ],
 )
 def test_types_in_annotations_are_registered(fn):
@@ -626,6 +641,16 @@ def test_a_local_class_is_found_through_the_closure():
 @pytest.mark.parametrize("fn", [len, print, lambda: 1, types.SimpleNamespace(), Client(), int, dict])
 def test_callables_without_annotations_are_no_error(fn):
     Codec().register_hints(fn)
+
+
+def test_the_type_argument_of_a_generic_model_is_registered():
+    class Page(pydantic.BaseModel, Generic[T]):
+        rows: list[T]
+
+    codec = Codec()
+    codec.register(Page[Address])
+    value = Page[Address](rows=[Address(street="s")])
+    assert codec.decode(codec.encode(value)) == value
 
 
 def test_unsupported_classes_in_annotations_are_left_out():
@@ -793,7 +818,7 @@ def test_the_depth_does_not_depend_on_the_stack_of_the_caller(codec, wrap):
 
     data = deep_down(700, codec.encode, nest(MAX_DEPTH, wrap))
     assert codec.encode(deep_down(700, codec.decode, data)) == data
-    assert deep_down(700, codec.fingerprint, nest(MAX_DEPTH, wrap))
+    assert deep_down(700, codec.fingerprint, nest(MAX_DEPTH - 1, wrap))
 
 
 @pytest.mark.parametrize("wrap", [lambda v: [v], lambda v: {"a": v}, Box])
@@ -1286,6 +1311,45 @@ def test_a_module_is_not_asked_for_what_it_would_import(codec):
         assert codec.decode_error(codec.encode_error(fake())) is None
     finally:
         del sys.modules["lazy_test_module"]
+
+
+@pytest.mark.parametrize(
+    "slots",
+    [
+        {"object": "text", "start": 0, "end": 1},
+        {"object": 5, "start": 0, "end": 1},
+        {"object": b"x", "start": -(2**40), "end": 1 - 2**40},
+        {"object": b"x", "start": 1.5, "end": 1},
+        {"start": 0, "end": 1},
+        {"object": b"x"},
+    ],
+)
+def test_a_unicode_error_with_a_false_state_cannot_be_built(codec, slots):
+    """Its ``str`` is C that reads ``object[start]`` without looking at either: a crash at best."""
+    form = [
+        "builtins:UnicodeDecodeError",
+        [],
+        True,
+        {"encoding": "u", "reason": "r", **slots},
+        {},
+        None,
+        "",
+        "x",
+    ]
+    data = raw_encode(Ext(Tag.ERRORS, raw_encode([Ext(Tag.ERROR, raw_encode(form))])))
+    assert codec.decode_error(data) is None
+
+
+class SameText(Exception):
+    def __str__(self):
+        return "always the same"
+
+
+def test_a_refused_part_of_an_error_takes_no_depth_from_the_next(codec):
+    error = SameText(*[[[[Client()]]] for _ in range(MAX_DEPTH)], [[1]])
+    back = codec.decode_error(codec.encode_error(error))
+    assert back.args[0] == "[[[<Client>]]]"
+    assert back.args[-1] == [[1]]
 
 
 def test_a_value_is_no_error(codec):

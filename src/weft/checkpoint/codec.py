@@ -192,7 +192,7 @@ class Codec:
             self._writers[cls] = shape.write
             if replaced is not None and replaced.cls is not cls:
                 self._writers.pop(replaced.cls, None)
-        self._add_all(hints.classes_of_fields(cls, shape.names))
+        self._add_all(shape.nested())
         return True
 
     def _add_all(self, classes: Iterable[type]) -> None:

@@ -232,6 +232,8 @@ def _rebuilt(form: ErrorForm) -> BaseException | None:
 
 
 def _restored(cls: type[BaseException], form: ErrorForm) -> BaseException:
+    if issubclass(cls, UnicodeError):
+        _check_unicode_error(cls, form.slots)
     error = _new(cls, form)
     BaseException.args.__set__(error, tuple(form.args))  # type: ignore[attr-defined] # a descriptor of C
     descriptors = _slots(cls)
@@ -262,6 +264,17 @@ def _new(cls: type[BaseException], form: ErrorForm) -> BaseException:
         raise TypeError(cls)
     assert isinstance(made, BaseException)
     return made
+
+
+def _check_unicode_error(cls: type[UnicodeError], slots: dict[str, Any]) -> None:
+    """Refuse state that would make ``str`` of the error read memory that is not the object's: C trusts it."""
+    if not slots:
+        return
+    text, start, end = slots["object"], slots["start"], slots["end"]
+    if type(text) is not (bytes if issubclass(cls, UnicodeDecodeError) else str):
+        raise TypeError(text)
+    if not 0 <= start <= end <= len(text):
+        raise ValueError(start, end)
 
 
 def _slot_values(error: BaseException) -> dict[str, object]:

@@ -6,7 +6,7 @@ import functools
 import inspect
 import sys
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from enum import Enum
 from types import SimpleNamespace
 from typing import Any
@@ -25,21 +25,41 @@ def classes_of_function(fn: Callable[..., Any]) -> Iterator[type]:
     code = getattr(fn, "__code__", None)
     cells = getattr(fn, "__closure__", None) or ()
     enclosing = dict(zip(code.co_freevars, map(_content, cells), strict=False)) if code is not None else {}
-    return _classes(_resolved(fn, getattr(fn, "__globals__", {}), enclosing))
+    return classes_in(_resolved(fn, getattr(fn, "__globals__", {}), enclosing))
 
 
-def classes_of_fields(cls: type, names: Iterable[str] | None = None) -> Iterator[type]:
-    """Every class in the annotations of these attributes of a class; of all by default."""
-    wanted = None if names is None else set(names)
-    return _classes(
+def classes_of_fields(cls: type, names: Collection[str]) -> Iterator[type]:
+    """Every class in the annotations of these attributes of a class."""
+    return classes_in(
         hint
         for base in cls.__mro__
-        for hint in _resolved(base, vars(sys.modules.get(base.__module__, typing)), dict(vars(base)), wanted)
+        for hint in _resolved(base, vars(sys.modules.get(base.__module__, typing)), dict(vars(base)), names)
     )
 
 
+def classes_in(hints: Iterable[object]) -> Iterator[type]:
+    """Every class that these resolved annotations are made of."""
+    waiting = list(hints)
+    seen: dict[int, object] = {}  # by id, which is good while the hint is held
+    while waiting:
+        hint = waiting.pop()
+        if id(hint) in seen:
+            continue
+        seen[id(hint)] = hint
+        if isinstance(hint, type) and typing.get_origin(hint) is None:
+            if typing.is_typeddict(hint):
+                waiting.extend(_resolved(hint, vars(sys.modules.get(hint.__module__, typing)), {}))
+            else:
+                yield hint
+        else:
+            waiting.extend(_parts(hint))
+
+
 def _resolved(
-    owner: Any, global_names: dict[str, Any], local_names: Mapping[str, Any], wanted: set[str] | None = None
+    owner: Any,
+    global_names: dict[str, Any],
+    local_names: Mapping[str, Any],
+    wanted: Collection[str] | None = None,
 ) -> Iterator[object]:
     try:
         annotations = inspect.get_annotations(owner)
@@ -54,23 +74,6 @@ def _resolved(
             yield typing.get_type_hints(one, global_names, dict(local_names))[name]
         except Exception:  # noqa: S112 - evaluating an annotation may raise anything, and is only a help
             continue
-
-
-def _classes(hints: Iterable[object]) -> Iterator[type]:
-    waiting = list(hints)
-    seen: set[int] = set()
-    while waiting:
-        hint = waiting.pop()
-        if id(hint) in seen:
-            continue
-        seen.add(id(hint))
-        if isinstance(hint, type) and typing.get_origin(hint) is None:
-            if typing.is_typeddict(hint):
-                waiting.extend(_resolved(hint, vars(sys.modules.get(hint.__module__, typing)), {}))
-            else:
-                yield hint
-        else:
-            waiting.extend(_parts(hint))
 
 
 def _parts(hint: Any) -> Iterable[object]:

@@ -98,10 +98,14 @@ class Owner:
     def enter(self) -> str:
         """Become an owner, unless that is done: the id. Sweeps away what dead ones have left."""
         if self.id is None:
-            with suppress(FileNotFoundError), _directory(self._directory) as directory:
-                for name in os.listdir(directory):  # noqa: PTH208 - of the directory that is open
-                    self.is_alive(name.removesuffix(".lock"))
-            self.id, self._fd = self._locked_file()
+            try:
+                self._sweep()
+                self.id, self._fd = self._locked_file()
+            except OSError as error:
+                raise StoreError(
+                    f"cannot keep a lock file in {self._directory}: {error.strerror}; "
+                    "it must be a directory of yours, with nothing in it that is not Weft's"
+                ) from error
         return self.id
 
     def is_alive(self, owner: str) -> bool:
@@ -133,9 +137,14 @@ class Owner:
             os.close(self._fd)
             self.id, self._fd = None, -1
 
+    def _sweep(self) -> None:
+        with suppress(FileNotFoundError), _directory(self._directory) as directory:
+            for name in os.listdir(directory):  # noqa: PTH208 - of the directory that is open
+                self.is_alive(name.removesuffix(".lock"))
+
     def _locked_file(self) -> tuple[str, int]:
-        owner = secrets.token_hex(16)
         for _ in range(100):
+            owner = secrets.token_hex(16)
             with suppress(FileNotFoundError), _directory(self._directory, create=True) as directory:
                 fd = os.open(f"{owner}.lock", _OPEN | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=directory)
                 if _lock(fd) and _is_same_file(fd, f"{owner}.lock", directory):

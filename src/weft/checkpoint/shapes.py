@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 from msgspec.msgpack import Ext
 
+from weft.checkpoint import hints
 from weft.checkpoint.builtin_types import FACTORIES, WRITERS
 from weft.checkpoint.wire import (
     Reader,
@@ -52,6 +53,10 @@ class Shape:
             Refusal: Something in it cannot be stored.
         """
         raise NotImplementedError
+
+    def nested(self) -> Iterable[type]:
+        """The classes that the annotations of the fields name."""
+        return hints.classes_of_fields(self.cls, self.names)
 
 
 class FieldShape(Shape):
@@ -148,6 +153,10 @@ class NamedTupleShape(FieldShape):
 
 class ModelShape(FieldShape):
     """A pydantic model: the four attributes that make up its state, without validation."""
+
+    def nested(self) -> Iterable[type]:
+        fields = self.cls.model_fields  # type: ignore[attr-defined] # a model; it knows what a type variable became
+        return hints.classes_in(field.annotation for field in fields.values())
 
     def values(self, value: Any) -> Iterable[object]:
         state = vars(value)

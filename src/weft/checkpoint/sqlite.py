@@ -559,7 +559,7 @@ class _Connection:
                 with suppress(sqlite3.Error):
                     db.rollback()
                 raise
-        except (sqlite3.Error, OSError, OverflowError) as error:
+        except (sqlite3.Error, OSError, OverflowError, UnicodeDecodeError) as error:
             raise self._file.failure(error, self._doing) from error
 
     def close(self) -> None:
@@ -615,7 +615,10 @@ class _File:
 
     def failure(self, error: Exception, doing: str) -> StoreError:
         """What went wrong, where, and what to do about it."""
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if isinstance(error, UnicodeDecodeError):  # from sqlite3, which was to quote a damaged schema
+            code = sqlite3.SQLITE_CORRUPT
+        else:
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         advice = _ADVICE.get(code, "")
         return StoreError(f"cannot {doing} {self.path}: {error}{advice.format(timeout=self._timeout)}")
 
@@ -628,6 +631,8 @@ class _File:
                 os.close(os.open(self.path, _CREATE, 0o600))
         except FileNotFoundError as error:
             raise StoreError(f"the directory of {self.path} does not exist; create it first") from error
+        if 0 < self.path.stat().st_size < 512:  # SQLite would take it for an empty one and write over it
+            raise StoreError(f"{self.path} is no database; give another path")
 
     def _prepare(self, db: sqlite3.Connection) -> None:
         for pragma in (sql.SYNCHRONOUS, sql.UNTRUSTED_SCHEMA, sql.CHECK_CELLS):

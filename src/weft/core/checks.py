@@ -29,5 +29,5 @@ def check_seconds(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise DefinitionError(f"{name} must be a number of seconds, not {value!r}")
     if not value > 0 or math.isinf(value):
-        raise DefinitionError(f"{name} must be a finite number of seconds above 0, not {value!r}")
+        raise DefinitionError(f"{name} must be a finite number of seconds greater than 0, not {value!r}")
     return float(value)

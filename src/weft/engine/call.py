@@ -151,7 +151,9 @@ class Call:
         call.context = copy_context()
         fingerprint = run.recorder.fingerprint(call) if run.recorder is not None else None
         if run.recorder is not None:
-            future.watch(run.recorder.scope_of(self))
+            scope = run.recorder.scope_of(self)
+            scope.coming.append(None)
+            future.watch(scope)
         run.post(call.begin, fingerprint)
         if loop is not None and self.step.is_async:
             return asyncio.wrap_future(future, loop=loop)
@@ -191,6 +193,8 @@ class Call:
         recorder = self.run.recorder
         assert recorder is not None
         scope = recorder.identify(self, fingerprint)
+        if scope.coming:
+            scope.coming.popleft()
         if self.run.is_observed:
             self._tell(events.CallAsked)
         try:
@@ -392,15 +396,22 @@ class Call:
             self._end_if_drained()
             return
         self.value, self.error = value, error
-        if self.run.recorder is not None and self.scope is not None:
-            self.state = State.DRAINING
-            self.scope.pump()  # what it did not wait for is shown all the same
         if not self.pending:
             self._settle()
             return
+        self._drain(error)
+
+    def _drain(self, error: BaseException | None) -> None:
+        """The body left calls behind: they end first. After a failure nobody needs them."""
         self.state = State.DRAINING
+        if (child := self._take_arrival()) is not None:
+            assert self.run.slots is not None
+            self.run.slots.withdraw(self)
+            child._deliver()
         if error is not None and not isinstance(error, Interrupted):
             self._stop_children(Stop(StopKind.CANCEL, f"{self.step.name!r} failed", self.run.grace))
+        if self.scope is not None:
+            self.scope.pump()  # what it did not wait for is shown all the same
         self.run.consider_suspending()
 
     def _end_if_drained(self) -> None:
@@ -471,7 +482,7 @@ class Call:
         assert scope is not None
         parent.held += 1
         scope.committed(batch, self)
-        scope.pump()
+        self.run.to_pump(scope)
         if parent.stopping is not None:
             parent.child_ended()
 

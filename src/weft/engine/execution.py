@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from weft.engine.caller import Caller
     from weft.engine.opening import Opened
     from weft.engine.options import RunOptions
+    from weft.engine.scope import Scope
     from weft.engine.workflow import Workflow
 
 logger = logging.getLogger("weft")
@@ -70,6 +71,7 @@ class Execution:
         self._looking: asyncio.TimerHandle | None = None
         self._look_after = _LOOK
         self._suspending = False
+        self._to_pump: list[Scope] = []
         self._spawned: set[asyncio.Task[None]] = set()
         self._deadline: asyncio.TimerHandle | None = None
         self.input = input
@@ -128,6 +130,7 @@ class Execution:
             inbox=self.inbox,
             durability=self.options.durability,
             on_mismatch=self.options.on_mismatch,
+            shown=self._pump,
             failed=self.fail,
         )
         self.root.identity = root_identity(self.workflow.step.name)
@@ -188,6 +191,16 @@ class Execution:
         except StoreError as error:
             logger.warning("run %s: could not be released: %s", self.id, error)
         self._end(None, self._failure, RunStatus.FAILED)
+
+    def to_pump(self, scope: Scope) -> None:
+        """Something was committed for this scope; it is shown when all of that commit is known."""
+        if not self._to_pump or self._to_pump[-1] is not scope:
+            self._to_pump.append(scope)
+
+    def _pump(self) -> None:
+        scopes, self._to_pump = self._to_pump, []
+        for scope in scopes:
+            scope.pump()
 
     def fail(self, error: Exception) -> None:
         """The run cannot go on: nothing more can be recorded."""

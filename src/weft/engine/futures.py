@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -72,7 +74,6 @@ class ThreadFuture(concurrent.futures.Future[Any]):
         super().__init__()
         self.call: Call | None = call
         self.was_received = False
-        self._blocked = 0
 
     def watch(self, scope: Scope) -> None:
         """Tell the scope when somebody begins to wait: by ``result`` here, by ``wait`` through its waiters."""
@@ -85,19 +86,19 @@ class ThreadFuture(concurrent.futures.Future[Any]):
             TimeoutError: It has not ended in that time.
             Exception: What the call raised.
         """
-        self._attend()
+        scope = self._attend()
         try:
             return super().result(timeout)
         finally:
-            self._leave()
+            self._leave(scope)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """What the call raised, or None; waits for at most ``timeout`` seconds."""
-        self._attend()
+        scope = self._attend()
         try:
             return super().exception(timeout)
         finally:
-            self._leave()
+            self._leave(scope)
 
     def add_done_callback(self, fn: Callable[[concurrent.futures.Future[Any]], object]) -> None:
         """Have ``fn(self)`` called when the outcome is there."""
@@ -141,9 +142,14 @@ class ThreadFuture(concurrent.futures.Future[Any]):
             return  # cancelled by its owner in this very moment
 
     @property
+    def is_there(self) -> bool:
+        """Whether its outcome is there; unlike :meth:`done` it is asked by the engine, not by the body."""
+        return super().done()
+
+    @property
     def is_awaited(self) -> bool:
         """Whether something waits for it."""
-        return bool(self._blocked or self._done_callbacks or any(not w.event.is_set() for w in [*self._waiters]))
+        return bool(self._done_callbacks or any(not w.event.is_set() for w in [*self._waiters]))
 
     def forget(self) -> None:
         """Nothing to be told about an error that nobody received."""
@@ -154,25 +160,45 @@ class ThreadFuture(concurrent.futures.Future[Any]):
         parent = call.parent if call is not None else None
         return parent.scope if parent is not None else None
 
-    def _attend(self) -> None:
+    def _attend(self) -> Scope | None:
         if super().done():
-            self.was_received = True
-            return
-        self._blocked += 1
+            return None
         if (scope := self._scope) is not None:
             scope.begin_wait(self)
+        return scope
 
-    def _leave(self) -> None:
-        if self._blocked:
-            self._blocked -= 1
-            self.was_received = super().done()
+    def _leave(self, scope: Scope | None) -> None:
+        self.was_received = super().done()
+        if scope is not None:
+            scope.end_wait(self)
+
+
+class WatchedEvent(threading.Event):
+    """An event that tells a scope when a thread is about to block for it."""
+
+    def __init__(self, scope: Scope) -> None:
+        super().__init__()
+        self._scope = scope
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block until it is set, for at most ``timeout`` seconds."""
+        self._scope.begin_wait(self)
+        try:
+            return super().wait(timeout)
+        finally:
+            self._scope.end_wait(self)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the thread need not block any more."""
+        return self.is_set()
 
 
 class _Waiters(list[Any]):
-    """The standard library's list of who waits for a future, which tells a scope of each.
+    """The standard library's list of who waits for a future, each made to wait for an event of ours.
 
-    ``concurrent.futures.wait`` and ``as_completed`` put a waiter into every future's ``_waiters`` and take it out
-    when they have seen that future. There is no public way to learn of either.
+    ``concurrent.futures.wait`` and ``as_completed`` put an object into every future's ``_waiters`` and block for its
+    ``event``. There is no public way to learn that they do.
     """
 
     def __init__(self, scope: Scope, items: list[Any]) -> None:
@@ -181,11 +207,24 @@ class _Waiters(list[Any]):
 
     def append(self, waiter: Any) -> None:
         super().append(waiter)
-        self._scope.begin_wait(waiter)
-
-    def remove(self, waiter: Any) -> None:
-        super().remove(waiter)
-        self._scope.end_wait(waiter)
+        if not isinstance(waiter.event, WatchedEvent):
+            waiter.event = WatchedEvent(self._scope)
 
 
 AnyFuture = LoopFuture | ThreadFuture
+
+#: What a thread may block for.
+Awaited = ThreadFuture | WatchedEvent
+
+
+@contextmanager
+def at_one_stroke(futures: list[AnyFuture]) -> Iterator[None]:
+    """Settle several futures so that a thread which waits for the first of them sees all of them settled.
+
+    The order of taking their locks is that of ``concurrent.futures.wait``, so that neither blocks the other.
+    """
+    with ExitStack() as stack:
+        if len(futures) > 1:
+            for future in sorted((f for f in futures if isinstance(f, ThreadFuture)), key=id):
+                stack.enter_context(future._condition)
+        yield

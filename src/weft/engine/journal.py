@@ -33,7 +33,8 @@ class Book:
     fence: int
     batch: int
     inbox: Inbox
-    failed: Callable[[Exception], None]  # told, on the run's loop, when nothing more can be written
+    shown: Callable[[], None]  # called on the run's loop when all of a batch has been told
+    failed: Callable[[Exception], None]  # told there when nothing more can be written
     closed: bool = False
 
 
@@ -126,6 +127,7 @@ def _tell(batch: int, group: list[Entry]) -> None:
     for entry in group:
         if entry.done is not None:
             entry.done(entry.batch or batch)
+    group[0].book.shown()
 
 
 def _give_up(book: Book, error: Exception) -> None:

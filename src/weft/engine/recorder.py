@@ -81,13 +81,14 @@ class Recorder:
         inbox: Inbox,
         durability: str,
         on_mismatch: str,
+        shown: Callable[[], None],
         failed: Callable[[Exception], None],
     ) -> None:
         self.store = store
         self.codec = store.codec
         self.row = row
         self.loaded = loaded
-        self._book = Book(store, row.run_id, row.fence, row.batches, inbox, failed)
+        self._book = Book(store, row.run_id, row.fence, row.batches, inbox, shown, failed)
         self._journal = journal_of(store)
         self._waits = durability == "sync"
         self._kept: list[Entry] | None = [] if durability == "exit" else None
@@ -339,6 +340,7 @@ class Recorder:
             done, entry.done = entry.done, None
             if done is not None:
                 self._book.inbox.post(done, entry.batch)
+                self._book.inbox.post(self._book.shown)
         if self._kept is not None:
             self._kept.extend(entries)
         else:

@@ -8,12 +8,13 @@ life of a run and in every resume, so a decision by order is made again.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from weft.core.identity import Siblings
 from weft.core.visibility import Recorded, Visibility
-from weft.engine.futures import ThreadFuture
+from weft.engine.futures import Awaited, at_one_stroke
 
 if TYPE_CHECKING:
     from weft.checkpoint.base import Record
@@ -32,13 +33,14 @@ class Scope:
 
     __slots__ = (
         "_asked_since",
-        "_blocked",
         "_glanced",
         "_has_callbacks",
         "_rounds",
         "_stall",
-        "_waiters",
+        "_steps",
+        "_waits",
         "calls",
+        "coming",
         "failures",
         "order",
         "owner",
@@ -52,14 +54,15 @@ class Scope:
         self.records = {record.identity: record for record in recorded}
         self.order = Visibility(Recorded(r.identity, r.ordinal, r.batch, r.step) for r in recorded)
         self.calls: dict[bytes, Call] = {}  # asked for and not yet shown
+        self.coming: deque[None] = deque()  # one for each call asked for by a thread, until the loop has it
         self.failures: list[Call] = []  # shown, and not yet known to have been gone on from
         self._asked_since = True  # since the last batch was shown
+        self._steps = 0  # asked for or shown, so that a standstill is seen
         self._rounds = 0  # that the loop still has to go round
         self._stall: Any = None
         self._glanced = False
         self._has_callbacks = False  # somebody is told of outcomes, whatever the body itself does
-        self._blocked: dict[ThreadFuture, None] = {}
-        self._waiters: dict[Any, int] = {}  # waiter -> in how many futures it is
+        self._waits: dict[Awaited, None] = {}  # what threads of the body block for
 
     # What the engine tells
 
@@ -67,9 +70,12 @@ class Scope:
         """The body asks for this call, whose identity is set; its record, if there is one."""
         self.calls[call.identity] = call
         self._asked_since = True
-        if self.order.ask(call.identity):
-            return self.records[call.identity]
-        return None
+        self._steps += 1
+        if not self.order.ask(call.identity):
+            return None
+        if self.owner.step.is_async:
+            self._begin_rounds()  # a body has never seen an outcome in the moment of asking
+        return self.records[call.identity]
 
     def committed(self, batch: int, call: Call) -> None:
         """The outcome of this call is durable."""
@@ -92,25 +98,14 @@ class Scope:
 
     # What the body's futures tell, from its thread
 
-    def begin_wait(self, who: Any) -> None:
-        """A future is being waited for, or a waiter was put into one."""
-        if isinstance(who, ThreadFuture):
-            self._blocked[who] = None
-            self._tell()
-            return
-        count = self._waiters.get(who, 0)
-        self._waiters[who] = count + 1
-        if not count:
-            self._tell()
-
-    def end_wait(self, waiter: Any) -> None:
-        """A waiter was taken out of a future."""
-        count = self._waiters.get(waiter, 1) - 1
-        if count:
-            self._waiters[waiter] = count
-        else:
-            self._waiters.pop(waiter, None)
+    def begin_wait(self, what: Awaited) -> None:
+        """A thread is about to block until ``what`` is done."""
+        self._waits[what] = None
         self._tell()
+
+    def end_wait(self, what: Awaited) -> None:
+        """It blocks no longer."""
+        self._waits.pop(what, None)
 
     def glance(self) -> None:
         """The body looked whether a call has ended and was told no; the next time the answer may differ."""
@@ -138,17 +133,21 @@ class Scope:
     def _is_ready(self) -> bool:
         if not self.owner.is_running:
             return True
+        if self.coming:
+            return False  # it may wait already for what is still on its way here
         if not self.owner.step.is_async:
             return self._glanced or self._thread_waits
-        return not self._rounds or (self._asked_since and self.owner.pending == 1)
+        return not self._rounds or self._goes_in_step
+
+    @property
+    def _goes_in_step(self) -> bool:
+        """Whether the body has acted on what it saw, and now waits for one single call: a chain."""
+        owner = self.owner
+        return self._asked_since and owner.pending == 1 and next(iter(owner.children)).future.is_awaited
 
     @property
     def _thread_waits(self) -> bool:
-        for future in [*self._blocked]:
-            if future._state in {"PENDING", "RUNNING"}:
-                return True
-            self._blocked.pop(future, None)
-        return self._has_callbacks or any(not waiter.event.is_set() for waiter in [*self._waiters])
+        return self._has_callbacks or any(not what.is_there for what in [*self._waits])
 
     @property
     def _is_stuck(self) -> bool:
@@ -159,10 +158,13 @@ class Scope:
     def _show(self, batch: list[bytes]) -> None:
         self._glanced = False
         self._asked_since = False
+        self._steps += 1
         if self.owner.step.is_async and self.owner.is_running:
             self._begin_rounds()
-        for identity in batch:
-            if (call := self.calls.pop(identity, None)) is not None:  # else it was cancelled meanwhile
+        found = [self.calls.pop(identity, None) for identity in batch]
+        calls = [call for call in found if call is not None]  # the others were cancelled meanwhile
+        with at_one_stroke([call.future for call in calls]):
+            for call in calls:
                 call.show()
 
     def _begin_rounds(self) -> None:
@@ -172,23 +174,23 @@ class Scope:
 
     def _round(self) -> None:
         self._rounds -= 1
-        if self._rounds:
+        if self._rounds and not self._goes_in_step:
             self.owner.run.loop.call_soon(self._round)
-        else:
-            self.pump()
+            return
+        self._rounds = 0
+        self.pump()
 
     # A body on the loop that asks for less than what is recorded
 
     def _watch_for_stall(self) -> None:
         if self._stall is None and self.owner.step.is_async:
-            self._asked_since = False
-            self._stall = self.owner.run.loop.call_later(_STALL, self._stalled)
+            self._stall = self.owner.run.loop.call_later(_STALL, self._stalled, self._steps)
 
-    def _stalled(self) -> None:
+    def _stalled(self, steps: int) -> None:
         self._stall = None
-        if not self.owner.is_running:
+        if not self.owner.is_running or not self.order.replaying:
             return
-        if self._asked_since or not self.body_waits():
+        if self._steps != steps or self._rounds or not self.body_waits():
             self._watch_for_stall()
             return
         if batch := self.order.next_batch(stuck=True):

@@ -1,0 +1,275 @@
+"""What can be typed."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from typing import Any
+
+import click
+
+from weft import runs as runs_of
+from weft.checkpoint.base import Checkpointer, RunStatus
+from weft.cli import report
+from weft.cli.endings import EXIT_CODES, Code, Refusal, code_of
+from weft.cli.running import execute
+from weft.cli.stores import DEFAULT, VARIABLE, existing_store, outlives_us, store_for, store_words
+from weft.cli.target import load_target
+from weft.cli.values import answers_by_id, read_answers, read_input
+from weft.core.question import Command
+from weft.errors import WeftError
+from weft.runnable import Runnable
+
+
+def run_command(args: Sequence[str] | None = None) -> int:
+    """Do what the arguments say; the exit code. Whatever was typed wrongly is one sentence on stderr."""
+    try:
+        code = weft.main(args=args, prog_name="weft", standalone_mode=False)
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        hint = f" (see {context.command_path} --help)" if context is not None else ""
+        report.note(f"Error: {error.format_message().rstrip('.')}{hint}")
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return Code.INTERRUPTED
+    except Refusal as refusal:
+        report.note(f"Error: {refusal}")
+        return refusal.code
+    except WeftError as error:
+        report.note(f"Error: {error}")
+        return code_of(error)
+    return int(code or 0)
+
+
+def _version(context: click.Context, _option: click.Parameter, wanted: bool) -> None:
+    if not wanted or context.resilient_parsing:
+        return
+    try:
+        report.out(f"weft {metadata.version('weft')}")
+    except metadata.PackageNotFoundError:
+        report.out("weft (not installed)")
+    context.exit()
+
+
+@click.group(
+    invoke_without_command=True, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]}
+)
+@click.option(
+    "--version", is_flag=True, expose_value=False, is_eager=True, callback=_version, help="Show it."
+)
+@click.pass_context
+def weft(context: click.Context) -> None:
+    """Run parallel workflows that do not lose their work."""
+    if context.invoked_subcommand is None:
+        report.out(context.get_help())
+
+
+# Options that several commands have
+
+_Command = Callable[..., Any]
+
+_store_option = click.option(
+    "--checkpointer",
+    "url",
+    metavar="URL",
+    envvar=VARIABLE,
+    help="Where runs are recorded. Else $WEFT_CHECKPOINTER, else what the workflow was defined with (not in "
+    f"memory), else {DEFAULT}, in the current folder.",
+)
+_json_option = click.option("--json", "as_json", is_flag=True, help="JSON on stdout, for programs.")
+
+
+def _options_of_a_run(command: _Command) -> _Command:
+    for option in reversed(
+        [
+            _store_option,
+            click.option("--max-concurrent", type=int, metavar="N", help="At most so many calls at a time."),
+            click.option("--timeout", type=float, metavar="SECONDS", help="For the whole run."),
+            click.option(
+                "--durability",
+                type=click.Choice(["sync", "async", "exit"]),
+                help="When results are recorded: before anything goes on from them (sync, the default), behind "
+                "the run, or at its end.",
+            ),
+            _json_option,
+            click.option("--quiet", "-q", is_flag=True, help="No progress, no hints; errors only."),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+# Commands that run something
+
+
+@weft.command(epilog=EXIT_CODES)
+@click.argument("target")
+@click.option("--input", "-i", "given", metavar="JSON", help="The workflow's input; {} unless told.")
+@click.option("--input-file", "file", metavar="FILE", help="A file with the input as JSON; - is stdin.")
+@click.option("--input-text", "text", metavar="TEXT", help="The input is this text.")
+@click.option(
+    "--run-id", metavar="ID", help="Names the run. Given again, it goes on with it where it stopped."
+)
+@click.option("--thread-id", metavar="ID", help="The conversation that the run belongs to.")
+@_options_of_a_run
+def run(
+    target: str,
+    given: str | None,
+    file: str | None,
+    text: str | None,
+    run_id: str | None,
+    **options: Any,
+) -> int:
+    """Run a workflow: TARGET is module:name or path/to/file.py:name.
+
+    Its result goes to stdout, everything else to stderr. A run that stopped, in whatever way, goes on when it is
+    given the same --run-id again, or with `weft resume`.
+    """
+
+    def begin() -> int:
+        has_input, value = read_input(given, file, text)
+        workflow = load_target(target)
+        store = store_for(workflow, options["url"])
+        name = run_id or secrets.token_hex(6)
+        if run_id is None and not options["quiet"]:
+            report.note(
+                f"run {name}"
+                + _unless_gone(store, f"; if it stops, go on with: {_again(name, target, options)}")
+            )
+        goes_on = not has_input and run_id is not None and store.find(run_id) is not None
+        return _execute(workflow, target, None if goes_on else value, name, store, options)
+
+    return _or_json(begin, run_id, as_json=options["as_json"])
+
+
+@weft.command(epilog=EXIT_CODES)
+@click.argument("run_id", metavar="RUN")
+@click.argument("target")
+@click.option(
+    "--answer",
+    "answers",
+    multiple=True,
+    metavar="[ID=]JSON",
+    help="Answers an open question; without an id the only one. May be given several times.",
+)
+@_options_of_a_run
+def resume(run_id: str, target: str, answers: tuple[str, ...], **options: Any) -> int:
+    """Go on with a RUN where it stopped. What it has recorded is not run again.
+
+    TARGET is the workflow, as for `weft run`: code comes from you, never from the store.
+    """
+
+    def go_on() -> int:
+        value = Command(resume=read_answers(answers)) if answers else None
+        workflow = load_target(target)
+        store = store_for(workflow, options["url"], must_exist=True)
+        runs_of(store).show(run_id)  # names the closest ids when there is none
+        return _execute(workflow, target, value, run_id, store, options)
+
+    return _or_json(go_on, run_id, as_json=options["as_json"])
+
+
+def _execute(
+    workflow: Runnable, target: str, value: Any, run_id: str, store: Checkpointer, options: dict[str, Any]
+) -> int:
+    named = {name: options.get(name) for name in ("thread_id", "max_concurrent", "timeout", "durability")}
+    try:
+        ending = execute(workflow, value, store, {**named, "run_id": run_id}, quiet=options["quiet"])
+    finally:
+        store.close()
+    again = _unless_gone(store, _again(run_id, target, options))
+    report.show_ending(ending, again, as_json=options["as_json"], quiet=options["quiet"])
+    return ending.code
+
+
+def _again(run_id: str, target: str, options: dict[str, Any]) -> str:
+    """The command line that goes on with a run."""
+    return report.command_line("weft", "resume", *store_words(options["url"]), run_id, target)
+
+
+def _unless_gone(store: Checkpointer, hint: str) -> str:
+    return hint if outlives_us(store) else ""
+
+
+def _or_json(work: Callable[[], int], run_id: str | None, *, as_json: bool) -> int:
+    """Programs that ask for JSON get it, even when nothing could be run."""
+    try:
+        return work()
+    except (Refusal, WeftError) as error:
+        if as_json:
+            refused = {"status": "refused", "run_id": run_id, "output": None}
+            told = {"type": _type_of(error), "message": str(error), "notes": []}
+            report.out(report.json_text({**refused, "error": told, "questions": []}))
+        raise
+
+
+def _type_of(error: Refusal | WeftError) -> str:
+    cause = error.__cause__ if isinstance(error, Refusal) else error
+    return type(cause).__name__ if isinstance(cause, WeftError) else "UsageError"
+
+
+# Commands that look at what is recorded
+
+
+@weft.command(epilog=EXIT_CODES)
+@_store_option
+@click.option(
+    "--status", type=click.Choice([status.value for status in RunStatus]), help="Only those that stand so."
+)
+@click.option("--thread-id", metavar="ID", help="Only those of this conversation.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=20, show_default=True, metavar="N", help="The newest."
+)
+@click.option("--delete", "doomed", multiple=True, metavar="RUN", help="Forget this run instead.")
+@_json_option
+def runs(
+    url: str | None,
+    status: str | None,
+    thread_id: str | None,
+    limit: int,
+    doomed: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """List the recorded runs, the newest first."""
+    with existing_store(url) as store:
+        for run_id in doomed:
+            runs_of(store).delete(run_id)
+            report.note(f"run {run_id} is deleted")
+        if doomed:
+            return
+        found = runs_of(store).list(thread_id=thread_id, status=status, limit=limit)
+        if as_json:
+            report.out(report.json_text([report.run_as_dict(info) for info in found]))
+        elif found:
+            report.show_runs(found)
+        else:
+            report.note("no runs")
+
+
+@weft.command(epilog=EXIT_CODES)
+@click.argument("run_id", metavar="RUN")
+@_store_option
+@_json_option
+def show(run_id: str, url: str | None, as_json: bool) -> None:
+    """Show a RUN: its calls, how they ended and when, errors, open questions and how to answer them."""
+    with existing_store(url) as store:
+        info = runs_of(store).show(run_id)
+        if as_json:
+            report.out(report.json_text(report.run_with_calls_as_dict(info)))
+        else:
+            report.show_run(info, store_words(url))
+
+
+@weft.command(epilog=EXIT_CODES)
+@click.argument("run_id", metavar="RUN")
+@click.argument("answers", nargs=-1, required=True, metavar="ID=JSON...")
+@_store_option
+def answer(run_id: str, answers: tuple[str, ...], url: str | None) -> None:
+    """Answer open questions of a RUN. Whoever runs it takes the answers up; else `weft resume` does."""
+    given = answers_by_id(answers)
+    with existing_store(url) as store:
+        found = runs_of(store)
+        found.answer(run_id, given)
+        left = len(found.show(run_id).questions)
+        report.note(f"answered {len(given)}, {left} left open" if left else "answered; none is left open")

@@ -1,0 +1,85 @@
+"""Runs a workflow for a command, and knows how that ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from weft import runs
+from weft.checkpoint.base import Checkpointer
+from weft.cli.endings import Code, Refusal, code_of
+from weft.engine.drive import run_here
+from weft.engine.events import Event, Observer, RunStarted
+from weft.engine.options import RunOptions
+from weft.errors import OwnerLostError, StoreError, WeftError
+from weft.observe.progress import Progress
+from weft.runnable import Runnable
+from weft.runs import QuestionInfo
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a run ended, or was put aside."""
+
+    run_id: str
+    status: str
+    code: Code
+    value: Any = None
+    error: BaseException | None = None
+    questions: list[QuestionInfo] = field(default_factory=list)
+
+
+def execute(
+    workflow: Runnable, input: Any, store: Checkpointer, options: Mapping[str, Any], *, quiet: bool
+) -> Ending:
+    """Run to the end.
+
+    Raises:
+        Refusal: The run could not begin.
+    """
+    parsed = RunOptions.of(None, {**options, "checkpointer": store})
+    run_id = parsed.run_id or ""
+    has_begun = _HasBegun()
+    observers: list[Observer] = [has_begun]
+    try:
+        with ExitStack() as shown:
+            if not quiet:
+                observers.append(shown.enter_context(Progress()))
+            value = run_here(workflow, input, parsed, observers)
+    except KeyboardInterrupt as error:
+        return Ending(run_id, "cancelled", Code.INTERRUPTED, error=error)
+    except (StoreError, OwnerLostError) as error:
+        raise Refusal(str(error), code_of(error)) from error
+    except BaseException as error:  # whatever a body raises is how the run ended
+        if isinstance(error, WeftError) and not has_begun.yes:
+            raise Refusal(str(error), code_of(error)) from error
+        return Ending(run_id, _status(store, run_id), Code.FAILED, error=error)
+    questions = _questions(store, run_id)
+    if questions is not None:
+        return Ending(run_id, "suspended", Code.SUSPENDED, questions=questions)
+    return Ending(run_id, "finished", Code.FINISHED, value)
+
+
+class _HasBegun:
+    """An observer that knows whether what was raised came before the run or of it."""
+
+    yes = False
+
+    def __call__(self, event: Event) -> None:
+        self.yes = self.yes or isinstance(event, RunStarted)
+
+
+def _status(store: Checkpointer, run_id: str) -> str:
+    with suppress(WeftError):  # what the run raised says more
+        row = store.find(run_id)
+        if row is not None:
+            return row.status.value
+    return "failed"
+
+
+def _questions(store: Checkpointer, run_id: str) -> list[QuestionInfo] | None:
+    """The open questions of a run that was put aside; None of one that was not."""
+    info = runs(store).show(run_id)
+    return info.questions if info.status == "suspended" else None

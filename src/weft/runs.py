@@ -1,0 +1,346 @@
+"""What a store holds: list runs, look into one, go on with it, answer its questions, delete it."""
+
+from __future__ import annotations
+
+import builtins
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from difflib import get_close_matches
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from weft.checkpoint.base import Checkpointer, Record, RecordKind, RunRow, RunStatus, all_records
+from weft.checkpoint.codec import Codec
+from weft.core.identity import question_id, root_identity
+from weft.engine.options import as_checkpointer
+from weft.engine.recorder import answer_record
+from weft.errors import AnswerError, InputError, RunNotFoundError
+
+if TYPE_CHECKING:
+    from weft.runnable import Runnable
+
+_OUTCOMES = {RecordKind.OK, RecordKind.FAILED, RecordKind.TIMED_OUT}
+_MOST_COMPARED = 1000  # the newest runs, among which the ids closest to a wrong one are looked for
+
+
+@dataclass(frozen=True, slots=True)
+class CallInfo:
+    """A recorded call.
+
+    Attributes:
+        step: The name of its step.
+        id: Its identity; ``weft.call_id()`` in its body is ``"<run id>:<id>"``.
+        parent: The id of the call that asked for it; "" for the run's own body.
+        outcome: "ok", "failed" or "timed_out".
+        attempts: How many attempts there were.
+        started: When the last attempt began; None if it is not known.
+        ended: When the outcome was recorded.
+        value: What it returned, as plain data (see :meth:`weft.Codec.describe`).
+        error: How it failed, as ``"ValueError: what was wrong"``; None unless it did.
+    """
+
+    step: str
+    id: str
+    parent: str
+    outcome: str
+    attempts: int
+    started: datetime | None
+    ended: datetime | None
+    value: Any = None
+    error: str | None = None
+
+    @property
+    def seconds(self) -> float | None:
+        """How long the last attempt took."""
+        if self.started is None or self.ended is None:
+            return None
+        return (self.ended - self.started).total_seconds()
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionInfo:
+    """An open question.
+
+    Attributes:
+        id: By which it is answered.
+        step: The step that asked.
+        value: What was asked, as plain data.
+        asked: When.
+    """
+
+    id: str
+    step: str
+    value: Any
+    asked: datetime | None
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """A run, as it was when it was looked at. Its calls and questions are read when they are first used.
+
+    Attributes:
+        id: The run.
+        workflow: The name of its workflow.
+        status: "running" (or its process died), "suspended", "finished", "failed" or "cancelled".
+        thread_id: Its thread.
+        created: When it began.
+        updated: When something was last recorded.
+        error: Why it failed, as ``"ValueError: what was wrong"``.
+    """
+
+    id: str
+    workflow: str
+    status: str
+    thread_id: str | None
+    created: datetime
+    updated: datetime
+    error: str | None = None
+    _row: RunRow = field(repr=False, compare=False, kw_only=True)
+    _store: Checkpointer = field(repr=False, compare=False, kw_only=True)
+
+    @property
+    def input(self) -> Any:
+        """What the run was given, as plain data."""
+        return self._store.codec.describe(self._row.input)
+
+    @property
+    def output(self) -> Any:
+        """What a finished run returned, as plain data; None for others."""
+        return None if self._row.output is None else self._store.codec.describe(self._row.output)
+
+    @property
+    def calls(self) -> builtins.list[CallInfo]:
+        """The recorded calls, in the order in which they were recorded; of each its last outcome."""
+        return self._journal[0]
+
+    @property
+    def questions(self) -> builtins.list[QuestionInfo]:
+        """The questions that nobody has answered."""
+        return self._journal[1]
+
+    @cached_property
+    def _journal(self) -> tuple[builtins.list[CallInfo], builtins.list[QuestionInfo]]:
+        return _read(all_records(self._store, self.id), self._row, self._store.codec)
+
+
+class Runs:
+    """The runs of a store; made by :func:`runs`. To iterate gives all of them, the newest first."""
+
+    def __init__(self, store: Checkpointer) -> None:
+        self.store = store
+
+    def __repr__(self) -> str:
+        return f"<weft.Runs of {self.store!r}>"
+
+    def __iter__(self) -> Iterator[RunInfo]:
+        return iter(self.list(limit=None))
+
+    def list(
+        self, *, thread_id: str | None = None, status: str | RunStatus | None = None, limit: int | None = 100
+    ) -> builtins.list[RunInfo]:
+        """The newest runs first.
+
+        Args:
+            thread_id: Only those of this thread.
+            status: Only those that stand so: "running", "suspended", "finished", "failed" or "cancelled".
+            limit: At most so many; None for all.
+
+        Raises:
+            InputError: There is no such status.
+        """
+        wanted = None if status is None else _status(status)
+        most = sys.maxsize if limit is None else limit
+        rows = self._newest(thread_id, wanted, most)
+        return [_info(row, self.store) for row in rows[:most]]
+
+    def show(self, run_id: str) -> RunInfo:
+        """A run with its recorded calls and its open questions.
+
+        Raises:
+            RunNotFoundError: There is none; the message names the closest ids.
+        """
+        info = _info(self._find(run_id), self.store)
+        assert info._journal is not None  # read now: what is shown is of one moment
+        return info
+
+    def resume(self, run_id: str, workflow: Runnable, **options: Any) -> Any:
+        """Go on with a run, and return its result; see :meth:`weft.Runnable.invoke`.
+
+        Raises:
+            RunNotFoundError: There is none; the message names the closest ids.
+            RunBusyError: Somebody else runs it.
+            RunMismatchError: It was recorded for another workflow.
+        """
+        self._find(run_id)
+        return workflow.invoke(None, run_id=run_id, checkpointer=self.store, **options)
+
+    def answer(self, run_id: str, answers: Mapping[str, Any]) -> None:
+        """Answer open questions by their ids. Whoever owns the run takes the answers up; else a resume does.
+
+        Raises:
+            RunNotFoundError: There is no such run; the message names the closest ids.
+            AnswerError: An id is not that of an open question; the message lists those that are.
+            UnstorableError: An answer cannot be recorded.
+        """
+        open_ids = [question.id for question in self.show(run_id).questions]
+        wrong = [key for key in answers if key not in open_ids]
+        if wrong or not answers:
+            what = (
+                f"no open question of run {run_id!r} has the id {wrong[0]!r}"
+                if wrong
+                else "no answer was given"
+            )
+            raise AnswerError(f"{what}; {_listed(open_ids)}")
+        encode = self.store.codec.encode
+        self.store.add_answers(
+            run_id, [answer_record(key, encode(v, root="answer")) for key, v in answers.items()]
+        )
+
+    def delete(self, run_id: str) -> None:
+        """Forget a run that is not going on.
+
+        Raises:
+            RunNotFoundError: There is none; the message names the closest ids.
+            RunBusyError: Its owner is alive.
+        """
+        if not self.store.delete_run(run_id):
+            raise self._not_found(run_id)
+
+    def _newest(self, thread_id: str | None, status: RunStatus | None, most: int) -> builtins.list[RunRow]:
+        """Stores know no status filter: ask for more until there are enough."""
+        limit = most
+        while True:
+            rows = self.store.runs(thread_id=thread_id, limit=limit)
+            found = [row for row in rows if status in (None, row.status)]
+            if len(found) >= most or len(rows) < limit:
+                return found
+            limit *= 4
+
+    def _find(self, run_id: str) -> RunRow:
+        row = self.store.find(run_id)
+        if row is None:
+            raise self._not_found(run_id)
+        return row
+
+    def _not_found(self, run_id: str) -> RunNotFoundError:
+        ids = [row.run_id for row in self.store.runs(limit=_MOST_COMPARED)]
+        if not ids:
+            return RunNotFoundError(f"there is no run {run_id!r}: the store has no runs")
+        close = closest(run_id, ids)
+        hint = f"the closest are {', '.join(map(repr, close))}" if close else "none has an id like it"
+        return RunNotFoundError(f"there is no run {run_id!r}; {hint}")
+
+
+def runs(store: Any) -> Runs:
+    """The runs of a store: to list, show, resume, answer and delete them.
+
+    Args:
+        store: A checkpointer, or its URL such as ``sqlite:///runs.db``.
+
+    Raises:
+        InputError: It is none of these.
+    """
+    checkpointer = as_checkpointer(store)
+    if checkpointer is None:
+        raise InputError(f"runs() needs a checkpointer or a URL such as 'sqlite:///runs.db', not {store!r}")
+    return Runs(checkpointer)
+
+
+def closest(name: str, names: Iterable[str]) -> builtins.list[str]:
+    """At most three of the names that somebody may have meant: those it begins, then those it resembles."""
+    names = builtins.list(names)
+    begun = [known for known in names if name and known.startswith(name)]
+    alike = [known for known in get_close_matches(name, names) if known not in begun]
+    return (begun + alike)[:3]
+
+
+def _info(row: RunRow, store: Checkpointer) -> RunInfo:
+    return RunInfo(
+        row.run_id,
+        row.workflow,
+        row.status.value,
+        row.thread_id,
+        _moment(row.created) or _EPOCH,
+        _moment(row.updated) or _EPOCH,
+        _summary(row.error, store.codec) if row.error is not None else None,
+        _row=row,
+        _store=store,
+    )
+
+
+def _read(
+    records: Iterable[Record], row: RunRow, codec: Codec
+) -> tuple[builtins.list[CallInfo], builtins.list[QuestionInfo]]:
+    """The calls and the open questions that a journal tells of."""
+    root = root_identity(row.workflow)
+    calls: dict[bytes, Record] = {}
+    questions: dict[str, Record] = {}
+    answered: set[str] = set()
+    for record in records:
+        if record.kind in _OUTCOMES:
+            calls.pop(record.identity, None)  # a later outcome stands in its own place
+            calls[record.identity] = record
+        elif record.kind is RecordKind.QUESTION:
+            questions[question_id(record.identity, record.ordinal)] = record
+        elif record.kind is RecordKind.ANSWER:
+            answered.add(record.step)
+    if row.status is RunStatus.FINISHED:
+        questions.clear()  # nobody waits for an answer any more
+    return (
+        [_call(record, root, codec) for record in calls.values()],
+        [_question(key, record, codec) for key, record in questions.items() if key not in answered],
+    )
+
+
+def _call(record: Record, root: bytes, codec: Codec) -> CallInfo:
+    ok = record.kind is RecordKind.OK
+    return CallInfo(
+        record.step,
+        record.identity.hex(),
+        "" if record.parent == root else record.parent.hex(),
+        record.kind.value,
+        record.attempts,
+        _moment(record.started),
+        _moment(record.ended),
+        codec.describe(record.value) if ok else None,
+        None if ok else _summary(record.value, codec),
+    )
+
+
+def _question(key: str, record: Record, codec: Codec) -> QuestionInfo:
+    return QuestionInfo(key, record.step, codec.describe(record.value), _moment(record.ended))
+
+
+def _summary(data: bytes, codec: Codec) -> str:
+    """An error in one line: its class, without the module, and its message."""
+    described = codec.describe(data)
+    if not (isinstance(described, dict) and "$error" in described):
+        return repr(described)
+    name = str(described["$error"]).rpartition(":")[2]
+    message = str(described["message"])
+    return f"{name}: {message}" if message else name
+
+
+def _status(value: str | RunStatus) -> RunStatus:
+    try:
+        return RunStatus(value)
+    except ValueError:
+        raise InputError(
+            f"there is no status {value!r}; there are: {', '.join(s.value for s in RunStatus)}"
+        ) from None
+
+
+def _moment(seconds: float) -> datetime | None:
+    return datetime.fromtimestamp(seconds, UTC) if seconds else None
+
+
+_EPOCH = datetime.fromtimestamp(0, UTC)
+
+
+def _listed(ids: builtins.list[str]) -> str:
+    return f"open are: {', '.join(ids)}" if ids else "none is open"
+
+
+__all__ = ["CallInfo", "QuestionInfo", "RunInfo", "Runs", "closest", "runs"]

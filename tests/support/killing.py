@@ -1,0 +1,86 @@
+"""Real processes that are really killed, and the effects that they leave in an append-only file."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections import Counter
+from pathlib import Path
+
+
+def seeded(name: str) -> random.Random:
+    """A generator whose seed is printed; WEFT_SEED runs the same again."""
+    seed = int(os.environ.get("WEFT_SEED", "0")) or random.SystemRandom().randrange(2**32)
+    print(f"{name}: WEFT_SEED={seed}")
+    return random.Random(seed)
+
+
+class Program:
+    """A script in a file of its own, run by fresh interpreters."""
+
+    def __init__(self, folder: Path, source: str, name: str = "program") -> None:
+        self.folder = folder
+        self.path = folder / f"{name}.py"
+        self.path.write_text(textwrap.dedent(source))
+        self.effects_path = folder / "effects.log"
+
+    def start(self, *args: object) -> subprocess.Popen[str]:
+        """A process that runs it."""
+        return subprocess.Popen(
+            [sys.executable, "-W", "error", str(self.path), *map(str, args)],
+            cwd=self.folder,
+            env={**os.environ, "EFFECTS": str(self.effects_path)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *args: object, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+        """Run it to its end."""
+        process = self.start(*args)
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            out, err = process.communicate()
+            raise AssertionError(f"did not end in {timeout} s:\n{out}\n{err}") from None
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def kill_after(self, seconds: float, *args: object) -> bool:
+        """Start it and SIGKILL it after a time; whether it was still running."""
+        process = self.start(*args)
+        time.sleep(seconds)
+        alive = process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        return alive
+
+    def effects(self) -> Counter[str]:
+        """What it has done, counted outside of the engine."""
+        if not self.effects_path.exists():
+            return Counter()
+        return Counter(self.effects_path.read_text().split())
+
+    def forget(self) -> None:
+        """Begin anew: no effects, no database."""
+        for path in self.folder.iterdir():
+            if path != self.path and path.is_file():
+                path.unlink()
+
+
+def kill_at_effect(process: subprocess.Popen[str], path: Path, count: int, timeout: float = 30) -> bool:
+    """SIGKILL a process once this many effects are there; False when it ended before."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline and process.poll() is None:
+        if path.exists() and path.read_bytes().count(b"\n") >= count:
+            break
+        time.sleep(0.0005)
+    alive = process.poll() is None
+    process.kill()
+    process.communicate()
+    return alive
