@@ -207,7 +207,8 @@ def main(arguments: list[str] | None = None) -> int:
     database: Path = args.database or output.parent / ".weft" / "digest.db"
     try:
         database.parent.mkdir(parents=True, exist_ok=True)
-        report = run(job, SqliteSaver(database), args)
+        with SqliteSaver(database) as store:
+            report = run(job, store, args)
         write_atomically(output, render(report, folder))
     except KeyboardInterrupt:
         return say("stopped; the same command goes on from here", code=130)
@@ -334,7 +335,7 @@ def render(report: Report, folder: Path) -> str:
         "",
         "## In all",
         "",
-        f"- {len(facts)} documents, {len(report.failures)} that could not be digested",
+        f"- {counted(len(facts), 'document')}, {len(report.failures)} that could not be digested",
         f"- {words:,} words in {sum(each.sentences for each in facts):,} sentences",
         f"- {sum(each.headings for each in facts):,} headings, {sum(each.links for each in facts):,} links",
     ]
@@ -344,9 +345,9 @@ def render(report: Report, folder: Path) -> str:
 def section(number: int, digest: Digest) -> list[str]:
     facts = digest.facts
     counts = [
-        f"{facts.words:,} words in {facts.sentences:,} sentences",
-        f"{facts.headings} headings",
-        f"{facts.links} links",
+        f"{counted(facts.words, 'word')} in {counted(facts.sentences, 'sentence')}",
+        counted(facts.headings, "heading"),
+        counted(facts.links, "link"),
         f"{reading_time(facts.words)} to read",
     ]
     return [
@@ -359,6 +360,10 @@ def section(number: int, digest: Digest) -> list[str]:
         f"- about: {', '.join(digest.keywords) or 'nothing that stands out'}",
         f"- `{facts.name}`: {', '.join(counts)}",
     ]
+
+
+def counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def reading_time(words: int) -> str:

@@ -132,7 +132,7 @@ def _plain(text: str) -> str:
     return text.strip()
 
 
-_SENTENCE_END = re.compile(r"""[.!?…]["'”’)\]*`]*\s+(?=["'“‘(\[`]*[^\W_a-zß-ÿ])|[。！？]""")  # noqa: RUF001 - as they are written
+_SENTENCE_END = re.compile(r"""[.!?…]["'”’)\]*`]*\s+(?=["'“‘(\[`]*[^\W_a-zß-ÿ]|`)|[。！？]""")  # noqa: RUF001 - as they are written
 _ABBREVIATION = re.compile(
     r"\b(?:e\.g|i\.e|vs|cf|ca|approx|fig|vol|pp?|mr|mrs|ms|dr|prof|st|jr|[a-z])\.\s+$", re.IGNORECASE
 )
@@ -169,7 +169,10 @@ def terms(texts: Iterable[str]) -> Iterator[str]:
 def keywords(counts: Mapping[str, int], rarity: Mapping[str, float]) -> dict[str, float]:
     """Eight terms that a document uses often and others do not, with their weights, the heaviest first."""
     rare_pairs = {term for term, count in counts.items() if " " in term and count < 3}
-    weights = {term: (1 + math.log(counts[term])) * rarity[term] for term in counts.keys() - rare_pairs}
+    weights = {
+        term: (1 + math.log(counts[term])) * rarity[term] * (0.5 if counts[term] == 1 else 1)
+        for term in counts.keys() - rare_pairs
+    }
     return _distinct(weights, limit=8)
 
 
@@ -237,8 +240,8 @@ def _is_prose(sentence: str) -> bool:
     without_code = re.sub(r"`[^`]*`", "", sentence)
     letters = sum(character.isalpha() or character == " " for character in without_code)
     return (
-        6 <= len(WORD.findall(sentence)) <= 40
-        and letters > 0.75 * len(sentence)
+        5 <= len(WORD.findall(sentence)) <= 40
+        and letters > 0.65 * len(sentence)
         and sentence.rstrip("\"'\u201d\u2019)`*")[-1:] in {".", "!", "。"}
         and not sentence[0].islower()
     )

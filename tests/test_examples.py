@@ -74,7 +74,7 @@ def text_about(subject: str) -> str:
         f"The study of {subject} begins with patience, and most people who study {subject} never stop. "
         f"Dr. Hill says that {subject} cannot be understood without maps, e.g. old ones, of the country. "
         f"This is so.\n\n## Where to look\n\n"
-        f"Every town keeps an archive of its {subject}, which [anybody may read](https://example.org/{subject}). "
+        f"Every town archives its {subject}, and [all may read](https://example.org/{subject}) that. "
         f"In 1911 the archive of {subject} was moved.\n\n```python\nprint('not prose')\n```\n"
     )
 
@@ -95,7 +95,7 @@ def test_the_report_says_what_is_in_the_documents(digest):
         assert f"The study of {subject} begins with patience" in section
         assert f"Dr. Hill says that {subject} cannot be understood without maps, e.g. old ones," in section
         assert re.search(rf"- about: [^\n]*{subject}", section)
-        assert "2 headings" in section or "1 headings" in section
+        assert re.search(r"`: \d\d words in \d sentences, 1 heading, 1 link, 1 min to read", section)
         assert "not prose" not in section
         assert "This is so." not in section  # says nothing
     assert "example.org" not in report
@@ -182,7 +182,11 @@ def test_a_second_process_is_told_that_the_first_one_lives(digest):
 
 
 def test_ctrl_c_stops_it_and_the_same_command_goes_on(digest):
-    process = digest.start(delay=0.3)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a child of `pytest &` would ignore it
+    try:
+        process = digest.start(delay=0.3)
+    finally:
+        signal.signal(signal.SIGINT, before)
     deadline = time.monotonic() + 20
     while len(digest.effects()) < 13 and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -206,7 +210,7 @@ def test_a_wrong_option_is_one_sentence(digest, options, message):
 
 
 class Model:
-    """An OpenAI-compatible endpoint that gives the answers it was told to give first, then the last of them again and again."""
+    """An OpenAI-compatible endpoint with troubles: each is given once, the last one for ever."""
 
     def __init__(self) -> None:
         self.troubles: dict[str, list[tuple[int, dict[str, str]]]] = {}  # by title

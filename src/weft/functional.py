@@ -11,7 +11,7 @@ import functools
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from weft.cache import Cache, CachePolicy
 from weft.core.retry import RetryPolicy
@@ -27,7 +27,9 @@ from weft.types import Runtime, StateSnapshot, StreamWriter
 if TYPE_CHECKING:
     import concurrent.futures
 
+    from weft.checkpoint.codec import Codec
     from weft.memory import BaseStore
+    from weft.state import ThreadView
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -41,6 +43,14 @@ if TYPE_CHECKING:
         """What a task call gives: in an async body something to await, elsewhere a concurrent future."""
 
         def __await__(self) -> Generator[Any, None, T]: ...
+
+    class TaskDecorator(Protocol):
+        """What ``@task(...)`` with options is put on."""
+
+        @overload
+        def __call__(self, func: Callable[P, Awaitable[T]], /) -> Task[P, T]: ...
+        @overload
+        def __call__(self, func: Callable[P, T], /) -> Task[P, T]: ...
 
 
 class _Functional(Runnable):
@@ -154,7 +164,7 @@ def task(
     cache_policy: CachePolicy | None = None,
     timeout: Any = None,
     key: Callable[..., Any] | None = None,
-) -> _TaskDecorator: ...
+) -> TaskDecorator: ...
 def task(
     func: Callable[..., Any] | None = None,
     /,
@@ -199,14 +209,6 @@ def task(
 
     return decorate if func is None else decorate(func)
 
-
-if TYPE_CHECKING:
-
-    class _TaskDecorator:
-        @overload
-        def __call__(self, func: Callable[P, Awaitable[T]], /) -> Task[P, T]: ...
-        @overload
-        def __call__(self, func: Callable[P, T], /) -> Task[P, T]: ...
 
 
 # Entrypoints
@@ -300,7 +302,7 @@ class Entrypoint(_Functional, Generic[In, Out]):
         """As :meth:`update_state`."""
         return self.update_state(config, values, thread_id=thread_id)
 
-    def _thread(self, config: Mapping[str, Any] | None, thread_id: str | None) -> Any:
+    def _thread(self, config: Mapping[str, Any] | None, thread_id: str | None) -> ThreadView:
         from weft.state import ThreadView  # noqa: PLC0415 - most programs never look at a thread's state
 
         options = RunOptions.of(config, {"thread_id": thread_id, "checkpointer": self.checkpointer})
@@ -516,7 +518,7 @@ def _cache_key(call: Call) -> str:
     return found.hex()
 
 
-def _codec(call: Call) -> Any:
+def _codec(call: Call) -> Codec:
     if call.run.recorder is not None:
         return call.run.recorder.codec
     from weft.checkpoint.codec import Codec  # noqa: PLC0415 - msgspec is not imported for plain runs

@@ -229,7 +229,7 @@ class Runs:
         if not ids:
             return RunNotFoundError(f"there is no run {run_id!r}: the store has no runs")
         close = closest(run_id, ids)
-        hint = f"the closest are {', '.join(map(repr, close))}" if close else "none has an id like it"
+        hint = f"did you mean {' or '.join(map(repr, close))}?" if close else "none has an id like it"
         return RunNotFoundError(f"there is no run {run_id!r}; {hint}")
 
 

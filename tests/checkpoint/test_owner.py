@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -230,6 +231,9 @@ def test_a_planted_symlink_for_a_lock_file_is_not_followed(owners, directory, tm
     monkeypatch.setattr(owner_module.secrets, "token_hex", lambda _: "a" * 32)
     with pytest.raises(StoreError, match="File exists"):
         owners().enter()
+    with victim.open() as locked:
+        fcntl.flock(locked, fcntl.LOCK_EX)
+        assert not owners().is_alive("a" * 32)
     assert not owners().is_alive("a" * 32)
     assert not owners().is_alive("b" * 32)
     assert victim.read_text() == "precious"
@@ -262,6 +266,23 @@ def test_a_file_that_vanishes_before_it_is_locked_is_made_again(owners, director
     owner.enter()
     assert times
     assert other.is_alive(owner.id)
+
+
+def test_only_the_file_that_was_locked_is_removed(owners, directory, monkeypatch):
+    """1: A opens a dead owner's file. 2: B removes it, and there is a new one. 3: A locks the old one."""
+    directory.mkdir(0o700)
+    path = directory / f"{'a' * 32}.lock"
+    path.touch()
+    lock = owner_module._lock
+
+    def replaced(fd):
+        path.unlink()
+        path.touch()
+        return lock(fd)
+
+    monkeypatch.setattr(owner_module, "_lock", replaced)
+    assert not owners().is_alive("a" * 32)
+    assert path.exists()
 
 
 def test_a_directory_that_is_always_removed_is_an_error_in_the_end(owners, monkeypatch):

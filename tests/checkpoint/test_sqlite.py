@@ -675,7 +675,9 @@ def test_a_schema_is_brought_up_to_date_step_by_step(path, store, monkeypatch):
     more = ("CREATE TABLE extra (x)", "PRAGMA user_version = 2")
     monkeypatch.setattr(sql, "STEPS", (*sql.STEPS, more))
     assert store.find("r") is not None
-    with sqlite3.connect(path) as db:
+    copy = path.with_name("copy.db")  # without the WAL, which must not be needed for the schema
+    subprocess.run(["cp", path, copy], check=True)
+    with sqlite3.connect(copy) as db:
         assert db.execute("SELECT count(*) FROM extra").fetchone() == (0,)
         assert db.execute("PRAGMA user_version").fetchone() == (2,)
     db.close()
@@ -807,6 +809,20 @@ def test_a_database_locked_for_too_long_is_an_error(path, stores):
     assert store.commit([Write("r", fence, [record()])]) == set()
 
 
+def test_turning_the_wal_on_waits_for_readers(path, store):
+    begin(store, "r")
+    store.close()
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("PRAGMA journal_mode = DELETE")
+    other.execute("BEGIN")
+    other.execute("SELECT * FROM runs").fetchall()
+    timer = threading.Timer(0.2, other.close)
+    timer.start()
+    assert store.find("r") is not None
+    assert store._reader._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    timer.join()
+
+
 @pytest.mark.parametrize("replaced", [False, True])
 def test_a_deleted_or_replaced_file_is_noticed(path, store, replaced):
     """SQLite itself would go on in the file that is no longer there."""
@@ -895,7 +911,7 @@ def test_a_flipped_bit_gives_the_truth_or_an_error(path, tmp_path):
         assert all(row in runs for row in found[0])
         assert all(lines in ([], records[run_id]) for run_id, lines in found[1].items())
         assert all(state in states for state in found[2])
-    assert errors > 30
+    assert errors > 10
     assert hidden <= 9
 
 

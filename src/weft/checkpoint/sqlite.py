@@ -528,6 +528,9 @@ def _unsealed(columns: _Row | None, what: str) -> _Row:
 # --- Connections ------------------------------------------------------------------------------------------
 
 
+_Identity = tuple[int, int]  # of a file: its device and number
+
+
 class _Connection:
     """A connection, opened when it is first used, and the lock that gives it to one thread at a time."""
 
@@ -537,7 +540,7 @@ class _Connection:
         self._begin = begin
         self._doing = doing
         self._db: sqlite3.Connection | None = None
-        self._opened: os.stat_result | None = None
+        self._opened: _Identity | None = None
 
     def __enter__(self) -> Self:
         self.lock.acquire()
@@ -592,26 +595,30 @@ class _File:
     """The database file: how it is created, opened and recognised."""
 
     def __init__(self, path: str, timeout: float) -> None:
-        self.path = Path(path)
+        self.path = path
         self._timeout = timeout
 
-    def open(self) -> tuple[sqlite3.Connection, os.stat_result]:
+    def open(self) -> tuple[sqlite3.Connection, _Identity]:
         """A connection to the database, created and brought up to date if need be."""
         self._create()
         db = sqlite3.connect(self.path, timeout=self._timeout, isolation_level=None, check_same_thread=False)
         try:
             self._prepare(db)
-            return db, self.path.stat()
+            return db, self._identity()
         except BaseException:
             db.close()
             raise
 
-    def is_still(self, opened: os.stat_result | None) -> bool:
+    def is_still(self, opened: _Identity | None) -> bool:
         """Whether the path leads to the file that was opened."""
         try:
-            return opened is not None and os.path.samestat(self.path.stat(), opened)
+            return self._identity() == opened
         except FileNotFoundError:
             return False
+
+    def _identity(self) -> _Identity:
+        there = os.stat(self.path)  # noqa: PTH116 - with every transaction, and Path takes twice as long
+        return there.st_dev, there.st_ino
 
     def failure(self, error: Exception, doing: str) -> StoreError:
         """What went wrong, where, and what to do about it."""
@@ -631,7 +638,9 @@ class _File:
                 os.close(os.open(self.path, _CREATE, 0o600))
         except FileNotFoundError as error:
             raise StoreError(f"the directory of {self.path} does not exist; create it first") from error
-        if 0 < self.path.stat().st_size < 512:  # SQLite would take it for an empty one and write over it
+        if (
+            0 < Path(self.path).stat().st_size < 512
+        ):  # SQLite would take it for an empty one and write over it
             raise StoreError(f"{self.path} is no database; give another path")
 
     def _prepare(self, db: sqlite3.Connection) -> None:

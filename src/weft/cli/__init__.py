@@ -1,10 +1,14 @@
 """The command line: ``weft run``, ``weft runs``, ``weft show``, ``weft resume``, ``weft answer``.
 
-commands    what can be typed
-target      finds the workflow that ``module:name`` or ``file.py:name`` means
-values      reads inputs and answers
-running     runs a workflow, and knows how that ended
-report      writes: results to stdout, everything else to stderr
+Its modules:
+
+    commands    what can be typed
+    target      finds the workflow that ``module:name`` or ``file.py:name`` means
+    values      reads inputs and answers
+    stores      which store a command is about
+    running     runs a workflow, and knows how that ended
+    endings     exit codes, and refusals in one sentence
+    report      writes: results to stdout, everything else to stderr
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ from typing import Any
 
 import click
 
-from weft import runs as runs_of
 from weft.checkpoint.base import Checkpointer, RunStatus
 from weft.cli import report
 from weft.cli.endings import EXIT_CODES, Code, Refusal, code_of
@@ -20,6 +19,7 @@ from weft.cli.values import answers_by_id, read_answers, read_input
 from weft.core.question import Command
 from weft.errors import WeftError
 from weft.runnable import Runnable
+from weft.runs import Runs
 
 
 def run_command(args: Sequence[str] | None = None) -> int:
@@ -89,8 +89,8 @@ def _options_of_a_run(command: _Command) -> _Command:
             click.option(
                 "--durability",
                 type=click.Choice(["sync", "async", "exit"]),
-                help="When results are recorded: before anything goes on from them (sync, the default), behind "
-                "the run, or at its end.",
+                help="When results are recorded: before anything goes on from them (sync, the default), "
+                "behind the run, or at its end.",
             ),
             _json_option,
             click.option("--quiet", "-q", is_flag=True, help="No progress, no hints; errors only."),
@@ -108,12 +108,11 @@ def _options_of_a_run(command: _Command) -> _Command:
 @click.option("--input", "-i", "given", metavar="JSON", help="The workflow's input; {} unless told.")
 @click.option("--input-file", "file", metavar="FILE", help="A file with the input as JSON; - is stdin.")
 @click.option("--input-text", "text", metavar="TEXT", help="The input is this text.")
-@click.option(
-    "--run-id", metavar="ID", help="Names the run. Given again, it goes on with it where it stopped."
-)
+@click.option("--run-id", metavar="ID", help="Names the run. Given again, the run goes on where it stopped.")
 @click.option("--thread-id", metavar="ID", help="The conversation that the run belongs to.")
 @_options_of_a_run
 def run(
+    *,
     target: str,
     given: str | None,
     file: str | None,
@@ -123,8 +122,8 @@ def run(
 ) -> int:
     """Run a workflow: TARGET is module:name or path/to/file.py:name.
 
-    Its result goes to stdout, everything else to stderr. A run that stopped, in whatever way, goes on when it is
-    given the same --run-id again, or with `weft resume`.
+    Its result goes to stdout, everything else to stderr. A run that stopped, in whatever way, goes on when
+    it is given the same --run-id again, or with `weft resume`.
     """
 
     def begin() -> int:
@@ -132,13 +131,11 @@ def run(
         workflow = load_target(target)
         store = store_for(workflow, options["url"])
         name = run_id or secrets.token_hex(6)
+        again = _again(store, name, target, options)
         if run_id is None and not options["quiet"]:
-            report.note(
-                f"run {name}"
-                + _unless_gone(store, f"; if it stops, go on with: {_again(name, target, options)}")
-            )
+            report.note(f"run {name}; if it stops, go on with: {again}" if again else f"run {name}")
         goes_on = not has_input and run_id is not None and store.find(run_id) is not None
-        return _execute(workflow, target, None if goes_on else value, name, store, options)
+        return _execute(workflow, None if goes_on else value, store, {**options, "run_id": name}, again)
 
     return _or_json(begin, run_id, as_json=options["as_json"])
 
@@ -161,35 +158,37 @@ def resume(run_id: str, target: str, answers: tuple[str, ...], **options: Any) -
     """
 
     def go_on() -> int:
-        value = Command(resume=read_answers(answers)) if answers else None
         workflow = load_target(target)
         store = store_for(workflow, options["url"], must_exist=True)
-        runs_of(store).show(run_id)  # names the closest ids when there is none
-        return _execute(workflow, target, value, run_id, store, options)
+        value = None
+        if answers or store.find(run_id) is None:
+            info = Runs(store).show(run_id)  # names the closest ids when there is no such run
+            value = Command(resume=read_answers(answers, [question.id for question in info.questions]))
+        again = _again(store, run_id, target, options)
+        return _execute(workflow, value, store, {**options, "run_id": run_id}, again)
 
     return _or_json(go_on, run_id, as_json=options["as_json"])
 
 
-def _execute(
-    workflow: Runnable, target: str, value: Any, run_id: str, store: Checkpointer, options: dict[str, Any]
-) -> int:
-    named = {name: options.get(name) for name in ("thread_id", "max_concurrent", "timeout", "durability")}
+_OF_THE_RUN = ("run_id", "thread_id", "max_concurrent", "timeout", "durability")
+
+
+def _execute(workflow: Runnable, value: Any, store: Checkpointer, options: dict[str, Any], again: str) -> int:
+    of_the_run = {name: options.get(name) for name in _OF_THE_RUN}
+    quiet = options["quiet"]
     try:
-        ending = execute(workflow, value, store, {**named, "run_id": run_id}, quiet=options["quiet"])
+        ending = execute(workflow, value, store, of_the_run, quiet=quiet)
     finally:
         store.close()
-    again = _unless_gone(store, _again(run_id, target, options))
-    report.show_ending(ending, again, as_json=options["as_json"], quiet=options["quiet"])
+    report.show_ending(ending, again, as_json=options["as_json"], quiet=quiet)
     return ending.code
 
 
-def _again(run_id: str, target: str, options: dict[str, Any]) -> str:
-    """The command line that goes on with a run."""
+def _again(store: Checkpointer, run_id: str, target: str, options: dict[str, Any]) -> str:
+    """The command line that goes on with a run; "" when its store is gone with this process."""
+    if not outlives_us(store):
+        return ""
     return report.command_line("weft", "resume", *store_words(options["url"]), run_id, target)
-
-
-def _unless_gone(store: Checkpointer, hint: str) -> str:
-    return hint if outlives_us(store) else ""
 
 
 def _or_json(work: Callable[[], int], run_id: str | None, *, as_json: bool) -> int:
@@ -214,16 +213,13 @@ def _type_of(error: Refusal | WeftError) -> str:
 
 @weft.command(epilog=EXIT_CODES)
 @_store_option
-@click.option(
-    "--status", type=click.Choice([status.value for status in RunStatus]), help="Only those that stand so."
-)
+@click.option("--status", type=click.Choice([s.value for s in RunStatus]), help="Only such.")
 @click.option("--thread-id", metavar="ID", help="Only those of this conversation.")
-@click.option(
-    "--limit", type=click.IntRange(min=1), default=20, show_default=True, metavar="N", help="The newest."
-)
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="So many.")
 @click.option("--delete", "doomed", multiple=True, metavar="RUN", help="Forget this run instead.")
 @_json_option
 def runs(
+    *,
     url: str | None,
     status: str | None,
     thread_id: str | None,
@@ -234,11 +230,11 @@ def runs(
     """List the recorded runs, the newest first."""
     with existing_store(url) as store:
         for run_id in doomed:
-            runs_of(store).delete(run_id)
+            Runs(store).delete(run_id)
             report.note(f"run {run_id} is deleted")
         if doomed:
             return
-        found = runs_of(store).list(thread_id=thread_id, status=status, limit=limit)
+        found = Runs(store).list(thread_id=thread_id, status=status, limit=limit)
         if as_json:
             report.out(report.json_text([report.run_as_dict(info) for info in found]))
         elif found:
@@ -254,7 +250,7 @@ def runs(
 def show(run_id: str, url: str | None, as_json: bool) -> None:
     """Show a RUN: its calls, how they ended and when, errors, open questions and how to answer them."""
     with existing_store(url) as store:
-        info = runs_of(store).show(run_id)
+        info = Runs(store).show(run_id)
         if as_json:
             report.out(report.json_text(report.run_with_calls_as_dict(info)))
         else:
@@ -269,7 +265,7 @@ def answer(run_id: str, answers: tuple[str, ...], url: str | None) -> None:
     """Answer open questions of a RUN. Whoever runs it takes the answers up; else `weft resume` does."""
     given = answers_by_id(answers)
     with existing_store(url) as store:
-        found = runs_of(store)
+        found = Runs(store)
         found.answer(run_id, given)
         left = len(found.show(run_id).questions)
         report.note(f"answered {len(given)}, {left} left open" if left else "answered; none is left open")

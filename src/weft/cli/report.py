@@ -81,6 +81,8 @@ def show_ending(ending: Ending, again: str, *, as_json: bool, quiet: bool) -> No
         note(error_text(ending.error).rstrip())
     if quiet:
         return
+    if ending.is_recorded:
+        note(f"run {ending.run_id} had finished before; this is its recorded result")
     if ending.questions:
         note("\n".join(questions_text(ending.questions)))
     if again and ending.questions:
@@ -211,19 +213,12 @@ def command_line(*words: str) -> str:
 
 def show_runs(infos: Sequence[RunInfo]) -> None:
     """A table of runs."""
-    rows = [
-        (
-            info.id,
-            info.workflow,
-            info.status,
-            info.thread_id or "",
-            _time(info.created),
-            _took(info),
-            info.error or "",
-        )
-        for info in infos
-    ]
-    out(table(("RUN", "WORKFLOW", "STATUS", "THREAD", "BEGAN", "TOOK", "ERROR"), rows))
+    out(table(("RUN", "WORKFLOW", "STATUS", "THREAD", "BEGAN", "TOOK", "ERROR"), map(_run_row, infos)))
+
+
+def _run_row(info: RunInfo) -> tuple[str, ...]:
+    began, thread = _time(info.created), info.thread_id or ""
+    return (info.id, info.workflow, info.status, thread, began, _took(info), info.error or "")
 
 
 def show_run(info: RunInfo, store_option: Sequence[str]) -> None:
@@ -334,16 +329,13 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     widths = [max(map(cell_len, column)) for column in list(zip(*lines, strict=True))[:-1]]
     room = _columns() - sum(width + len(_GAP) for width in widths)
     shown = []
-    for line in lines:
+    for *first, last in lines:
         padded = [
-            _coloured(cell, set_cell_size(cell, width)) for cell, width in zip(line, widths, strict=False)
+            _coloured(cell, set_cell_size(cell, width)) for cell, width in zip(first, widths, strict=True)
         ]
-        last = (
-            line[-1]
-            if cell_len(line[-1]) <= room
-            else set_cell_size(line[-1], max(room - 1, 8)).rstrip() + "…"
-        )
-        shown.append(_GAP.join([*padded, last]).rstrip())
+        is_cut = cell_len(last) > room
+        padded.append(set_cell_size(last, max(room - 1, 8)).rstrip() + "…" if is_cut else last)
+        shown.append(_GAP.join(padded).rstrip())
     return "\n".join(shown)
 
 

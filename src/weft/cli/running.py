@@ -7,7 +7,6 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from weft import runs
 from weft.checkpoint.base import Checkpointer
 from weft.cli.endings import Code, Refusal, code_of
 from weft.engine.drive import run_here
@@ -16,7 +15,7 @@ from weft.engine.options import RunOptions
 from weft.errors import OwnerLostError, StoreError, WeftError
 from weft.observe.progress import Progress
 from weft.runnable import Runnable
-from weft.runs import QuestionInfo
+from weft.runs import QuestionInfo, Runs
 
 
 @dataclass(frozen=True)
@@ -29,6 +28,7 @@ class Ending:
     value: Any = None
     error: BaseException | None = None
     questions: list[QuestionInfo] = field(default_factory=list)
+    is_recorded: bool = False  # it had ended before, and nothing was run
 
 
 def execute(
@@ -59,7 +59,7 @@ def execute(
     questions = _questions(store, run_id)
     if questions is not None:
         return Ending(run_id, "suspended", Code.SUSPENDED, questions=questions)
-    return Ending(run_id, "finished", Code.FINISHED, value)
+    return Ending(run_id, "finished", Code.FINISHED, value, is_recorded=not has_begun.yes)
 
 
 class _HasBegun:
@@ -81,5 +81,5 @@ def _status(store: Checkpointer, run_id: str) -> str:
 
 def _questions(store: Checkpointer, run_id: str) -> list[QuestionInfo] | None:
     """The open questions of a run that was put aside; None of one that was not."""
-    info = runs(store).show(run_id)
+    info = Runs(store).show(run_id)
     return info.questions if info.status == "suspended" else None

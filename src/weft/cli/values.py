@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -50,16 +50,20 @@ def read_input(given: str | None, file: str | None, text: str | None) -> tuple[b
     return True, value
 
 
-def read_answers(given: Iterable[str]) -> Any:
-    """What ``--answer`` options say: answers by question id, or one answer for the only question.
+def read_answers(given: Sequence[str], open_ids: Sequence[str]) -> dict[str, Any]:
+    """What ``--answer`` options say, by question id: ``ID=JSON``, or JSON for the only open question.
 
     Raises:
-        Refusal: One is neither ``ID=JSON`` nor JSON, or there are several without ids.
+        Refusal: One is neither, or has no id where several questions are open.
     """
-    texts = list(given)
-    if len(texts) == 1 and not _QUESTION_ID.fullmatch(texts[0]):
-        return parse_json(texts[0], f"--answer {texts[0]}", _NO_ANSWER)
-    return answers_by_id(texts)
+    if len(given) != 1 or _QUESTION_ID.fullmatch(given[0]):
+        return answers_by_id(given)
+    if len(open_ids) != 1:
+        hint = (
+            f"write --answer ID=JSON; open are: {', '.join(open_ids)}" if open_ids else "leave out --answer"
+        )
+        raise Refusal(f"{len(open_ids) or 'no'} questions are open: {hint}")
+    return {open_ids[0]: parse_json(given[0], f"--answer {given[0]}", _NO_ANSWER)}
 
 
 def answers_by_id(given: Iterable[str]) -> dict[str, Any]:

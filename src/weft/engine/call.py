@@ -785,6 +785,16 @@ class Call:
         return f"{self.parent.id}/{self.ordinal}" if self.parent is not None else self.run.id
 
     @property
+    def path(self) -> list[int]:
+        """Its place in the program: the number of each ancestor, and its own, among what their parents asked for."""
+        found: list[int] = []
+        call = self
+        while call.parent is not None:
+            found.append(call.ordinal)
+            call = call.parent
+        return found[::-1]
+
+    @property
     def is_running(self) -> bool:
         """Whether its body is at work or waits."""
         return self.state is State.RUNNING

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from weft.engine.caller import Caller
 from weft.engine.execution import Execution
+from weft.engine.futures import LoopFuture
 from weft.engine.portal import portal
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def run_here(workflow: Workflow, input: Any, options: RunOptions, observers: Seq
 async def run_on_loop(workflow: Workflow, input: Any, options: RunOptions, observers: Sequence[Observer] = ()) -> Any:
     """Run to the end on the caller's loop. Cancelling this cancels the run and waits for what it has begun."""
     run = start_on_loop(workflow, input, options, observers)
+    assert isinstance(run.future, LoopFuture)
     if run.options.checkpointer is None:
         await run.start()  # nothing in it waits
     else:

@@ -238,7 +238,7 @@ class Execution:
             self._looking.cancel()
         self.status = status
         if isinstance(error, Suspended):
-            self.interrupts = [question for _, question in self.questions.values()]
+            self.interrupts = self._in_order_of_asking()
             value, error = self.workflow.suspended(self), None
             self.outcome = Ok(value)
         elif error is None:
@@ -251,6 +251,10 @@ class Execution:
                 events.RunFinished(run_id=self.id, time=time.time(), status=status.value, outcome=self.outcome)
             )
         self.future.settle(value, error)
+
+    def _in_order_of_asking(self) -> list[Interrupt]:
+        """The open questions in the order of the program, not of time."""
+        return [question for _, question in sorted(self.questions.values(), key=lambda found: found[0].path)]
 
     def split_output(self, value: Any) -> tuple[Any, Any]:
         """What the run returns, and what the thread's next run sees as ``previous``."""

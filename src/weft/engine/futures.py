@@ -74,6 +74,7 @@ class ThreadFuture(concurrent.futures.Future[Any]):
         super().__init__()
         self.call: Call | None = call
         self.was_received = False
+        self._has_callbacks = False
 
     def watch(self, scope: Scope) -> None:
         """Tell the scope when somebody begins to wait: by ``result`` here, by ``wait`` through its waiters."""
@@ -103,6 +104,7 @@ class ThreadFuture(concurrent.futures.Future[Any]):
     def add_done_callback(self, fn: Callable[[concurrent.futures.Future[Any]], object]) -> None:
         """Have ``fn(self)`` called when the outcome is there."""
         super().add_done_callback(fn)
+        self._has_callbacks = True
         if not super().done() and (scope := self._scope) is not None:
             scope.called_back()
 
@@ -148,8 +150,8 @@ class ThreadFuture(concurrent.futures.Future[Any]):
 
     @property
     def is_awaited(self) -> bool:
-        """Whether something waits for it."""
-        return bool(self._done_callbacks or any(not w.event.is_set() for w in [*self._waiters]))
+        """Whether somebody is called back by it, as a loop is that it was wrapped for."""
+        return self._has_callbacks
 
     def forget(self) -> None:
         """Nothing to be told about an error that nobody received."""

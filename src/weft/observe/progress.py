@@ -2,7 +2,8 @@
 
     events ─► Tally (counts, by step name) ─► _Live or _Lines (a thread of its own, which reads the counts)
 
-The loop of the run only ever counts; what writes to the terminal, and may have to wait for it, is another thread.
+The loop of the run only ever counts; what writes to the terminal, and may have to wait for it, is another
+thread.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ from weft.engine import events
 from weft.errors import UsageError
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import RenderableType
     from rich.table import Table
+    from rich.text import Text
 
 _EVERY = 2.0  # seconds between two plain lines
 _WINDOW = 20.0  # seconds that a rate is the mean of
@@ -101,6 +103,12 @@ class StepCount:
     live: dict[_Stage, int] = field(default_factory=lambda: dict.fromkeys(_Stage, 0))
     samples: deque[tuple[float, int]] = field(default_factory=deque)  # when, and how many had been worked on
 
+    def put_aside(self) -> None:
+        """The run waits for answers: calls that were left for that have not ended."""
+        self.done -= self.cancelled
+        self.live[_Stage.WAITING] += self.cancelled
+        self.cancelled = 0
+
     def sample(self, now: float) -> None:
         """Note how far it is, for the rate."""
         if not self.has_begun:
@@ -111,8 +119,8 @@ class StepCount:
             self.samples.popleft()
 
     def rate(self, now: float) -> float | None:
-        """Calls a second, of those that were worked on; None when nothing is known yet."""
-        if not self.samples:
+        """Calls a second, of those that are worked on; None when that is not known, or none is left."""
+        if not self.samples or self.done == self.total:
             return None
         since, before = self.samples[0]
         ended = self.done - self.reused - before
@@ -121,7 +129,7 @@ class StepCount:
     def seconds_left(self, now: float) -> float | None:
         """How long the calls that are known of will take at this rate."""
         rate = self.rate(now)
-        return (self.total - self.done) / rate if rate and self.total > self.done else None
+        return (self.total - self.done) / rate if rate else None
 
     def parts(self) -> Iterator[tuple[str, int]]:
         """What is worth saying of it, the most important first."""
@@ -129,7 +137,6 @@ class StepCount:
         yield "waiting", self.live[_Stage.WAITING]
         yield "retrying", self.live[_Stage.RETRYING]
         yield "running", self.live[_Stage.RUNNING]
-        yield "queued", self.live[_Stage.QUEUED]
         yield "cancelled", self.cancelled
         yield "reused", self.reused
 
@@ -173,11 +180,6 @@ class Tally:
         if self.began is None:
             return 0.0
         return (self.clock() if self.status is None else self.ended) - self.began
-
-    @property
-    def questions(self) -> int:
-        """How many calls wait for an answer."""
-        return sum(stage is _Stage.WAITING for _, stage in self._stages.values())
 
     def _run_started(self, event: events.RunStarted) -> str:
         self.began = self.clock()
@@ -226,7 +228,10 @@ class Tally:
     def _run_finished(self, event: events.RunFinished) -> None:
         self.status = event.status
         self.ended = self.clock()
-        if self._root is not None and event.status != "suspended":  # its outcome is that of the run
+        if event.status == "suspended":
+            for step in self.steps.values():
+                step.put_aside()
+        elif self._root is not None:  # its outcome is that of the run
             step = self._step(self._root)
             self._leave(self._root.call_id, step)
             step.done += 1
@@ -262,7 +267,7 @@ class Tally:
             "failed": sum(step.failed for step in steps),
             "cancelled": sum(step.cancelled for step in steps),
             "retried": sum(step.retries for step in steps),
-            "waiting for an answer": self.questions,
+            "waiting": sum(step.live[_Stage.WAITING] for step in steps),
         }
         parts += [f"{count} {what}" for what, count in counts.items() if count]
         return f"{self.workflow}: {self.status} after {duration(self.elapsed)}: {', '.join(parts)}"
@@ -337,7 +342,7 @@ def _in_words(step: StepCount, now: float) -> str:
     if rate is not None:
         parts.append(_per_second(rate))
     if left is not None:
-        parts.append(f"{duration(left)} left")
+        parts.append(_left(left))
     return ", ".join(parts)
 
 
@@ -412,12 +417,12 @@ class _Live:
         from rich.table import Table  # noqa: PLC0415 - see above
         from rich.text import Text  # noqa: PLC0415 - see above
 
-        table = Table.grid(padding=(0, 1), pad_edge=False)
+        table = Table.grid(padding=(0, 1), pad_edge=False, expand=True)
         table.add_column(no_wrap=True, max_width=max(12, self._console.width // 4), overflow="ellipsis")
-        table.add_column(width=max(8, min(30, self._console.width // 5)))
-        for _ in range(3):
-            table.add_column(no_wrap=True, justify="right")
-        table.add_column(no_wrap=True, overflow="ellipsis")
+        table.add_column(width=min(max((self._console.width - 58) // 2, 8), 30))
+        for min_width in (0, 0 if is_over else 5, 0 if is_over else 9):  # so that nothing jumps
+            table.add_column(no_wrap=True, justify="right", min_width=min_width)
+        table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)  # what is left of the line
         shown = _that_fit(steps, self._console.height - 3)
         for step in shown:
             step.sample(now)
@@ -427,7 +432,7 @@ class _Live:
                 ProgressBar(total=max(step.total, 1), completed=step.done, finished_style="green"),
                 f"{step.done}/{step.total}",
                 _per_second(rate) if rate is not None else "",
-                f"{duration(left)} left" if left is not None else "",
+                _left(left) if left is not None else "",
                 Text(", ").join(
                     Text(f"{count} {what}", style=_STYLES.get(what, "dim"))
                     for what, count in step.parts()
@@ -437,6 +442,12 @@ class _Live:
         if len(shown) < len(steps):
             table.add_row(Text(f"and {len(steps) - len(shown)} more", style="dim"))
         return table
+
+
+def _coloured(what: str, count: int) -> Text:
+    from rich.text import Text  # noqa: PLC0415 - see above
+
+    return Text(f"{count} {what}", style=_STYLES.get(what, "dim"))
 
 
 def _that_fit(steps: list[StepCount], lines: int) -> list[StepCount]:
@@ -475,7 +486,9 @@ def printable(text: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time as people say it: "0.4 s", "12 s", "3:05", "2:10:00"."""
+    """A time as people say it: "40 ms", "0.4 s", "12 s", "3:05", "2:10:00"."""
+    if seconds < 0.0995:
+        return f"{seconds * 1000:.0f} ms"
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -484,6 +497,11 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(whole, 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _left(seconds: float) -> str:
+    whole = max(1, round(seconds))  # no more exact than it is
+    return f"{whole} s left" if whole < 60 else f"{duration(whole)} left"
 
 
 def _per_second(rate: float) -> str:
