@@ -152,8 +152,7 @@ async def recovering(n: int) -> int:
 
 
 FLOWS = {
-    flow.name: flow
-    for flow in (gathered, completed, threaded, nested, racing, racing_threads, recovering)
+    flow.name: flow for flow in (gathered, completed, threaded, nested, racing, racing_threads, recovering)
 }
 
 

@@ -18,7 +18,7 @@ LAYERS = [
     {"engine"},
     {"observe"},
     {"run", "runnable"},
-    {"functional", "state", "runs"},
+    {"functional", "state", "history"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from weft.cache import Cache, CachePolicy, InMemoryCache
     from weft.checkpoint.base import Checkpointer, RunStatus
     from weft.checkpoint.codec import Codec
-    from weft.checkpoint.memory import InMemorySaver, InMemorySaver as MemorySaver
+    from weft.checkpoint.memory import InMemorySaver
+    from weft.checkpoint.memory import InMemorySaver as MemorySaver
     from weft.checkpoint.sqlite import SqliteSaver
     from weft.core.outcome import Cancelled, Failed, NotStarted, Ok, Outcome, Skipped, TimedOut
     from weft.core.question import Command, Interrupt
@@ -63,7 +64,7 @@ if TYPE_CHECKING:
     from weft.memory import BaseStore, InMemoryStore
     from weft.run import Run
     from weft.runnable import Runnable
-    from weft.runs import Runs, runs
+    from weft.history import Runs, runs
     from weft.types import RunnableConfig, Runtime, StateSnapshot, StreamWriter
 
 _HOME = {
@@ -112,7 +113,7 @@ _HOME = {
     "weft.memory": ("BaseStore", "InMemoryStore"),
     "weft.run": ("Run",),
     "weft.runnable": ("Runnable",),
-    "weft.runs": ("Runs", "runs"),
+    "weft.history": ("Runs", "runs"),
     "weft.types": ("RunnableConfig", "Runtime", "StateSnapshot", "StreamWriter"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
@@ -132,6 +133,66 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-__all__ = [  # noqa: PLE0604 - the names of _HOME; a test holds them to the imports above
-    *sorted(_MODULE_OF),
+__all__ = [
+    "AnswerError",
+    "BaseStore",
+    "Cache",
+    "CachePolicy",
+    "Cancelled",
+    "CheckpointError",
+    "Checkpointer",
+    "Codec",
+    "Command",
+    "CorruptDataError",
+    "DefinitionError",
+    "DirectCallError",
+    "Entrypoint",
+    "Failed",
+    "InMemoryCache",
+    "InMemorySaver",
+    "InMemoryStore",
+    "InputError",
+    "Interrupt",
+    "MemorySaver",
+    "NodeTimeoutError",
+    "NotInRunError",
+    "NotStarted",
+    "Ok",
+    "Outcome",
+    "OwnerLostError",
+    "ReplayMismatchError",
+    "RetryPolicy",
+    "Run",
+    "RunBusyError",
+    "RunCancelledError",
+    "RunMismatchError",
+    "RunNotFoundError",
+    "RunStatus",
+    "Runnable",
+    "RunnableConfig",
+    "Runs",
+    "Runtime",
+    "Skipped",
+    "SqliteSaver",
+    "StateSnapshot",
+    "StoreError",
+    "StreamWriter",
+    "Task",
+    "ThreadBusy",
+    "TimedOut",
+    "TimeoutPolicy",
+    "UnstorableError",
+    "UsageError",
+    "WeftError",
+    "call_id",
+    "cancelled",
+    "entrypoint",
+    "get_config",
+    "get_runtime",
+    "get_store",
+    "get_stream_writer",
+    "interrupt",
+    "remaining",
+    "runs",
+    "task",
 ]

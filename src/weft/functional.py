@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
@@ -160,7 +161,11 @@ def task(
     /,
     *,
     name: str | None = None,
-    retry_policy: RetryPolicy | Iterator[RetryPolicy] | list[RetryPolicy] | tuple[RetryPolicy, ...] | None = None,
+    retry_policy: RetryPolicy
+    | Iterator[RetryPolicy]
+    | list[RetryPolicy]
+    | tuple[RetryPolicy, ...]
+    | None = None,
     cache_policy: CachePolicy | None = None,
     timeout: Any = None,
     key: Callable[..., Any] | None = None,
@@ -190,7 +195,6 @@ def task(
     Raises:
         DefinitionError: What is decorated is no function, or an option can never work.
     """
-
     retry, limit = retry_policies(retry_policy), TimeoutPolicy.of(timeout)
 
     def decorate(fn: Callable[..., Any]) -> Task[..., Any]:
@@ -210,7 +214,6 @@ def task(
     return decorate if func is None else decorate(func)
 
 
-
 # Entrypoints
 
 
@@ -226,7 +229,7 @@ class Entrypoint(_Functional, Generic[In, Out]):
     """A workflow; made by :class:`entrypoint`. It is run by its verbs, not called."""
 
     def __init__(self, step: Step, options: entrypoint) -> None:
-        self.step = step
+        self.step = replace(step, workflow=self)
         self.checkpointer = options.checkpointer
         self.store = self.memory = options.store
         self.cache = options.cache
@@ -252,7 +255,9 @@ class Entrypoint(_Functional, Generic[In, Out]):
 
         def invoke(self, input: In | Any, config: Mapping[str, Any] | None = None, **options: Any) -> Out: ...
 
-        async def ainvoke(self, input: In | Any, config: Mapping[str, Any] | None = None, **options: Any) -> Out: ...
+        async def ainvoke(
+            self, input: In | Any, config: Mapping[str, Any] | None = None, **options: Any
+        ) -> Out: ...
 
     @property
     def func(self) -> Callable[..., Any]:
@@ -265,14 +270,21 @@ class Entrypoint(_Functional, Generic[In, Out]):
 
     # The thread's state; see weft.state
 
-    def get_state(self, config: Mapping[str, Any] | None = None, *, thread_id: str | None = None) -> StateSnapshot:
+    def get_state(
+        self, config: Mapping[str, Any] | None = None, *, thread_id: str | None = None
+    ) -> StateSnapshot:
         """Where the thread stands: the last value, open questions, the error of a failed run."""
-        return next(self.get_state_history(config, thread_id=thread_id, limit=1), None) or self._thread(
-            config, thread_id
-        ).empty()
+        return (
+            next(self.get_state_history(config, thread_id=thread_id, limit=1), None)
+            or self._thread(config, thread_id).empty()
+        )
 
     def get_state_history(
-        self, config: Mapping[str, Any] | None = None, *, thread_id: str | None = None, limit: int | None = None
+        self,
+        config: Mapping[str, Any] | None = None,
+        *,
+        thread_id: str | None = None,
+        limit: int | None = None,
     ) -> Iterator[StateSnapshot]:
         """The thread's snapshots, the newest first."""
         return self._thread(config, thread_id).history(limit)
@@ -290,7 +302,11 @@ class Entrypoint(_Functional, Generic[In, Out]):
         return self.get_state(config, thread_id=thread_id)
 
     async def aget_state_history(
-        self, config: Mapping[str, Any] | None = None, *, thread_id: str | None = None, limit: int | None = None
+        self,
+        config: Mapping[str, Any] | None = None,
+        *,
+        thread_id: str | None = None,
+        limit: int | None = None,
     ) -> AsyncIterator[StateSnapshot]:
         """As :meth:`get_state_history`."""
         for snapshot in self.get_state_history(config, thread_id=thread_id, limit=limit):
@@ -352,7 +368,9 @@ class entrypoint:  # noqa: N801 - a decorator, spelled as in LangGraph
         self._name = name
 
     @overload
-    def __call__(self, func: Callable[Concatenate[In, ...], Awaitable[Final[Out, Any]]], /) -> Entrypoint[In, Out]: ...
+    def __call__(
+        self, func: Callable[Concatenate[In, ...], Awaitable[Final[Out, Any]]], /
+    ) -> Entrypoint[In, Out]: ...
     @overload
     def __call__(self, func: Callable[Concatenate[In, ...], Awaitable[Out]], /) -> Entrypoint[In, Out]: ...
     @overload
@@ -403,7 +421,9 @@ def interrupt(value: Any) -> Any:
     call = current_call("interrupt()")
     recorder = call.run.recorder
     if recorder is None:
-        raise UsageError("interrupt() needs a run with a checkpointer: the answer may come when this process is gone")
+        raise UsageError(
+            "interrupt() needs a run with a checkpointer: the answer may come when this process is gone"
+        )
     recorder.codec.encode(value, root="question")
     answered, answer, question = call.run.next_question(call, value)
     if answered:
@@ -436,7 +456,7 @@ def get_runtime() -> Runtime[Any]:
 
 def _of_this_call(name: str, what: str) -> Any:
     call = current_call(what)
-    return call.run.workflow.provide(name, call)
+    return call.workflow.provide(name, call)
 
 
 def _config(workflow: _Functional, call: Call) -> Mapping[str, Any]:
@@ -480,13 +500,17 @@ _PROVIDERS: Mapping[str, Callable[[_Functional, Call], Any]] = {
 _ANNOTATED = {"config": "RunnableConfig", "store": "BaseStore", "writer": "StreamWriter"}
 
 
-def _injected(fn: Callable[..., Any], *, skip: int) -> tuple[str, ...]:
+def _injected(fn: Callable[..., Any], *, skip: int) -> tuple[tuple[str, int], ...]:
     """The parameters that are injected by name, leaving out the first ``skip``, which are the input."""
     try:
         parameters = list(inspect.signature(fn).parameters.values())[skip:]
     except (TypeError, ValueError):  # a builtin without a signature
         return ()
-    return tuple(p.name for p in parameters if p.name in _PROVIDERS and p.kind in _BY_NAME and _fits(p))
+    return tuple(
+        (p.name, position if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD else sys.maxsize)
+        for position, p in enumerate(parameters, skip)
+        if p.name in _PROVIDERS and p.kind in _BY_NAME and _fits(p)
+    )
 
 
 _BY_NAME = {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY}

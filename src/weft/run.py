@@ -41,7 +41,7 @@ class Run(Generic[T]):
 
     @property
     def status(self) -> str:
-        """"running", "suspended", "finished", "failed" or "cancelled"."""
+        """One of "running", "suspended", "finished", "failed" and "cancelled"."""
         return self._execution.status.value
 
     @property
@@ -102,7 +102,9 @@ class Run(Generic[T]):
     def events(self) -> Iterator[Event]:
         """Every event so far and to come, until the run has ended."""
         if _running_loop() is self._execution.loop:
-            raise UsageError("this run goes on in the event loop that you would block: use `async for` on aevents()")
+            raise UsageError(
+                "this run goes on in the event loop that you would block: use `async for` on aevents()"
+            )
         mine: queue.SimpleQueue[Event] = queue.SimpleQueue()
         # A listener first, then what was before: an event of that moment comes twice at most, and is dropped.
         self._listeners.append(mine)

@@ -138,7 +138,9 @@ class Runnable(Workflow):
     def submit(self, input: Any, config: Mapping[str, Any] | None = None, **options: Any) -> Run[Any]:
         """Begin a run and return its handle at once: on the running loop, or beside sync code."""
         if (call := current.get()) is not None and call.is_running:
-            raise UsageError("submit() begins a run of its own; in a body call or invoke what is to join its run")
+            raise UsageError(
+                "submit() begins a run of its own; in a body call or invoke what is to join its run"
+            )
         parsed = self._options(config, options)
         try:
             loop = asyncio.get_running_loop()
@@ -161,7 +163,7 @@ class Runnable(Workflow):
         return RunOptions.of(config, options, default=self.checkpointer)
 
     def _join_here(self, call: Call, input: Any, options: Mapping[str, Any]) -> Any:
-        if call.step.is_async and _on(call.run.loop):
+        if call.is_on_loop and _on(call.run.loop):
             raise UsageError(
                 f"invoke() would block the loop that the body of {call.step.name!r} runs on; "
                 f"write `await {self.step.name}.ainvoke(...)`"
@@ -174,12 +176,18 @@ class Runnable(Workflow):
         return call.ask(self._inner_step(options), self.bind(input), {})
 
     def _inner_step(self, options: Mapping[str, Any]) -> Step:
-        given = {name: value for name, value in options.items() if value is not None and name not in _IGNORED_INSIDE}
+        given = {
+            name: value
+            for name, value in options.items()
+            if value is not None and name not in _IGNORED_INSIDE
+        }
         if not given:
             return self.step
         for name in given:
             if name not in _INNER_OPTIONS:
-                raise InputError(f"{self.step.name!r} joins the run that it is called in, which has its own {name}")
+                raise InputError(
+                    f"{self.step.name!r} joins the run that it is called in, which has its own {name}"
+                )
         return replace(self.step, timeout=TimeoutPolicy.of(given["timeout"]))
 
 
@@ -209,4 +217,3 @@ def _on(loop: asyncio.AbstractEventLoop) -> bool:
         return asyncio.get_running_loop() is loop
     except RuntimeError:
         return False
-

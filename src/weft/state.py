@@ -32,7 +32,9 @@ class ThreadView:
 
     def update(self, value: Any) -> Mapping[str, Any]:
         """Save a value that the next run sees as ``previous``; the config of the new snapshot."""
-        self._store.save_state(self._thread_id, self._store.codec.encode(value, root="values"), created=time.time())
+        self._store.save_state(
+            self._thread_id, self._store.codec.encode(value, root="values"), created=time.time()
+        )
         return self._config(self._store.states(self._thread_id, limit=1)[0].number)
 
     def _history(self) -> Iterator[StateSnapshot]:

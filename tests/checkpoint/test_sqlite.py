@@ -73,7 +73,6 @@ class Child:
     def __init__(self, path, script, *args):
         code = f"""
 import os, signal, sys, time, threading
-sys.path.insert(0, {str(Path(__file__).parent)!r})
 from conformance import begin, end, record, resume, values
 from weft.checkpoint.base import *
 from weft.checkpoint.sqlite import SqliteSaver
@@ -280,9 +279,15 @@ def test_what_was_acknowledged_outlives_a_kill(path, store):
     assert store.commit([Write("r", fence, [record()])]) == set()
 
 
-def test_eight_processes_create_the_file_at_once(path):
-    children = [Child(path, "say(begin(store, sys.argv[1]))", number) for number in range(8)]
-    assert [child.ended() for child in children] == [["1"]] * 8
+def test_eight_processes_create_files_at_once(path):
+    """Without our own waiting, now and then one of them gets "database is locked" at once."""
+    script = """
+    for number in range(10):
+        with SqliteSaver(f"{store.path}{number}") as other:
+            say(begin(other, sys.argv[1]))
+    """
+    children = [Child(path, script, number) for number in range(8)]
+    assert [child.ended() for child in children] == [["1"] * 10] * 8
 
 
 # --- Forks ------------------------------------------------------------------------------------------------
@@ -975,3 +980,9 @@ def test_a_doctored_row_is_noticed(path, store, damage, read):
 def test_every_error_is_one_of_ours():
     assert issubclass(StoreError, WeftError)
     assert issubclass(CorruptDataError, CheckpointError)
+
+
+def test_advice_for_what_python_cannot_quote():
+    file = sqlite_module._File("x.db", 1.0)
+    error = UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+    assert "damaged" in str(file.failure(error, "read"))

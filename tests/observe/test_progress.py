@@ -192,8 +192,10 @@ def lines_of(*many, pause=0.0):
 
 
 def test_plain_lines_name_each_step_once_and_end_with_a_summary():
-    many = [event for id in "abc" for event in (asked(id), started(id), finished(id))]
-    text = lines_of(run_started(), *many, asked("d", step="join"), started("d", step="join"), finished("d", step="join"))
+    many = [event for name in "abc" for event in (asked(name), started(name), finished(name))]
+    text = lines_of(
+        run_started(), *many, asked("d", step="join"), started("d", step="join"), finished("d", step="join")
+    )
     assert text.splitlines()[:-1] == ["digest: begins", "read: started", "join: started"]
     assert text.splitlines()[-1].startswith("digest: finished after ")
     assert text.endswith(": 4 calls\n")
@@ -267,7 +269,13 @@ def test_the_live_view_ends_with_the_final_counts():
     file = io.StringIO()
     with Progress(file, live=True) as shown:
         shown(run_started())
-        for event in (asked("a"), asked("b"), started("a"), finished("a"), finished("b", Failed(ValueError()))):
+        for event in (
+            asked("a"),
+            asked("b"),
+            started("a"),
+            finished("a"),
+            finished("b", Failed(ValueError())),
+        ):
             shown(event)
         shown(run_finished())
     assert "2/2" in file.getvalue()
@@ -326,7 +334,14 @@ def test_a_run_with_progress_tells_on_stderr(capfd):
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.04, "40 ms"), (0.0999, "0.1 s"), (9.949, "9.9 s"), (9.95, "10 s"), (59.6, "1:00"), (3599.7, "1:00:00")],
+    [
+        (0.04, "40 ms"),
+        (0.0999, "0.1 s"),
+        (9.949, "9.9 s"),
+        (9.95, "10 s"),
+        (59.6, "1:00"),
+        (3599.7, "1:00:00"),
+    ],
 )
 def test_durations(seconds, text):
     assert duration(seconds) == text

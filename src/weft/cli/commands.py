@@ -19,7 +19,7 @@ from weft.cli.values import answers_by_id, read_answers, read_input
 from weft.core.question import Command
 from weft.errors import WeftError
 from weft.runnable import Runnable
-from weft.runs import Runs
+from weft.history import Runs
 
 
 def run_command(args: Sequence[str] | None = None) -> int:

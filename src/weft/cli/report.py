@@ -18,7 +18,7 @@ from typing import Any, TextIO
 import weft
 from weft.cli.running import Ending
 from weft.observe.progress import duration, printable
-from weft.runs import CallInfo, QuestionInfo, RunInfo
+from weft.history import CallInfo, QuestionInfo, RunInfo
 
 _SHORT = 100  # JSON up to this length stays on one line
 _RED, _GREEN, _YELLOW, _CYAN = 31, 32, 33, 36
@@ -46,7 +46,9 @@ def note(text: str) -> None:
     _write(sys.stderr, text)
 
 
-def _write(file: TextIO, text: str) -> None:
+def _write(file: TextIO | None, text: str) -> None:
+    if file is None:  # it was closed before we began
+        return
     try:
         file.write(_encodable(text, file) + "\n")
         file.flush()
@@ -251,7 +253,7 @@ def show_run(info: RunInfo, store_option: Sequence[str]) -> None:
 
 def _call_row(call: CallInfo) -> tuple[str, ...]:
     return (
-        call.step,
+        _cut(printable(call.step), max(_columns() // 4, 12)),
         call.outcome,
         str(call.attempts),
         f"{call.started.astimezone():%H:%M:%S}" if call.started else "",
@@ -333,10 +335,14 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
         padded = [
             _coloured(cell, set_cell_size(cell, width)) for cell, width in zip(first, widths, strict=True)
         ]
-        is_cut = cell_len(last) > room
-        padded.append(set_cell_size(last, max(room - 1, 8)).rstrip() + "…" if is_cut else last)
-        shown.append(_GAP.join(padded).rstrip())
+        shown.append(_GAP.join([*padded, _cut(last, max(room, 8))]).rstrip())
     return "\n".join(shown)
+
+
+def _cut(text: str, width: int) -> str:
+    from rich.cells import cell_len, set_cell_size  # noqa: PLC0415 - as above
+
+    return text if cell_len(text) <= width else set_cell_size(text, width - 1).rstrip() + "…"
 
 
 _GAP = "  "

@@ -15,7 +15,7 @@ from weft.engine.options import RunOptions
 from weft.errors import OwnerLostError, StoreError, WeftError
 from weft.observe.progress import Progress
 from weft.runnable import Runnable
-from weft.runs import QuestionInfo, Runs
+from weft.history import QuestionInfo, Runs
 
 
 @dataclass(frozen=True)

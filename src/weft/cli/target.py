@@ -14,7 +14,7 @@ from typing import Any
 
 from weft.cli.endings import Refusal
 from weft.runnable import Runnable
-from weft.runs import closest
+from weft.history import closest
 
 
 def load_target(target: str) -> Runnable:

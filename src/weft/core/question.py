@@ -48,7 +48,9 @@ def match_answers(resume: Any, open_ids: Iterable[str]) -> dict[str, Any]:
     if len(ids) == 1:
         return {ids[0]: resume}
     if not ids:
-        raise AnswerError("the run has no open question; to go on with it pass None instead of Command(resume=...)")
+        raise AnswerError(
+            "the run has no open question; to go on with it pass None instead of Command(resume=...)"
+        )
     raise AnswerError(f"several questions are open: pass Command(resume={{id: answer}}); {_listed(ids)}")
 
 

@@ -90,7 +90,11 @@ class RetryPolicy:
 
 
 def next_delay(
-    policies: Sequence[RetryPolicy], error: BaseException, *, attempt: int, draw: Callable[[], float] = random.random
+    policies: Sequence[RetryPolicy],
+    error: BaseException,
+    *,
+    attempt: int,
+    draw: Callable[[], float] = random.random,
 ) -> float | None:
     """Seconds to wait before the next attempt; None when ``error`` is final.
 

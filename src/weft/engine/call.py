@@ -22,6 +22,8 @@ from asyncio import _get_running_loop
 from contextvars import Context, copy_context
 from dataclasses import dataclass
 from enum import Enum
+from inspect import CORO_CREATED, getcoroutinestate
+from reprlib import Repr
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from weft.engine.execution import Execution
     from weft.engine.scope import Scope
     from weft.engine.step import Step
+    from weft.engine.workflow import Workflow
 
 
 logger = logging.getLogger("weft")
@@ -115,7 +118,9 @@ class Call:
     deadline: float | None = None  # in the loop's time
     counts_as_left = False  # its thread waits for children, and is not counted as a worker
 
-    def __init__(self, run: Execution, parent: Call | None, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]):
+    def __init__(
+        self, run: Execution, parent: Call | None, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
         self.run = run
         self.parent = parent
         self.step = step
@@ -130,36 +135,42 @@ class Call:
 
     # Being asked for
 
-    def ask(self, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AnyFuture | asyncio.Future[Any]:
+    def ask(
+        self, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> AnyFuture | asyncio.Future[Any]:
         """This body asks for a call; its future, of the kind that fits where the body runs."""
         if self.stopping is not None or self._is_abandoned():
             raise self.unwinding()
         if self.state is not State.RUNNING:
-            raise UsageError(f"{self.step.name!r} has ended; something that it left running asks for {step.name!r}")
+            raise UsageError(
+                f"{self.step.name!r} has ended; something that it left running asks for {step.name!r}"
+            )
         run = self.run
         call = Call(run, self, step, args, kwargs)
         loop = _get_running_loop()
-        if loop is run.loop and self.step.is_async:
+        if loop is run.loop and self.is_on_loop:
             call.future = future = LoopFuture(call, loop)
-            call.begin(None)
+            call.begin(run.recorder.fingerprint(call) if run.recorder is not None else b"")
             return future
         return self._ask_from_thread(call, loop)
 
-    def _ask_from_thread(self, call: Call, loop: asyncio.AbstractEventLoop | None) -> AnyFuture | asyncio.Future[Any]:
+    def _ask_from_thread(
+        self, call: Call, loop: asyncio.AbstractEventLoop | None
+    ) -> AnyFuture | asyncio.Future[Any]:
         run = self.run
         call.future = future = ThreadFuture(call)
         call.context = copy_context()
-        fingerprint = run.recorder.fingerprint(call) if run.recorder is not None else None
+        fingerprint = run.recorder.fingerprint(call) if run.recorder is not None else b""
         if run.recorder is not None:
             scope = run.recorder.scope_of(self)
             scope.coming.append(None)
             future.watch(scope)
         run.post(call.begin, fingerprint)
-        if loop is not None and self.step.is_async:
+        if loop is not None and self.is_on_loop:
             return asyncio.wrap_future(future, loop=loop)
         return future
 
-    def begin(self, fingerprint: bytes | None) -> None:
+    def begin(self, fingerprint: bytes) -> None:
         """Become a child of the parent, and start as soon as nothing stands in the way."""
         parent, run = self.parent, self.run
         assert parent is not None
@@ -189,7 +200,7 @@ class Call:
                 self._tell(events.CallAsked)
             self._admit()
 
-    def _find_record(self, fingerprint: bytes | None) -> None:
+    def _find_record(self, fingerprint: bytes) -> None:
         recorder = self.run.recorder
         assert recorder is not None
         scope = recorder.identify(self, fingerprint)
@@ -230,7 +241,12 @@ class Call:
         self._launch()
 
     def _take_from_cache(self) -> bool:
-        found, value = self.run.look_up(self)
+        try:
+            found, value = self.workflow.look_up(self)
+        except Exception as error:  # of a key function or a cache of the user's
+            self.error = error
+            self._finish()
+            return True
         if found:
             self.cached = True
             self.value = value
@@ -304,7 +320,9 @@ class Call:
         policy = self.step.timeout
         if policy is not None and self.run.loop is not None:
             if policy.run_timeout is not None:
-                self.timer = self.run.loop.call_later(policy.run_timeout, self._out_of_time, policy.run_timeout)
+                self.timer = self.run.loop.call_later(
+                    policy.run_timeout, self._out_of_time, policy.run_timeout
+                )
             if policy.idle_timeout is not None:
                 self.touched = self.run.loop.time()
                 self._watch_idleness()
@@ -396,10 +414,17 @@ class Call:
             self._end_if_drained()
             return
         self.value, self.error = value, error
+        if error is not None:
+            self._say_where(error)
         if not self.pending:
             self._settle()
             return
         self._drain(error)
+
+    def _say_where(self, error: BaseException) -> None:
+        """Note on an error which call raised it, unless one below has said so."""
+        if isinstance(error, Exception) and not any(note.startswith(_NOTE) for note in _notes(error)):
+            error.add_note(f"{_NOTE}{self.step.name!r}{_shortened(self.args, self.kwargs)}, call {self.id}")
 
     def _drain(self, error: BaseException | None) -> None:
         """The body left calls behind: they end first. After a failure nobody needs them."""
@@ -432,11 +457,19 @@ class Call:
             self._open_question(error)
             return
         if self.step.retry and not isinstance(error, Unwind):
-            delay = next_delay(self.step.retry, error, attempt=self.attempt)
+            delay = self._delay_after(error)
             if delay is not None and self._may_wait(delay):
                 self._back_off(delay, error)
                 return
         self._finish()
+
+    def _delay_after(self, error: BaseException) -> float | None:
+        try:
+            return next_delay(self.step.retry, error, attempt=self.attempt)
+        except Exception as broken:  # a retry_on of the user's
+            broken.add_note(f"raised by the retry_on of {self.step.name!r} when it was asked about {error!r}")
+            self.error = broken
+            return None
 
     def _may_wait(self, delay: float) -> bool:
         left = self.remaining()
@@ -463,13 +496,19 @@ class Call:
     def _finish(self) -> None:
         """The outcome is final."""
         if self.step.cache is not None and self.error is None and not self.cached:
-            self.run.keep(self)
+            self._keep_in_cache()
         recorder = self.run.recorder
         if recorder is not None:
             self.state = State.ENDED
             recorder.record(self)
             return
         self._become_visible()
+
+    def _keep_in_cache(self) -> None:
+        try:
+            self.workflow.keep(self)
+        except Exception:  # the value is there all the same
+            logger.warning("run %s: the result of %r could not be cached", self.run.id, self.step.name, exc_info=True)
 
     def recorded_in(self, batch: int) -> None:
         """The outcome is durable, or was found to be unstorable (``error`` says so)."""
@@ -567,7 +606,9 @@ class Call:
         """The body had ended before this call failed: nobody takes the error, so at least it is said."""
         self.future.forget()
         if isinstance(error, Exception):
-            logger.warning("run %s: %r failed after its caller had ended: %r", self.run.id, self.step.name, error)
+            logger.warning(
+                "run %s: %r failed after its caller had ended: %r", self.run.id, self.step.name, error
+            )
 
     @property
     def outcome(self) -> Outcome[Any]:
@@ -638,14 +679,21 @@ class Call:
             return
         self.told = True
         if self.body is not None:
-            self.body.cancel(why.reason)
-            self._insist()
+            self._cancel_body(self.body, why.reason)
         else:
             self._wake_thread(why)
             if self.timer is not None:
                 self.timer.cancel()
             if why.kind is not StopKind.SUSPEND:
                 self.timer = self.run.loop.call_later(why.grace, self._give_up)
+
+    def _cancel_body(self, body: asyncio.Task[None], reason: str) -> None:
+        not_begun = getcoroutinestate(body.get_coro()) == CORO_CREATED  # type: ignore[arg-type]  # it is ours
+        body.cancel(reason)
+        if not_begun:
+            self._body_ended(None, asyncio.CancelledError(reason))  # it will not even begin, so it cannot say so
+        else:
+            self._insist()
 
     def _insist(self) -> None:
         """A body that swallows its cancellation is cancelled again."""
@@ -690,7 +738,9 @@ class Call:
             self._settle()
             return
         if not isinstance(self.error, Unwind | asyncio.CancelledError):
-            self.error = why.unwinding() if why.kind is StopKind.SUSPEND else asyncio.CancelledError(why.reason)
+            self.error = (
+                why.unwinding() if why.kind is StopKind.SUSPEND else asyncio.CancelledError(why.reason)
+            )
         if self.parent is not None and self.parent.scope is not None:
             self.parent.scope.calls.pop(self.identity, None)
         self._forget_children()
@@ -710,9 +760,9 @@ class Call:
         self.state = State.OVER
         parent.held += 1
         if self.run.is_observed:
-            self._tell(events.CallFinished, outcome=self.outcome, attempts=self.attempt)
-        if parent.body is not None:
-            self.future.forget()
+            if self.stopping is None or self.stopping.kind is not StopKind.SUSPEND:
+                self._tell(events.CallFinished, outcome=self.outcome, attempts=self.attempt)
+        self.future.forget()
         parent.child_ended()
 
     def _withdraw(self) -> None:
@@ -785,6 +835,22 @@ class Call:
         return f"{self.parent.id}/{self.ordinal}" if self.parent is not None else self.run.id
 
     @property
+    def is_on_loop(self) -> bool:
+        """Whether its body is at work on the loop of the run, not in a thread."""
+        return self.step.is_async or self.body is not None
+
+    @property
+    def workflow(self) -> Workflow:
+        """Whose hooks this call uses: those of the nearest entrypoint round it."""
+        call: Call | None = self
+        while call is not None:
+            if call.step.workflow is not None:
+                found: Workflow = call.step.workflow
+                return found
+            call = call.parent
+        return self.run.workflow
+
+    @property
     def path(self) -> list[int]:
         """Its place in the program: the number of each ancestor, and its own, among what their parents asked for."""
         found: list[int] = []
@@ -853,3 +919,18 @@ class Call:
         """The code asks here for another call than the recorded one."""
         if self.run.is_observed:
             self._tell(events.CallMismatch, recorded_step=recorded_step)
+
+
+_NOTE = "weft: raised by "
+
+
+def _notes(error: BaseException) -> list[str]:
+    return getattr(error, "__notes__", [])
+
+
+def _shortened(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    short = Repr()
+    short.maxstring = short.maxother = 60
+    short.maxtuple = short.maxlist = short.maxdict = 4
+    given = [short.repr(value) for value in args] + [f"{name}={short.repr(value)}" for name, value in kwargs.items()]
+    return f"({', '.join(given)})"

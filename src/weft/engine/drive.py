@@ -37,7 +37,9 @@ def run_here(workflow: Workflow, input: Any, options: RunOptions, observers: Seq
     return run.future.result()
 
 
-async def run_on_loop(workflow: Workflow, input: Any, options: RunOptions, observers: Sequence[Observer] = ()) -> Any:
+async def run_on_loop(
+    workflow: Workflow, input: Any, options: RunOptions, observers: Sequence[Observer] = ()
+) -> Any:
     """Run to the end on the caller's loop. Cancelling this cancels the run and waits for what it has begun."""
     run = start_on_loop(workflow, input, options, observers)
     assert isinstance(run.future, LoopFuture)

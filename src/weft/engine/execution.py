@@ -113,7 +113,9 @@ class Execution:
             if not self.id:
                 self.id = uuid.uuid4().hex
             if self.is_observed:
-                self.emit(events.RunStarted(run_id=self.id, time=time.time(), workflow=self.workflow.step.name))
+                self.emit(
+                    events.RunStarted(run_id=self.id, time=time.time(), workflow=self.workflow.step.name)
+                )
             return None
         from weft.engine.opening import open_run  # noqa: PLC0415 - runs without a journal do without it
 
@@ -248,7 +250,9 @@ class Execution:
             self.outcome = Failed(error)
         if self.is_observed:
             self.emit(
-                events.RunFinished(run_id=self.id, time=time.time(), status=status.value, outcome=self.outcome)
+                events.RunFinished(
+                    run_id=self.id, time=time.time(), status=status.value, outcome=self.outcome
+                )
             )
         self.future.settle(value, error)
 
@@ -270,16 +274,9 @@ class Execution:
 
     def inject(self, call: Call) -> dict[str, Any]:
         """The arguments of a call, with those that its step has injected by name."""
-        found = {name: self.workflow.provide(name, call) for name in call.step.inject if name not in call.kwargs}
-        return {**found, **call.kwargs}
-
-    def look_up(self, call: Call) -> tuple[bool, Any]:
-        """Whether the cache has a value for this call, and the value."""
-        return self.workflow.look_up(call)
-
-    def keep(self, call: Call) -> None:
-        """Put the value of this call into the cache."""
-        self.workflow.keep(call)
+        given = len(call.args)
+        missing = [name for name, at in call.step.inject if name not in call.kwargs and at >= given]
+        return {**{name: call.workflow.provide(name, call) for name in missing}, **call.kwargs}
 
     def emit(self, event: events.Event) -> None:
         """Tell the observers. One that fails is left out from then on; the run goes on."""
@@ -391,4 +388,3 @@ class Execution:
         assert self.recorder is not None
         found, answer = self.recorder.answer_of(call, number)
         return found, answer, question
-

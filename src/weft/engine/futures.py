@@ -49,6 +49,10 @@ class LoopFuture(asyncio.Future[Any]):
             self.set_result(value)
         elif isinstance(error, asyncio.CancelledError):
             super().cancel()
+        elif isinstance(error, StopIteration):  # a future cannot hold one: it would end the generator that awaits
+            wrapped = RuntimeError(f"the body raised {error!r}")
+            wrapped.__cause__ = error
+            self.set_exception(wrapped)
         else:
             self.set_exception(error)
 

@@ -32,7 +32,9 @@ class RunOptions:
     config: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, config: Mapping[str, Any] | None, keywords: Mapping[str, Any], *, default: Any = None) -> RunOptions:
+    def of(
+        cls, config: Mapping[str, Any] | None, keywords: Mapping[str, Any], *, default: Any = None
+    ) -> RunOptions:
         """The options from both spellings; a keyword wins.
 
         Args:
@@ -44,7 +46,10 @@ class RunOptions:
             InputError: An option that does not exist, or a value that it cannot have.
             DefinitionError: A number that can never work.
         """
-        given = {**_from_config(config), **{name: value for name, value in keywords.items() if value is not None}}
+        given = {
+            **_from_config(config),
+            **{name: value for name, value in keywords.items() if value is not None},
+        }
         unknown = sorted(set(given) - set(cls.__dataclass_fields__))
         if unknown:
             known = ", ".join(sorted(set(cls.__dataclass_fields__) - {"config"}))
@@ -72,7 +77,9 @@ class RunOptions:
                 'config={"configurable": {"thread_id": ...}}), or run_id=...'
             )
         if self.checkpointer is None and self.run_id is not None:
-            raise InputError(f"run_id={self.run_id!r} needs a checkpointer: without one there is nothing to resume")
+            raise InputError(
+                f"run_id={self.run_id!r} needs a checkpointer: without one there is nothing to resume"
+            )
         return self
 
 

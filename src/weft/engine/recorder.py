@@ -130,11 +130,9 @@ class Recorder:
             call.scope = Scope(call, self.loaded.outcomes.pop(call.identity, ()))
         return call.scope
 
-    def identify(self, call: Call, fingerprint: bytes | None) -> Scope:
+    def identify(self, call: Call, fingerprint: bytes) -> Scope:
         """Give the call its identity among its siblings."""
         assert call.parent is not None
-        if fingerprint is None:
-            fingerprint = self.fingerprint(call)
         scope = self.scope_of(call.parent)
         call.identity, call.ordinal = scope.siblings.next(call.step.name, fingerprint)
         return scope
@@ -254,7 +252,11 @@ class Recorder:
                 return
             call.scope = Scope(call, loaded.outcomes.pop(call.identity, ()))
             self.loaded.outcomes.update(
-                {parent: found for parent, found in loaded.outcomes.items() if parent not in self.loaded.outcomes}
+                {
+                    parent: found
+                    for parent, found in loaded.outcomes.items()
+                    if parent not in self.loaded.outcomes
+                }
             )
             then()
 

@@ -24,7 +24,8 @@ class Step:
     timeout: TimeoutPolicy | None = None
     cache: Any = None
     key: Callable[..., Any] | None = None
-    inject: tuple[str, ...] = ()
+    inject: tuple[tuple[str, int], ...] = ()  # names, each with the position at which it may be given
+    workflow: Any = None  # whose hooks its body and what is below it use; None: those of whoever called it
     is_plain: bool = field(init=False)
 
     def __post_init__(self) -> None:

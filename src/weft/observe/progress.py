@@ -50,9 +50,10 @@ class Progress:
     """
 
     def __init__(self, file: TextIO | None = None, *, live: bool | None = None) -> None:
-        file = sys.stderr if file is None else file
+        file = sys.stderr if file is None else file  # which is None where it was closed before we began
         self._tally = Tally()
-        self._view: _View = _Live(self._tally, file) if _is_live(file, live) else _Lines(self._tally, file)
+        is_live = file is not None and _is_live(file, live)
+        self._view: _View = _Live(self._tally, file) if is_live else _Lines(self._tally, file)
 
     def __enter__(self) -> Self:
         self._view.start()
@@ -279,12 +280,11 @@ class Tally:
 class _Lines:
     """One line when something begins, one every two seconds while something changes, one at the end."""
 
-    def __init__(self, tally: Tally, file: TextIO) -> None:
+    def __init__(self, tally: Tally, file: TextIO | None) -> None:
         self._tally = tally
         self._file = file
         self._told: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._write, name="weft-progress", daemon=True)
-        self._is_open = True
         self._seen = 0
         self._last: dict[str, str] = {}
 
@@ -325,13 +325,13 @@ class _Lines:
         return "; ".join(news) or None
 
     def _print(self, line: str | None) -> None:
-        if line is None or not self._is_open:
+        if line is None or self._file is None:
             return
         try:
             self._file.write(f"{line}\n")
             self._file.flush()
         except (OSError, ValueError):  # nobody reads it any more, and the run goes on without
-            self._is_open = False
+            self._file = None
 
 
 def _in_words(step: StepCount, now: float) -> str:

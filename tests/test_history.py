@@ -1,5 +1,6 @@
 """What a store tells of its runs, and what can be done with them."""
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import pytest
@@ -18,7 +19,7 @@ from weft import (
     interrupt,
     task,
 )
-from weft.runs import Runs, closest, runs
+from weft.history import Runs, closest, runs
 
 
 class Broken(Exception):
@@ -95,7 +96,9 @@ def test_runs_are_chosen_by_status_and_thread(store):
         with pytest.raises(Broken):
             failing.invoke(number, run_id=f"bad{number}", checkpointer=store)
     found = runs(store)
-    assert [info.id for info in found.list(status="finished", limit=1)] == ["good"], "however many others are newer"
+    assert [info.id for info in found.list(status="finished", limit=1)] == ["good"], (
+        "however many others are newer"
+    )
     assert [info.id for info in found.list(status=RunStatus.FAILED, limit=2)] == ["bad8", "bad7"]
     assert [info.id for info in found.list(thread_id="t")] == ["good"]
     with pytest.raises(InputError, match="no status 'done'; there are: running, suspended"):
@@ -107,7 +110,12 @@ def test_a_run_says_what_it_is(store):
     with pytest.raises(Broken):
         failing.invoke(3, run_id="r", thread_id="t", checkpointer=store)
     info = runs(store).show("r")
-    assert (info.workflow, info.status, info.thread_id, info.error) == ("failing", "failed", "t", "Broken: no 3")
+    assert (info.workflow, info.status, info.thread_id, info.error) == (
+        "failing",
+        "failed",
+        "t",
+        "Broken: no 3",
+    )
     assert before <= info.created <= info.updated
     assert (info.input, info.output) == (3, None)
     assert "checkpointer" not in repr(info).lower()
@@ -130,7 +138,12 @@ def test_a_failed_call_has_its_error(store):
         failing.invoke(3, run_id="r", checkpointer=store)
     ok, failed = runs(store).show("r").calls
     assert (ok.step, ok.error) == ("leaf", None)
-    assert (failed.step, failed.outcome, failed.error, failed.value) == ("fail", "failed", "Broken: no 3", None)
+    assert (failed.step, failed.outcome, failed.error, failed.value) == (
+        "fail",
+        "failed",
+        "Broken: no 3",
+        None,
+    )
 
 
 def test_a_call_that_was_run_again_is_listed_once(store):
@@ -158,7 +171,9 @@ def test_an_answer_that_fits_nothing_lists_what_is_open(store):
     asking.invoke(["a"], run_id="r", checkpointer=store)
     found = runs(store)
     (question,) = found.show("r").questions
-    with pytest.raises(AnswerError, match=f"'nope' is no open question of run 'r'; open are: {question.id}"):
+    with pytest.raises(
+        AnswerError, match=f"no open question of run 'r' has the id 'nope'; open are: {question.id}"
+    ):
         found.answer("r", {"nope": 1, question.id: 2})
     with pytest.raises(AnswerError, match="no answer was given"):
         found.answer("r", {})
@@ -226,8 +241,6 @@ def test_closest_begins_with_what_was_typed():
 
 
 def test_values_of_types_that_are_not_known_are_shown_all_the_same(tmp_path):
-    from dataclasses import dataclass
-
     @dataclass
     class Doc:
         name: str

@@ -1,0 +1,739 @@
+"""Retries, timeouts and caches of tasks and entrypoints."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from datetime import timedelta
+
+import pytest
+from leftovers import eventually, nothing_left, within
+
+import weft
+from weft import (
+    CachePolicy,
+    InMemoryCache,
+    InMemorySaver,
+    NodeTimeoutError,
+    RetryPolicy,
+    SqliteSaver,
+    TimeoutPolicy,
+    entrypoint,
+    task,
+)
+from weft.engine import events
+
+
+@pytest.fixture(params=["none", "memory", "sqlite"])
+def any_saver(request, tmp_path):
+    if request.param == "none":
+        yield None
+    elif request.param == "memory":
+        yield InMemorySaver()
+    else:
+        with SqliteSaver(tmp_path / "runs.db") as saver:
+            yield saver
+
+
+class Boom(Exception):
+    pass
+
+
+class Other(Exception):
+    pass
+
+
+def quick(**more):
+    return RetryPolicy(**{"initial_interval": 0, "jitter": False, **more})
+
+
+def flaky(attempts, errors, policy, *, is_async=False):
+    """A task that raises one error an attempt, until none is left."""
+    left = list(errors)
+
+    def body(x):
+        attempts.append(x)
+        if left:
+            raise left.pop(0)
+        return x
+
+    async def abody(x):
+        return body(x)
+
+    return task(name="flaky", retry_policy=policy)(abody if is_async else body)
+
+
+def run_one(t, saver, **options):
+    @entrypoint(checkpointer=saver)
+    def wf(x):
+        return t(x).result()
+
+    return within(5, lambda: wf.invoke(7, thread_id="t", **options))
+
+
+# Retries
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("width", [None, 1])
+def test_a_call_is_tried_again_until_it_succeeds(any_saver, is_async, width):
+    attempts = []
+    t = flaky(attempts, [Boom("1"), Boom("2")], quick(), is_async=is_async)
+    with nothing_left():
+        assert run_one(t, any_saver, max_concurrent=width) == 7
+    assert len(attempts) == 3
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_the_last_error_is_raised_when_there_are_no_more_attempts(any_saver, is_async):
+    attempts = []
+    t = flaky(attempts, [Boom("1"), Boom("2"), Boom("3"), Boom("4")], quick(), is_async=is_async)
+    with pytest.raises(Boom, match="3"):
+        run_one(t, any_saver)
+    assert len(attempts) == 3
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("x"), TypeError("x"), KeyError("x"), SystemExit(1), OSError("x")]
+)
+def test_what_is_final_by_default(error):
+    attempts = []
+    with pytest.raises(type(error)):
+        run_one(flaky(attempts, [error], quick()), None)
+    assert len(attempts) == 1
+
+
+def test_the_first_policy_that_covers_decides_and_all_count_together(any_saver):
+    attempts = []
+    policies = [quick(max_attempts=2, retry_on=Boom), quick(max_attempts=4, retry_on=(Other, Boom))]
+    t = flaky(attempts, [Other("1"), Other("2"), Boom("3")], policies)
+    with pytest.raises(Boom, match="3"):
+        run_one(t, any_saver)
+    assert len(attempts) == 3
+
+
+def test_policies_may_be_any_iterable():
+    attempts = []
+    assert run_one(flaky(attempts, [Boom("1")], iter([quick()])), None) == 7
+    attempts.clear()
+    assert run_one(flaky(attempts, [Boom("1")], (quick(),)), None) == 7
+
+
+def test_retries_belong_to_the_call(any_saver):
+    """PocketFlow's counter is an attribute that all parallel items share."""
+    tries = {}
+
+    @task(retry_policy=quick())
+    def t(i):
+        tries[i] = tries.get(i, 0) + 1
+        if tries[i] < 3:
+            raise Boom("x")
+        return i
+
+    @entrypoint(checkpointer=any_saver)
+    def wf(n):
+        return [f.result() for f in [t(i) for i in range(n)]]
+
+    assert within(5, lambda: wf.invoke(10, thread_id="t")) == list(range(10))
+    assert set(tries.values()) == {3}
+
+
+def test_a_body_that_is_tried_again(any_saver):
+    attempts = []
+
+    @entrypoint(checkpointer=any_saver, retry_policy=quick())
+    async def wf(x):
+        attempts.append(x)
+        if len(attempts) < 3:
+            raise Boom("x")
+        return x
+
+    assert within(5, lambda: wf.invoke(1, thread_id="t")) == 1
+    assert len(attempts) == 3
+
+
+def test_children_of_a_failed_attempt_are_ended_before_the_next(any_saver):
+    log = []
+
+    @task
+    async def child(i):
+        try:
+            await asyncio.sleep(30)
+        finally:
+            log.append(f"child {i} ended")
+
+    @task(retry_policy=quick())
+    async def t():
+        log.append("attempt")
+        attempt = len([each for each in log if each == "attempt"])
+        if attempt < 3:
+            child(attempt)
+            await asyncio.sleep(0.005)
+            raise Boom("x")
+        return attempt
+
+    @entrypoint(checkpointer=any_saver)
+    async def wf(x):
+        return await t()
+
+    with nothing_left():
+        assert within(5, lambda: wf.invoke(1, thread_id="t")) == 3
+    assert log == ["attempt", "child 1 ended", "attempt", "child 2 ended", "attempt"]
+
+
+def test_delays_are_waited_and_shown(any_saver):
+    attempts = []
+
+    class Slow(Boom):
+        retry_after = 0.03
+
+    policy = RetryPolicy(initial_interval=0.01, backoff_factor=2, jitter=False, max_attempts=4)
+    t = flaky(attempts, [Boom("1"), Slow("2"), Boom("3")], policy)
+
+    @entrypoint(checkpointer=any_saver)
+    def wf(x):
+        return t(x).result()
+
+    begun = time.monotonic()
+    run = wf.submit(7, thread_id="t")
+    assert run.result(5) == 7
+    assert time.monotonic() - begun >= 0.08
+    retrying = [event for event in run.events() if isinstance(event, events.CallRetrying)]
+    assert [event.delay for event in retrying] == [0.01, 0.03, 0.04]
+    assert [event.attempt for event in retrying] == [1, 2, 3]
+    assert [str(event.error) for event in retrying] == ["1", "2", "3"]
+
+
+def test_a_back_off_never_goes_past_the_deadline(any_saver):
+    attempts = []
+    policy = RetryPolicy(initial_interval=10, jitter=False)
+    t = flaky(attempts, [Boom("1")] * 3, policy, is_async=True)
+    begun = time.monotonic()
+    with pytest.raises(Boom, match="1"):
+        run_one(t, any_saver, timeout=0.3)
+    assert time.monotonic() - begun < 0.25
+    assert len(attempts) == 1
+
+
+def test_a_back_off_is_left_at_once_when_the_run_is_cancelled(any_saver):
+    attempts = []
+    t = flaky(attempts, [Boom("1")], RetryPolicy(initial_interval=20, jitter=False), is_async=True)
+
+    @entrypoint(checkpointer=any_saver)
+    async def wf(x):
+        await t(x)
+
+    with nothing_left():
+        run = wf.submit(1, thread_id="t")
+        eventually(lambda: bool(attempts))
+        time.sleep(0.01)
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            within(3, lambda: run.result(3))
+
+
+def test_a_replayed_failure_is_not_tried_again_by_the_policy(any_saver):
+    """The attempts are used up: a resume that goes on from the failure does not spend more."""
+    if any_saver is None:
+        return
+    attempts, broken = [], [True]
+    t = flaky(attempts, [Boom(str(i)) for i in range(9)], quick())
+
+    @task
+    def fallback():
+        return "fallback"
+
+    @entrypoint(checkpointer=any_saver)
+    def wf(x):
+        try:
+            t(x).result()
+        except Boom as error:
+            found = str(error), fallback().result()
+        if broken:
+            raise Other("x")
+        return found
+
+    with pytest.raises(Other):
+        wf.invoke(1, thread_id="t")
+    broken.clear()
+    assert wf.invoke(None, thread_id="t") == ("2", "fallback")
+    assert len(attempts) == 3
+
+
+# Timeouts
+
+
+@pytest.mark.parametrize("limit", [0.03, timedelta(milliseconds=30), TimeoutPolicy(run_timeout=0.03)])
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_task_that_is_out_of_time_fails_on_time(any_saver, limit, is_async):
+    gate, log = threading.Event(), []
+
+    @task(timeout=limit)
+    def slow():
+        gate.wait(5)
+
+    @task(timeout=limit)
+    async def aslow():
+        try:
+            await asyncio.sleep(30)
+        finally:
+            log.append("cancelled")
+
+    @entrypoint(checkpointer=any_saver)
+    def wf(x):
+        begun = time.monotonic()
+        with pytest.raises(NodeTimeoutError, match="slow") as caught:
+            (aslow if is_async else slow)().result()
+        took = time.monotonic() - begun
+        error = caught.value
+        assert isinstance(error, TimeoutError)
+        assert error.timeout == 0.03
+        assert error.elapsed >= 0.03
+        assert error.given_up is not is_async
+        return took
+
+    with nothing_left():
+        run = wf.submit(1, thread_id="t")
+        assert 0.025 < run.result(5) < 0.25
+        assert [left.step for left in run.given_up] == ([] if is_async else ["slow"])
+        assert log == (["cancelled"] if is_async else [])
+        gate.set()
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_an_entrypoint_and_a_run_that_are_out_of_time(any_saver, is_async):
+    gate = threading.Event()
+
+    def body(x):
+        gate.wait(5)
+
+    async def abody(x):
+        await asyncio.sleep(30)
+
+    for number, (made, options) in enumerate([({"timeout": 0.02}, {}), ({}, {"timeout": 0.02})]):
+        wf = entrypoint(checkpointer=any_saver, name="wf", **made)(abody if is_async else body)
+        begun = time.monotonic()
+        with pytest.raises(NodeTimeoutError, match="wf"):
+            within(5, lambda: wf.invoke(1, thread_id=str(number), **options))
+        assert time.monotonic() - begun < 0.5
+    gate.set()
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_child_never_outlives_its_parents_time(any_saver, is_async):
+    """Deadlines are inherited, and what is below is ended with what is out of time."""
+    log = []
+
+    @task
+    async def child():
+        try:
+            await asyncio.sleep(30)
+        finally:
+            log.append("child")
+
+    @task(timeout=0.03)
+    def parent():
+        child().result()
+
+    @task(timeout=0.03)
+    async def aparent():
+        await child()
+
+    @entrypoint(checkpointer=any_saver)
+    async def wf(x):
+        with pytest.raises(NodeTimeoutError):
+            await (aparent if is_async else parent)()
+        return list(log)
+
+    with nothing_left():
+        found = within(5, lambda: wf.invoke(1, thread_id="t"))
+        if is_async:
+            assert found == ["child"]
+        eventually(lambda: log == ["child"])
+
+
+def test_remaining_counts_down_to_the_nearest_deadline(any_saver):
+    @task
+    def plain():
+        return weft.remaining()
+
+    @task(timeout=2)
+    async def limited():
+        return weft.remaining(), await plain()
+
+    @entrypoint(checkpointer=any_saver)
+    async def wf(x):
+        return weft.remaining(), await plain(), await limited()
+
+    assert wf.invoke(1, thread_id="a")[:2] == (None, None)
+    body, task_, (own, inner) = wf.invoke(1, thread_id="b", timeout=50)
+    assert 40 < task_ <= body <= 50
+    assert 0 < inner <= own <= 2
+
+
+def test_a_timeout_is_of_one_attempt(any_saver):
+    attempts = []
+
+    @task(timeout=0.05, retry_policy=quick())
+    async def t():
+        attempts.append(1)
+        if len(attempts) < 3:
+            await asyncio.sleep(30)
+        await asyncio.sleep(0.03)
+        return "ok"
+
+    with nothing_left():
+
+        @entrypoint(checkpointer=any_saver)
+        async def wf(x):
+            return await t()
+
+        assert within(5, lambda: wf.invoke(1, thread_id="t")) == "ok"
+    assert len(attempts) == 3
+
+
+@pytest.mark.parametrize(("retry_on", "expected"), [(None, 1), (TimeoutError, 2), (NodeTimeoutError, 2)])
+def test_a_sync_attempt_that_was_given_up_is_retried_only_if_the_policy_names_it(
+    any_saver, retry_on, expected
+):
+    attempts, gate = [], threading.Event()
+    more = {} if retry_on is None else {"retry_on": retry_on}
+
+    @task(timeout=0.02, retry_policy=quick(max_attempts=2, **more))
+    def t():
+        attempts.append(1)
+        gate.wait(5)
+
+    @entrypoint(checkpointer=any_saver)
+    def wf(x):
+        t().result()
+
+    with nothing_left():
+        with pytest.raises(NodeTimeoutError):
+            within(5, lambda: wf.invoke(1, thread_id="t"))
+        gate.set()
+    assert len(attempts) == expected
+
+
+def test_a_given_up_attempt_cannot_reach_the_next(any_saver):
+    """Neither its value nor its calls count once another attempt has begun."""
+    first_may_end, attempts, raised = threading.Event(), [], []
+
+    @task
+    def child(i):
+        return i
+
+    @task(timeout=0.05, retry_policy=quick(max_attempts=2, retry_on=TimeoutError))
+    def t():
+        attempts.append(1)
+        if len(attempts) == 1:
+            first_may_end.wait(5)
+            try:
+                child(1)
+            except BaseException as error:
+                raised.append(error)
+                raise
+            return "first"
+        first_may_end.set()
+        eventually(lambda: bool(raised), 0.04)
+        return "second", child(2).result()
+
+    @entrypoint(checkpointer=any_saver)
+    def wf(x):
+        return t().result()
+
+    with nothing_left():
+        assert within(5, lambda: wf.invoke(1, thread_id="t")) == ("second", 2)
+    assert len(raised) == 1
+
+
+def test_waiting_for_a_slot_is_not_counted(any_saver):
+    @task(timeout=0.1)
+    async def t(i):
+        await asyncio.sleep(0.04)
+        return i
+
+    @entrypoint(checkpointer=any_saver)
+    async def wf(n):
+        return await asyncio.gather(*[t(i) for i in range(n)])
+
+    assert within(5, lambda: wf.invoke(5, thread_id="t", max_concurrent=1)) == [0, 1, 2, 3, 4]
+
+
+def test_a_task_that_ends_in_time_is_not_touched_by_its_timer(any_saver):
+    @task(timeout=0.05)
+    async def t():
+        return 1
+
+    @task
+    def later():
+        time.sleep(0.08)
+        return 2
+
+    @entrypoint(checkpointer=any_saver)
+    async def wf(x):
+        return await t(), await later()
+
+    assert within(5, lambda: wf.invoke(1, thread_id="t")) == (1, 2)
+
+
+def test_an_idle_timeout_and_its_signs_of_life(any_saver):
+    @task
+    async def child():
+        pass
+
+    @task
+    async def long_child():
+        await asyncio.sleep(0.3)
+
+    async def silent(sign):
+        await asyncio.sleep(0.3)
+
+    def alive(kind):
+        @task(timeout=TimeoutPolicy(idle_timeout=0.08), name=kind)
+        async def t(runtime, writer):
+            for _ in range(5):
+                if kind == "writer":
+                    writer(1)
+                elif kind == "heartbeat":
+                    runtime.heartbeat()
+                elif kind == "child ends":
+                    await child()
+                elif kind == "child asked":
+                    long_child()
+                await asyncio.sleep(0.04)
+            return kind
+
+        return t
+
+    @entrypoint(checkpointer=any_saver)
+    async def wf(kind):
+        return await alive(kind)()
+
+    for kind in ("writer", "heartbeat", "child ends", "child asked"):
+        assert within(5, lambda: wf.invoke(kind, thread_id=kind)) == kind
+    begun = time.monotonic()
+    with nothing_left(), pytest.raises(NodeTimeoutError, match="silent"):
+        within(5, lambda: wf.invoke("silent", thread_id="silent"))
+    assert time.monotonic() - begun < 0.2
+
+
+def test_an_idle_timeout_that_only_a_heartbeat_refreshes(any_saver):
+    policy = TimeoutPolicy(idle_timeout=0.08, refresh_on="heartbeat")
+
+    @task
+    async def child():
+        pass
+
+    @task(timeout=policy)
+    async def wrote(writer):
+        for _ in range(5):
+            writer(1)
+            await child()
+            await asyncio.sleep(0.04)
+
+    @task(timeout=policy)
+    def beat(runtime):
+        for _ in range(5):
+            runtime.heartbeat()
+            time.sleep(0.04)
+        return "alive"
+
+    @entrypoint(checkpointer=any_saver)
+    async def wf(x):
+        with pytest.raises(NodeTimeoutError):
+            await wrote()
+        return await beat()
+
+    assert within(5, lambda: wf.invoke(1, thread_id="t")) == "alive"
+
+
+def test_a_task_that_swallows_its_cancellation_still_fails(any_saver):
+    @task(timeout=0.02)
+    async def t():
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            return "swallowed"
+
+    @entrypoint(checkpointer=any_saver)
+    async def wf(x):
+        await t()
+
+    with pytest.raises(NodeTimeoutError):
+        within(5, lambda: wf.invoke(1, thread_id="t"))
+
+
+def test_a_timeout_that_the_workflow_went_on_from_is_replayed(any_saver):
+    if any_saver is None:
+        return
+    ran, broken = [], [True]
+
+    @task(timeout=0.02)
+    async def slow():
+        ran.append("slow")
+        await asyncio.sleep(30)
+
+    @task
+    def fallback():
+        ran.append("fallback")
+        return 1
+
+    @entrypoint(checkpointer=any_saver)
+    async def wf(x):
+        try:
+            await slow()
+        except NodeTimeoutError as error:
+            found = error.step, error.timeout, await fallback()
+        if broken:
+            raise Boom("x")
+        return found
+
+    with pytest.raises(Boom):
+        wf.invoke(1, thread_id="t")
+    broken.clear()
+    assert wf.invoke(None, thread_id="t") == ("slow", 0.02, 1)
+    assert ran == ["slow", "fallback"]
+
+
+# Caches
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_cached_result_is_used_again_over_runs_and_threads(any_saver, is_async):
+    ran = []
+
+    def body(x, y=0):
+        ran.append(x)
+        return [x]
+
+    async def abody(x, y=0):
+        return body(x)
+
+    t = task(cache_policy=CachePolicy())(abody if is_async else body)
+    cache = InMemoryCache()
+
+    @entrypoint(checkpointer=any_saver, cache=cache)
+    def wf(x):
+        found = t(x).result()
+        found.append("changed")
+        return found
+
+    for name in ("a", "b", "c"):
+        assert wf.invoke(1, thread_id=name) == [1, "changed"]
+    assert ran == [1]
+    wf.invoke(2, thread_id="d")
+    assert ran == [1, 2]
+    t.clear_cache(cache)
+    wf.invoke(1, thread_id="e")
+    asyncio.run(t.aclear_cache(cache))
+    wf.invoke(1, thread_id="f")
+    assert ran == [1, 2, 1, 1]
+
+
+def test_errors_and_other_steps_are_not_cached(any_saver):
+    ran = []
+
+    @task(cache_policy=CachePolicy())
+    def bad(x):
+        ran.append("bad")
+        raise Boom("x")
+
+    @task(cache_policy=CachePolicy())
+    def none(x):
+        ran.append("none")
+
+    @task
+    def uncached(x):
+        ran.append("uncached")
+
+    @entrypoint(checkpointer=any_saver, cache=InMemoryCache())
+    def wf(x):
+        bad(x).exception()
+        return none(x).result(), uncached(x).result()
+
+    wf.invoke(1, thread_id="a")
+    wf.invoke(1, thread_id="b")
+    assert ran.count("bad") == 2
+    assert ran.count("none") == 1
+    assert ran.count("uncached") == 2
+
+
+def test_without_a_cache_the_policy_does_nothing():
+    ran = []
+
+    @task(cache_policy=CachePolicy())
+    def t(x):
+        ran.append(x)
+
+    @entrypoint()
+    def wf(x):
+        t(x).result(), t(x).result()
+
+    wf.invoke(1)
+    assert ran == [1, 1]
+
+
+def test_a_key_function_and_a_time_to_live(any_saver):
+    ran = []
+
+    @task(cache_policy=CachePolicy(key_func=lambda client, x: f"k{x}", ttl=0.05))
+    def t(client, x):
+        ran.append(x)
+        return x
+
+    @entrypoint(checkpointer=any_saver, cache=InMemoryCache())
+    def wf(x):
+        return t([x], 1).result()
+
+    wf.invoke(1, thread_id="a")
+    wf.invoke(2, thread_id="b")
+    assert ran == [1]
+    time.sleep(0.06)
+    wf.invoke(3, thread_id="c")
+    assert ran == [1, 1]
+
+
+def test_a_whole_run_is_cached_by_its_input(any_saver):
+    ran = []
+
+    @entrypoint(checkpointer=any_saver, cache=InMemoryCache(), cache_policy=CachePolicy())
+    def wf(x):
+        ran.append(x)
+        return [x]
+
+    assert wf.invoke(1, thread_id="a") == [1]
+    assert wf.invoke(1, thread_id="b") == [1]
+    assert wf.invoke(2, thread_id="c") == [2]
+    assert ran == [1, 2]
+
+
+def test_a_cached_task_does_not_wait_for_a_slot_or_run_twice_on_resume(any_saver):
+    ran = []
+
+    @task(cache_policy=CachePolicy())
+    async def t(x):
+        ran.append(x)
+        return x
+
+    @entrypoint(checkpointer=any_saver, cache=InMemoryCache())
+    async def wf(x):
+        await t(1)
+        return await asyncio.gather(*[t(1) for _ in range(5)])
+
+    assert within(5, lambda: wf.invoke(1, thread_id="t", max_concurrent=1)) == [1] * 5
+    assert ran == [1]
+
+
+def test_an_argument_that_cannot_be_a_key_is_an_error_of_the_call(any_saver):
+    @task(cache_policy=CachePolicy(), key=lambda x: 1)
+    def t(x):
+        return 1
+
+    @entrypoint(checkpointer=any_saver, cache=InMemoryCache())
+    def wf(x):
+        return t(object()).result()
+
+    with nothing_left(), pytest.raises((TypeError, weft.UsageError)):
+        within(3, lambda: wf.invoke(1, thread_id="t"))
