@@ -546,6 +546,36 @@ def test_a_race_is_decided_the_same_again(saver, is_async, durability):
     assert wf.invoke(None, config(), durability=durability) == seen
 
 
+def test_a_race_behind_several_layers_is_decided_the_same_again(saver):
+    """Between two batches the body has the time to act, also through gather in a task in wait."""
+    broken = [True]
+
+    @task
+    async def runner(i):
+        if broken:
+            await asyncio.sleep(0.004 * i)
+        return i
+
+    async def layer(future):
+        return (await asyncio.gather(future))[0]
+
+    @entrypoint(checkpointer=saver)
+    async def wf(x):
+        rest, seen = {asyncio.ensure_future(layer(runner(i))) for i in range(4)}, []
+        while rest:
+            done, rest = await asyncio.wait(rest, return_when="FIRST_COMPLETED")
+            seen.append(sorted(f.result() for f in done))
+        if broken:
+            raise Boom(seen)
+        return seen
+
+    with pytest.raises(Boom) as caught:
+        wf.invoke(1, config())
+    broken.clear()
+    assert len(caught.value.args[0]) > 1
+    assert wf.invoke(None, config()) == caught.value.args[0]
+
+
 def test_the_first_to_complete_is_the_first_again(saver):
     broken, gates = [True], [threading.Event() for _ in range(3)]
 

@@ -21,7 +21,7 @@ from weft.engine.call import Call
 from weft.engine.context import current, current_call
 from weft.engine.options import RunOptions, as_checkpointer
 from weft.engine.step import Step, name_of, retry_policies
-from weft.errors import DefinitionError, DirectCallError, Interrupted, NotInRunError, UsageError
+from weft.errors import DefinitionError, DirectCallError, InputError, Interrupted, NotInRunError, UsageError
 from weft.runnable import Runnable
 from weft.types import Runtime, StateSnapshot, StreamWriter
 
@@ -324,8 +324,11 @@ class Entrypoint(_Functional, Generic[In, Out]):
         options = RunOptions.of(config, {"thread_id": thread_id, "checkpointer": self.checkpointer})
         if options.checkpointer is None:
             raise UsageError(f"entrypoint {self.name!r} has no checkpointer, so there is no state to look at")
+        if options.thread_id is None:
+            raise InputError("the state is that of a thread: pass thread_id=...")
         options.checkpointer.codec.register_hints(self.step.fn)
-        return ThreadView(options.checkpointer, options.thread_id or "", self.name)
+        mark = (options.config.get("configurable") or {}).get("checkpoint_id")
+        return ThreadView(options.checkpointer, options.thread_id, mark=mark)
 
 
 class entrypoint:  # noqa: N801 - a decorator, spelled as in LangGraph

@@ -283,7 +283,7 @@ def _read(
             calls.pop(record.identity, None)  # a later outcome stands in its own place
             calls[record.identity] = record
         elif record.kind is RecordKind.QUESTION:
-            questions[question_id(record.identity, record.ordinal)] = record
+            questions[question_id(row.run_id, record.identity, record.ordinal)] = record
         elif record.kind is RecordKind.ANSWER:
             answered.add(record.step)
     if row.status is RunStatus.FINISHED:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from weft.core.question import Command
 from weft.core.timeout import TimeoutPolicy
 from weft.engine.call import Call
 from weft.engine.context import current
@@ -49,7 +50,7 @@ class Runnable(Workflow):
         call = current.get()
         if call is not None and call.is_running:
             return self._join_here(call, input, options)
-        return self._run_here(input, self._options(config, options))
+        return self._run_here(input, self._options(input, config, options))
 
     async def ainvoke(self, input: Any, config: Mapping[str, Any] | None = None, **options: Any) -> Any:
         """Run to the end and return the result; on the running loop.
@@ -63,7 +64,7 @@ class Runnable(Workflow):
         if call is not None and call.is_running:
             future = self._join(call, input, options)
             return await (asyncio.wrap_future(future) if isinstance(future, ThreadFuture) else future)
-        parsed = self._options(config, options)
+        parsed = self._options(input, config, options)
         with _shown(parsed) as observers:
             return await run_on_loop(self, input, parsed, observers)
 
@@ -89,7 +90,7 @@ class Runnable(Workflow):
         if call is not None and call.is_running:
             result = self._join_here(call, input, options)
             return iter([{self.step.name: result}])
-        return self._stream(input, self._options(config, options), chunker)
+        return self._stream(input, self._options(input, config, options), chunker)
 
     def _stream(self, input: Any, options: RunOptions, chunker: Chunker) -> Iterator[Any]:
         events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
@@ -121,7 +122,7 @@ class Runnable(Workflow):
             yield {self.step.name: await self.ainvoke(input, config, **options)}
             return
         events: asyncio.Queue[Event | None] = asyncio.Queue()
-        run = start_on_loop(self, input, self._options(config, options), [events.put_nowait])
+        run = start_on_loop(self, input, self._options(input, config, options), [events.put_nowait])
         run.future.add_done_callback(lambda _: events.put_nowait(None))
         run.spawn(run.start())
         try:
@@ -141,7 +142,7 @@ class Runnable(Workflow):
             raise UsageError(
                 "submit() begins a run of its own; in a body call or invoke what is to join its run"
             )
-        parsed = self._options(config, options)
+        parsed = self._options(input, config, options)
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
@@ -159,8 +160,11 @@ class Runnable(Workflow):
         with _shown(options) as observers:
             return run_here(self, input, options, observers)
 
-    def _options(self, config: Mapping[str, Any] | None, options: Mapping[str, Any]) -> RunOptions:
-        return RunOptions.of(config, options, default=self.checkpointer)
+    def _options(self, input: Any, config: Mapping[str, Any] | None, options: Mapping[str, Any]) -> RunOptions:
+        parsed = RunOptions.of(config, options, default=self.checkpointer)
+        if isinstance(input, Command) and parsed.checkpointer is None:
+            raise UsageError("Command(resume=...) goes on with a recorded run, so it needs a checkpointer")
+        return parsed
 
     def _join_here(self, call: Call, input: Any, options: Mapping[str, Any]) -> Any:
         if call.is_on_loop and _on(call.run.loop):

@@ -5,22 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from itertools import islice
+from itertools import dropwhile, islice
 from typing import Any
 
-from weft.checkpoint.base import Checkpointer, RunRow, RunStatus, ThreadState, all_records
+from weft.checkpoint.base import Checkpointer, RunRow, RunStatus, ThreadState
 from weft.core.question import Interrupt
-from weft.engine.recorder import load
+from weft.engine.recorder import load_run
 from weft.types import PregelTask, StateSnapshot
 
 
 class ThreadView:
-    """One thread of one store."""
+    """One thread of one store, up to the snapshot with this mark, or all of it."""
 
-    def __init__(self, store: Checkpointer, thread_id: str, workflow: str) -> None:
+    def __init__(self, store: Checkpointer, thread_id: str, *, mark: str | None = None) -> None:
         self._store = store
         self._thread_id = thread_id
-        self._workflow = workflow
+        self._upto = mark
 
     def empty(self) -> StateSnapshot:
         """The snapshot of a thread that nothing was done in."""
@@ -28,7 +28,10 @@ class ThreadView:
 
     def history(self, limit: int | None = None) -> Iterator[StateSnapshot]:
         """The snapshots, the newest first: of a finished run its end and its beginning."""
-        return islice(self._history(), limit)
+        found = self._history()
+        if self._upto is not None:
+            found = dropwhile(lambda snapshot: snapshot.config["configurable"]["checkpoint_id"] != self._upto, found)
+        return islice(found, limit)
 
     def update(self, value: Any) -> Mapping[str, Any]:
         """Save a value that the next run sees as ``previous``; the config of the new snapshot."""
@@ -96,7 +99,7 @@ class ThreadView:
     def _questions(self, run: RunRow) -> tuple[Interrupt, ...]:
         if run.status is RunStatus.FINISHED:
             return ()
-        found = load(all_records(self._store, run.run_id), self._store.codec).open_questions
+        found = load_run(self._store, run.run_id).open_questions
         return tuple(Interrupt(self._store.codec.decode(record.value), key) for key, record in found.items())
 
     def _error(self, run: RunRow) -> str | None:

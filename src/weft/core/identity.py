@@ -17,9 +17,9 @@ def root_identity(workflow: str) -> bytes:
     return _digest(b"run", workflow.encode("utf-8", "surrogatepass"))
 
 
-def question_id(identity: bytes, number: int) -> str:
-    """The id of the ``number``-th question (from 0) that the call of this identity asks."""
-    return _digest(b"question", identity, number.to_bytes(4, "big")).hex()
+def question_id(run_id: str, identity: bytes, number: int) -> str:
+    """The id of the ``number``-th question (from 0) that the call of this identity asks in this run."""
+    return _digest(b"question", run_id.encode("utf-8", "surrogatepass"), identity, number.to_bytes(4, "big")).hex()
 
 
 class Siblings:

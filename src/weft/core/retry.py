@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -69,8 +70,9 @@ class RetryPolicy:
             raise DefinitionError(f"max_attempts must be at least 1, not {self.max_attempts!r}")
         for name in ("initial_interval", "backoff_factor", "max_interval"):
             value = getattr(self, name)
-            if not value >= 0:  # NaN is refused here too
+            if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:  # NaN is refused too
                 raise DefinitionError(f"{name} must be a number of at least 0, not {value!r}")
+        _check_retry_on(self.retry_on)
 
     def covers(self, error: Exception) -> bool:
         """Whether this policy retries such an error."""
@@ -82,11 +84,16 @@ class RetryPolicy:
 
     def names_timeouts(self) -> bool:
         """Whether it is told in so many words to retry ``TimeoutError``."""
-        if isinstance(self.retry_on, type):
-            return issubclass(TimeoutError, self.retry_on) or issubclass(self.retry_on, TimeoutError)
-        if isinstance(self.retry_on, Sequence):
-            return any(issubclass(kind, TimeoutError) for kind in self.retry_on)
-        return False
+        kinds = [self.retry_on] if isinstance(self.retry_on, type) else self.retry_on
+        return isinstance(kinds, Sequence) and any(issubclass(kind, TimeoutError) for kind in kinds)
+
+
+def _check_retry_on(value: object) -> None:
+    kinds = value if isinstance(value, list | tuple) else [value]
+    if all(isinstance(kind, type) and issubclass(kind, Exception) for kind in kinds):
+        return
+    if not callable(value) or isinstance(value, type):
+        raise DefinitionError(f"retry_on must be an Exception class, several in a list, or a function, not {value!r}")
 
 
 def next_delay(
@@ -112,7 +119,15 @@ def next_delay(
     if isinstance(error, NodeTimeoutError) and error.given_up and not policy.names_timeouts():
         return None  # the body is still running: a second one beside it must be asked for
     told = getattr(error, "retry_after", None)
-    if isinstance(told, int | float) and told >= 0:
+    if isinstance(told, int | float) and not isinstance(told, bool) and 0 <= told < math.inf:
         return float(told)
-    delay = min(policy.max_interval, policy.initial_interval * policy.backoff_factor ** (attempt - 1))
+    delay = _interval(policy, attempt)
     return delay + draw() if policy.jitter else delay
+
+
+def _interval(policy: RetryPolicy, attempt: int) -> float:
+    try:
+        grown = policy.initial_interval * policy.backoff_factor ** (attempt - 1)
+    except OverflowError:
+        return policy.max_interval
+    return min(policy.max_interval, grown)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from weft.core.checks import check_seconds
+from weft.core.checks import check_span
 from weft.errors import DefinitionError
 
 
@@ -14,8 +14,8 @@ class TimeoutPolicy:
     """How long one attempt of a call may take.
 
     Attributes:
-        run_timeout: Seconds from its start; waiting for limits is not counted.
-        idle_timeout: Seconds without a sign of life: something written, a child asked for or ended.
+        run_timeout: Seconds (or a ``timedelta``) from its start; waiting for limits is not counted.
+        idle_timeout: Seconds (or a ``timedelta``) without a sign of life: something written, a child asked for or ended.
         refresh_on: "auto" as said; "heartbeat" for ``runtime.heartbeat()`` alone.
     """
 
@@ -26,7 +26,7 @@ class TimeoutPolicy:
     def __post_init__(self) -> None:
         for name in ("run_timeout", "idle_timeout"):
             if (value := getattr(self, name)) is not None:
-                check_seconds(name, value)
+                object.__setattr__(self, name, check_span(name, value))
         if self.refresh_on not in {"auto", "heartbeat"}:
             raise DefinitionError(f'refresh_on must be "auto" or "heartbeat", not {self.refresh_on!r}')
 
@@ -35,6 +35,4 @@ class TimeoutPolicy:
         """A policy from what users write: seconds, a ``timedelta``, a policy or None."""
         if value is None or isinstance(value, cls):
             return value
-        if hasattr(value, "total_seconds"):
-            value = value.total_seconds()
-        return cls(run_timeout=check_seconds("timeout", value))
+        return cls(run_timeout=check_span("timeout", value))

@@ -111,6 +111,8 @@ class Call:
     has_slot = False
     arrival: Call | None = None  # its last child, whose outcome waits until it has a slot again
     held = 0  # children that have ended, but were not shown yet
+    is_asking = False  # it has asked, and what its body had begun goes on
+    was_answered = False  # meanwhile
     questions = 0  # asked by this attempt
     timer: asyncio.TimerHandle | None = None  # of the attempt, the back-off or the grace
     idle_timer: asyncio.TimerHandle | None = None
@@ -180,6 +182,8 @@ class Call:
         self.ordinal = parent.asked
         if parent.deadline is not None:
             self.deadline = parent.deadline
+        if parent.idle_timer is not None:
+            parent.touch()
         if parent.stopping is not None:
             self.stopping = parent.stopping
             self._end_stopped()
@@ -226,6 +230,8 @@ class Call:
             self.context = copy_context()
 
     def _admit(self) -> None:
+        if self.state is State.OVER:
+            return  # cancelled while something was written or read for it
         if self.stopping is not None:
             self._end_stopped()
             return
@@ -320,6 +326,7 @@ class Call:
         policy = self.step.timeout
         if policy is not None and self.run.loop is not None:
             if policy.run_timeout is not None:
+                self._set_deadline(policy.run_timeout)
                 self.timer = self.run.loop.call_later(
                     policy.run_timeout, self._out_of_time, policy.run_timeout
                 )
@@ -328,6 +335,15 @@ class Call:
                 self._watch_idleness()
         if self.run.is_observed:
             self._tell(events.CallStarted, attempt=self.attempt, args=self.args, kwargs=self.kwargs)
+
+    def _set_deadline(self, seconds: float) -> None:
+        inherited = self._inherited_deadline
+        own = self.run.loop.time() + seconds
+        self.deadline = own if inherited is None else min(own, inherited)
+
+    @property
+    def _inherited_deadline(self) -> float | None:
+        return self.run.deadline if self.parent is None else self.parent.deadline
 
     async def _run_on_loop(self) -> None:
         current.set(self)
@@ -368,7 +384,7 @@ class Call:
                 while isinstance(value, ThreadFuture):
                     value = value.result()
                 if run.recorder is not None and not hasattr(type(value), "__await__"):
-                    payload = run.recorder.encode(self, value)
+                    payload = run.recorder.encode(self, value)  # here, beside the loop
         except BaseException as caught:
             error = caught
             if error.__traceback__ is not None:
@@ -413,8 +429,11 @@ class Call:
             self.state = State.DRAINING
             self._end_if_drained()
             return
+        if self.step.workflow is not None and self.parent is not None:
+            value, _ = self.step.workflow.split_output(value)
         self.value, self.error = value, error
         if error is not None:
+            self.error = error = signal_in(error)
             self._say_where(error)
         if not self.pending:
             self._settle()
@@ -433,7 +452,10 @@ class Call:
             assert self.run.slots is not None
             self.run.slots.withdraw(self)
             child._deliver()
-        if error is not None and not isinstance(error, Interrupted):
+        if isinstance(error, Interrupted):
+            self.run.question_opened(self, error.interrupt)  # at once; what it has begun goes on meanwhile
+            self.is_asking = True
+        elif error is not None:
             self._stop_children(Stop(StopKind.CANCEL, f"{self.step.name!r} failed", self.run.grace))
         if self.scope is not None:
             self.scope.pump()  # what it did not wait for is shown all the same
@@ -449,6 +471,7 @@ class Call:
 
     def _settle(self) -> None:
         """The attempt has ended, with all that it began."""
+        self.deadline = self._inherited_deadline
         error = self.error
         if error is None:
             self._finish()
@@ -626,12 +649,20 @@ class Call:
     def _open_question(self, question: Interrupted) -> None:
         self.state = State.OPEN
         self.value = self.error = None
-        self.run.question_opened(self, question.interrupt)
+        if not self.is_asking:
+            self.run.question_opened(self, question.interrupt)
+            return
+        self.is_asking = False
+        if question.interrupt.id in self.run.questions:
+            self.run.consider_suspending()
+        elif self.was_answered:
+            self.answered()
 
     def answered(self) -> None:
         """A question of this open call was answered: its body runs again from the top."""
-        if self.state is not State.OPEN:
-            return
+        self.was_answered = self.state is not State.OPEN
+        if self.was_answered:
+            return  # what the body has begun goes on; then
         self.attempt -= 1  # it is the same attempt that goes on
         self._try_again()
 
@@ -672,7 +703,7 @@ class Call:
     def _stop_body(self) -> None:
         why = self.stopping
         assert why is not None
-        if self.state in {State.ENDED, State.OVER} or self.told:
+        if self.state in {State.ENDED, State.OVER} or self.told or (self.parent is None and self.run.is_opening):
             return
         if self.state is not State.RUNNING:
             self._end_stopped()
@@ -737,10 +768,10 @@ class Call:
             self._forget_children()
             self._settle()
             return
-        if not isinstance(self.error, Unwind | asyncio.CancelledError):
-            self.error = (
-                why.unwinding() if why.kind is StopKind.SUSPEND else asyncio.CancelledError(why.reason)
-            )
+        if why.kind is StopKind.SUSPEND:
+            self.error = Suspended()
+        elif not isinstance(self.error, Unwind | asyncio.CancelledError):
+            self.error = asyncio.CancelledError(why.reason)
         if self.parent is not None and self.parent.scope is not None:
             self.parent.scope.calls.pop(self.identity, None)
         self._forget_children()
@@ -762,6 +793,8 @@ class Call:
         if self.run.is_observed:
             if self.stopping is None or self.stopping.kind is not StopKind.SUSPEND:
                 self._tell(events.CallFinished, outcome=self.outcome, attempts=self.attempt)
+        if parent.told and parent.stopping is not None:
+            self.future.settle(None, parent.stopping.unwinding())  # asked for after the body was woken
         self.future.forget()
         parent.child_ended()
 
@@ -816,6 +849,7 @@ class Call:
         self.timed_out = True
         self.value = None
         self.error = NodeTimeoutError(self.step.name, timeout=limit, elapsed=elapsed, given_up=in_thread)
+        self._say_where(self.error)
         why = Stop(StopKind.TIMEOUT, f"{self.step.name!r} is out of time", grace=0.0)
         if not in_thread:
             self.stop(why)
@@ -910,6 +944,10 @@ class Call:
         if self.run.is_observed:
             self._tell(events.UserEvent, value=value)
 
+    def tell_end(self, outcome: Outcome[Any]) -> None:
+        """The outcome of the run's own body, which is that of the run."""
+        self._tell(events.CallFinished, outcome=outcome, attempts=self.attempt)
+
     def tell_question(self, question_id: str, value: Any) -> None:
         """A question that the body asked."""
         if self.run.is_observed:
@@ -919,6 +957,19 @@ class Call:
         """The code asks here for another call than the recorded one."""
         if self.run.is_observed:
             self._tell(events.CallMismatch, recorded_step=recorded_step)
+
+
+def signal_in(error: BaseException) -> BaseException:
+    """The question that a task group has wrapped in its group, if it has; otherwise the error itself."""
+    if isinstance(error, BaseExceptionGroup):
+        stack: list[BaseException] = [error]
+        while stack:
+            part = stack.pop()
+            if isinstance(part, Interrupted):
+                return part
+            if isinstance(part, BaseExceptionGroup):
+                stack.extend(part.exceptions)
+    return error
 
 
 _NOTE = "weft: raised by "

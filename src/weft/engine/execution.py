@@ -64,6 +64,7 @@ class Execution:
         self.status = RunStatus.RUNNING
         self.outcome: Outcome[Any] | None = None
         self.interrupts: list[Interrupt] = []
+        self.is_opening = True
         self.is_observed = False
         self.is_plain = self.slots is None and options.checkpointer is None
         self._observers: list[events.Observer] = []
@@ -73,6 +74,7 @@ class Execution:
         self._suspending = False
         self._to_pump: list[Scope] = []
         self._spawned: set[asyncio.Task[None]] = set()
+        self.deadline: float | None = None  # in the loop's time
         self._deadline: asyncio.TimerHandle | None = None
         self.input = input
         self.root = Call(self, None, workflow.step, (), {})
@@ -96,17 +98,17 @@ class Execution:
         except Exception as error:
             self._end(None, error, RunStatus.FAILED)
             return
-        if self.outcome is not None:  # cancelled while the journal was being opened
-            if self.recorder is not None:
-                await self._release()
-            return
+        self.is_opening = False
         if opened is not None and opened.is_finished:
             self._end(opened.output, None, RunStatus.FINISHED)
+            return
+        if self.root.stopping is not None:  # cancelled while the journal was being opened
+            self.root._end_stopped()
             return
         self.root.args = self.workflow.bind(self.input)
         if self.options.timeout is not None:
             self._set_deadline(self.options.timeout)
-        self.root._launch()
+        self.root._admit()
 
     async def _open(self) -> Opened | None:
         if self.options.checkpointer is None:
@@ -149,7 +151,7 @@ class Execution:
         return opened
 
     def _set_deadline(self, timeout: float) -> None:
-        self.root.deadline = self.loop.time() + timeout
+        self.deadline = self.root.deadline = self.loop.time() + timeout
         self.root.started = time.time()
         self._deadline = self.loop.call_later(timeout, self.root._out_of_time, timeout)
 
@@ -249,6 +251,8 @@ class Execution:
         else:
             self.outcome = Failed(error)
         if self.is_observed:
+            if self.root.attempt and status is not RunStatus.SUSPENDED:
+                self.root.tell_end(self.outcome)
             self.emit(
                 events.RunFinished(
                     run_id=self.id, time=time.time(), status=status.value, outcome=self.outcome
@@ -300,7 +304,7 @@ class Execution:
         assert recorder is not None
 
         def durable() -> None:
-            if call.state is State.OPEN:
+            if call.state in {State.OPEN, State.DRAINING}:
                 self.questions[question.id] = (call, question)
                 call.tell_question(question.id, question.value)
                 self.consider_suspending()
@@ -310,6 +314,9 @@ class Execution:
     def answer(self, answers: dict[str, Any], done: Callable[[BaseException | None], None]) -> None:
         """Answer open questions of this living run; their bodies go on."""
         recorder = self.recorder
+        if self.outcome is not None or self._suspending:
+            done(AnswerError(f"run {self.id!r} goes on no longer; answer it with Command(resume=...), which resumes it"))
+            return
         unknown = [key for key in answers if key not in self.questions]
         if recorder is None or unknown or not answers:
             done(AnswerError(f"no open question has the id {unknown}; open are: {sorted(self.questions)}"))
@@ -384,7 +391,7 @@ class Execution:
         """The next question of a body: whether it was answered, the answer, and the question."""
         number = call.questions
         call.questions += 1
-        question = Interrupt(value, question_id(call.identity, number))
+        question = Interrupt(value, question_id(self.id, call.identity, number))
         assert self.recorder is not None
         found, answer = self.recorder.answer_of(call, number)
         return found, answer, question

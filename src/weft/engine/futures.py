@@ -223,6 +223,27 @@ AnyFuture = LoopFuture | ThreadFuture
 Awaited = ThreadFuture | WatchedEvent
 
 
+def waits_only_for_calls(task: asyncio.Task[Any]) -> bool:
+    """Whether a task on the loop waits for calls alone: by ``await``, through ``gather``, or through tasks that do.
+
+    What else it may wait for (``wait``, a queue, a task group) does not tell; there the answer is yes.
+    """
+    stack: list[Any] = [task]
+    while stack:
+        waited = stack.pop()
+        if isinstance(waited, asyncio.Task):
+            if waited.done():
+                continue
+            if (then := waited._fut_waiter) is None:  # type: ignore[attr-defined]  # there is no public way
+                return False  # it is about to run
+            if isinstance(then, asyncio.Future) and type(then) is asyncio.Future and waited is not task:
+                return False  # a task of the body's own, which sleeps or waits for the world
+            stack.append(then)
+        elif not isinstance(waited, LoopFuture):
+            stack.extend(getattr(waited, "_children", ()))
+    return True
+
+
 @contextmanager
 def at_one_stroke(futures: list[AnyFuture]) -> Iterator[None]:
     """Settle several futures so that a thread which waits for the first of them sees all of them settled.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from weft.checkpoint.base import Checkpointer, OpenRun, RecordKind, RunRow, RunStatus, all_records
 from weft.core.question import Command, match_answers
-from weft.engine.recorder import Loaded, answer_record, load
+from weft.engine.recorder import Loaded, answer_record, load_run
 from weft.engine.threads import in_thread
 from weft.errors import InputError, RunNotFoundError
 
@@ -97,7 +97,7 @@ def _open(run: Execution, store: Checkpointer) -> Opened:
         if answers:
             records = [answer_record(key, store.codec.encode(v, root="answer")) for key, v in answers.items()]
             store.add_answers(run_id, records)
-        loaded = load(all_records(store, run_id), store.codec) if row.fence > 1 else Loaded()
+        loaded = load_run(store, run_id) if row.fence > 1 else Loaded()
         if resuming:
             value = store.codec.decode(row.input)
         return Opened(row, loaded, value, previous=_previous(store, row))
@@ -123,7 +123,7 @@ def _answers(store: Checkpointer, run_id: str, command: Command) -> dict[str, An
         raise RunNotFoundError(f"there is no run {run_id!r} to answer")
     if row.status is RunStatus.FINISHED:
         return {}
-    return match_answers(command.resume, load(all_records(store, run_id), store.codec).open_questions)
+    return match_answers(command.resume, load_run(store, run_id).open_questions)
 
 
 def _previous(store: Checkpointer, row: RunRow) -> Any:

@@ -40,7 +40,12 @@ class Loaded:
         return {key: record for key, record in self.questions.items() if key not in self.answers}
 
 
-def load(records: Iterable[Record], codec: Codec) -> Loaded:
+def load_run(store: Checkpointer, run_id: str) -> Loaded:
+    """What the journal of this run holds that a resume uses."""
+    return load(run_id, all_records(store, run_id), store.codec)
+
+
+def load(run_id: str, records: Iterable[Record], codec: Codec) -> Loaded:
     """Sort a journal.
 
     A failure counts only if the workflow went on from it, it is not in the error that ended the run, and this
@@ -59,7 +64,7 @@ def load(records: Iterable[Record], codec: Codec) -> Loaded:
         elif record.kind is RecordKind.RETRY:
             gone_on.discard(record.identity)
         elif record.kind is RecordKind.QUESTION:
-            loaded.questions[question_id(record.identity, record.ordinal)] = record
+            loaded.questions[question_id(run_id, record.identity, record.ordinal)] = record
         elif record.kind is RecordKind.ANSWER:
             loaded.answers[record.step] = record.value
     for record in outcomes.values():
@@ -181,8 +186,8 @@ class Recorder:
         Raises:
             UnstorableError: It cannot be.
         """
-        if call.parent is None:
-            value, _ = call.run.split_output(value)
+        if call.step.workflow is not None:
+            value, _ = call.step.workflow.split_output(value)
         return self.codec.encode(value)
 
     def record(self, call: Call) -> None:
@@ -194,6 +199,7 @@ class Recorder:
         record = self._record_of(call)
         if record is None:
             call.recorded_in(0)
+            self._book.shown()
             return
         self._add(Entry(self._book, record, call.recorded_in))
 
@@ -242,10 +248,12 @@ class Recorder:
         """The body of this call will run again from the top; what its calls have recorded stays recorded."""
 
         def work() -> Loaded:
-            return load(all_records(self.store, self._book.run_id), self.codec)
+            kept = [entry.record for entry in self._kept or () if entry.record is not None]
+            return load(self.row.run_id, [*all_records(self.store, self.row.run_id), *kept], self.codec)
 
         async def renew() -> None:
             try:
+                await self._written()
                 loaded = await in_thread(work, loop=call.run.loop)
             except Exception as error:
                 call.run.fail(error)
@@ -262,11 +270,19 @@ class Recorder:
 
         call.run.spawn(renew())
 
+    async def _written(self) -> None:
+        """Wait until what was shown before it was durable is durable, or kept for the end."""
+        if self._waits or self._kept is not None:
+            return
+        written = asyncio.get_running_loop().create_future()
+        self._journal.add(Entry(self._book, None, lambda _batch: written.set_result(None), batch=self._book.batch))
+        await written
+
     # Questions
 
     def question(self, call: Call, number: int, value: Any, done: Callable[[], None]) -> None:
         """Record a question; ``done`` when it is durable."""
-        key = question_id(call.identity, number)
+        key = question_id(call.run.id, call.identity, number)
         if key in self.loaded.questions:
             done()
             return
@@ -285,7 +301,7 @@ class Recorder:
 
     def answer_of(self, call: Call, number: int) -> tuple[bool, Any]:
         """Whether this question has been answered, and how."""
-        found = self.loaded.answers.get(question_id(call.identity, number))
+        found = self.loaded.answers.get(question_id(call.run.id, call.identity, number))
         if found is None:
             return False, None
         return True, self.codec.decode(found)

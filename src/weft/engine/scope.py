@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from weft.core.identity import Siblings
 from weft.core.visibility import Recorded, Visibility
-from weft.engine.futures import Awaited, at_one_stroke
+from weft.engine.futures import Awaited, at_one_stroke, waits_only_for_calls
 
 if TYPE_CHECKING:
     from weft.checkpoint.base import Record
@@ -73,7 +73,7 @@ class Scope:
         self._steps += 1
         if not self.order.ask(call.identity):
             return None
-        if self.owner.step.is_async:
+        if self.owner.is_on_loop:
             self._begin_rounds()  # a body has never seen an outcome in the moment of asking
         return self.records[call.identity]
 
@@ -92,9 +92,11 @@ class Scope:
 
     def body_waits(self) -> bool:
         """Whether the body waits for a call that it has not been shown."""
-        if not self.owner.step.is_async:
+        if not self.owner.is_on_loop:
             return self._thread_waits
-        return any(call.future.is_awaited for call in self.owner.children)
+        body = self.owner.body
+        waits = any(call.future.is_awaited for call in self.owner.children)
+        return waits and body is not None and waits_only_for_calls(body)
 
     # What the body's futures tell, from its thread
 
@@ -135,7 +137,7 @@ class Scope:
             return True
         if self.coming:
             return False  # it may wait already for what is still on its way here
-        if not self.owner.step.is_async:
+        if not self.owner.is_on_loop:
             return self._glanced or self._thread_waits
         return not self._rounds or self._goes_in_step
 
@@ -153,13 +155,13 @@ class Scope:
     def _is_stuck(self) -> bool:
         if not self.owner.is_running:
             return True
-        return not self.owner.step.is_async and self._thread_waits
+        return not self.owner.is_on_loop and self._thread_waits
 
     def _show(self, batch: list[bytes]) -> None:
         self._glanced = False
         self._asked_since = False
         self._steps += 1
-        if self.owner.step.is_async and self.owner.is_running:
+        if self.owner.is_on_loop and self.owner.is_running:
             self._begin_rounds()
         found = [self.calls.pop(identity, None) for identity in batch]
         calls = [call for call in found if call is not None]  # the others were cancelled meanwhile
@@ -183,7 +185,7 @@ class Scope:
     # A body on the loop that asks for less than what is recorded
 
     def _watch_for_stall(self) -> None:
-        if self._stall is None and self.owner.step.is_async:
+        if self._stall is None and self.owner.is_on_loop:
             self._stall = self.owner.run.loop.call_later(_STALL, self._stalled, self._steps)
 
     def _stalled(self, steps: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 from weft.engine.workers import workers
@@ -23,13 +24,17 @@ async def in_thread(fn: Callable[[], T], *, loop: asyncio.AbstractEventLoop) -> 
         else:
             future.set_exception(error)
 
+    def tell(value: T | None, error: BaseException | None) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody waits
+            loop.call_soon_threadsafe(settle, value, error)
+
     def job() -> None:
         try:
             value = fn()
         except BaseException as error:
-            loop.call_soon_threadsafe(settle, None, error)
+            tell(None, error)
         else:
-            loop.call_soon_threadsafe(settle, value, None)
+            tell(value, None)
 
     workers.submit(job)
     return await future

@@ -15,7 +15,7 @@ _Chunks = Iterator[Any]
 
 def _updates(event: events.Event, name: str) -> _Chunks:
     if isinstance(event, events.CallFinished):
-        if isinstance(event.outcome, Ok) and not event.recorded:
+        if event.parent_id and isinstance(event.outcome, Ok) and not event.recorded:
             chunk = {event.step: event.outcome.value}
             yield {**chunk, "__metadata__": {"cached": True}} if event.cached else chunk
     elif isinstance(event, events.QuestionAsked):
