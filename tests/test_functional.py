@@ -8,6 +8,7 @@ import contextvars
 import functools
 import gc
 import logging
+import signal
 import threading
 import time
 from collections.abc import Mapping
@@ -1547,6 +1548,56 @@ def test_a_body_that_swallows_its_cancellation_is_still_ended(any_saver):
 
     with nothing_left(), pytest.raises(Boom):
         within(5, lambda: wf.invoke(1, grace=0.02, **thread(any_saver)))
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs signals to threads")
+@pytest.mark.parametrize("body", ["sync", "async", "stream"])
+def test_control_c_ends_everything_and_is_raised(any_saver, body):
+    """The main thread runs the body, or waits for the loop that does."""
+    log, begun = [], threading.Barrier(2)
+
+    started = threading.Event()
+
+    @task
+    def slow():
+        started.wait(5)
+        begun.wait(5)
+        while not weft.cancelled():
+            time.sleep(0.002)
+        log.append("sync")
+
+    @task
+    async def aslow():
+        started.set()
+        try:
+            await asyncio.sleep(30)
+        finally:
+            log.append("async")
+
+    @entrypoint(checkpointer=any_saver)
+    def wf(x):
+        concurrent.futures.wait([aslow(), slow()])
+
+    @entrypoint(checkpointer=any_saver)
+    async def awf(x):
+        await asyncio.gather(aslow(), slow())
+
+    def press():
+        begun.wait(5)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    presser = threading.Thread(target=press)
+    with nothing_left():
+        presser.start()
+        with pytest.raises(KeyboardInterrupt):
+            if body == "stream":
+                list(wf.stream(1, **thread(any_saver)))
+            else:
+                (wf if body == "sync" else awf).invoke(1, **thread(any_saver))
+        presser.join()
+        assert sorted(log) == ["async", "sync"]
+    if any_saver is not None:
+        assert any_saver.runs(thread_id="t")[0].status.value == "cancelled"
 
 
 # What can be a task

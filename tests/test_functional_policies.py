@@ -261,6 +261,71 @@ def test_a_replayed_failure_is_not_tried_again_by_the_policy(any_saver):
     assert len(attempts) == 3
 
 
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("durability", ["sync", "async", "exit"])
+def test_a_new_attempt_uses_what_the_last_one_has_recorded(any_saver, is_async, durability):
+    """Without a journal nothing is recorded, so that all is done again."""
+    ran = []
+
+    @task
+    def child(i):
+        ran.append(i)
+        if i == 2 and ran.count(2) == 1:
+            raise Boom("x")
+        return i
+
+    def parent():
+        return [child(1).result(), child(2).result(), child(1).result()]
+
+    async def aparent():
+        return [await child(1), await child(2), await child(1)]
+
+    t = task(retry_policy=quick())(aparent if is_async else parent)
+
+    @entrypoint(checkpointer=any_saver)
+    def wf(x):
+        return t().result()
+
+    assert within(5, lambda: wf.invoke(1, thread_id="t", durability=durability)) == [1, 2, 1]
+    assert ran == ([1, 2, 1, 2, 1] if any_saver is None else [1, 2, 2, 1])
+
+
+@pytest.mark.parametrize("where", ["task", "entrypoint"])
+def test_a_failure_that_ended_the_attempt_is_tried_again_in_the_next(any_saver, where):
+    """Also when the body had gone on from it before it gave up: otherwise no attempt could ever succeed."""
+    ran = []
+
+    @task
+    def child():
+        ran.append("child")
+        if ran.count("child") < 3:
+            raise Boom("x")
+        return "good"
+
+    @task
+    def note():
+        ran.append("note")
+
+    def body(x):
+        try:
+            return child().result()
+        except Boom:
+            note().result()
+            raise
+
+    if where == "task":
+        t = task(retry_policy=quick())(body)
+
+        @entrypoint(checkpointer=any_saver)
+        def wf(x):
+            return t(x).result()
+    else:
+        wf = entrypoint(checkpointer=any_saver, retry_policy=quick())(body)
+
+    assert within(5, lambda: wf.invoke(1, thread_id="t")) == "good"
+    assert ran.count("child") == 3
+
+
 # Timeouts
 
 

@@ -8,7 +8,7 @@ import threading
 import time
 
 import pytest
-from leftovers import eventually, nothing_left, within
+from leftovers import nothing_left, within
 
 import weft
 from weft import Failed, InMemorySaver, Ok, SqliteSaver, UsageError, entrypoint, task

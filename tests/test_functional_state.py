@@ -503,6 +503,77 @@ def test_an_entrypoint_that_is_tried_again_runs_finished_tasks_once(saver, durab
     assert len(attempts) == 3
 
 
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_recorded_call_may_be_cancelled(saver, is_async):
+    """It is neither run again nor shown, and the rest goes on."""
+    ran, broken = [], [True]
+
+    @task
+    def step(i):
+        ran.append(i)
+        return i
+
+    if is_async:
+
+        @entrypoint(checkpointer=saver)
+        async def wf(x):
+            futures = [step(i) for i in range(3)]
+            if broken:
+                await asyncio.gather(*futures)
+                raise Boom("x")
+            futures[1].cancel()
+            return [await futures[0], await futures[2], await step(3)]
+    else:
+
+        @entrypoint(checkpointer=saver)
+        def wf(x):
+            futures = [step(i) for i in range(3)]
+            if broken:
+                concurrent.futures.wait(futures)
+                raise Boom("x")
+            futures[1].cancel()
+            return [futures[0].result(), futures[2].result(), step(3).result()]
+
+    with pytest.raises(Boom):
+        wf.invoke(1, config())
+    broken.clear()
+    with nothing_left():
+        assert within(5, lambda: wf.invoke(None, config())) == [0, 2, 3]
+    assert sorted(ran) == [0, 1, 2, 3]
+
+
+def test_less_is_asked_for_on_resume(saver):
+    """Calls were deleted from the code: their records are put aside and hold nothing up."""
+    ran, broken = [], [True]
+
+    @task
+    def step(i):
+        ran.append(i)
+        return i
+
+    @entrypoint(checkpointer=saver)
+    async def awf(n):
+        found = await asyncio.gather(*[step(i) for i in (range(6) if broken else (1, 4, 7))])
+        if broken:
+            raise Boom("x")
+        return found
+
+    @entrypoint(checkpointer=saver)
+    def wf(n):
+        found = [f.result() for f in [step(i) for i in (range(6) if broken else (1, 4, 7))]]
+        if broken:
+            raise Boom("x")
+        return found
+
+    for name, each in (("s", wf), ("a", awf)):
+        broken[:] = [True]
+        with pytest.raises(Boom):
+            each.invoke(1, config(name))
+        broken.clear()
+        assert within(5, lambda: each.invoke(None, config(name))) == [1, 4, 7]
+    assert sorted(ran) == sorted([*range(6), 7] * 2)
+
+
 # Races decide the same again
 
 
@@ -1131,13 +1202,15 @@ def test_update_state_replaces_what_the_next_run_sees(saver):
         wf.update_state(config(), object())
 
 
-def test_update_state_with_final_shows_one_and_saves_the_other(saver):
+def test_update_state_with_final_saves_what_it_says(saver):
+    """A thread holds one saved value; LangGraph shows the returned one until the next run."""
+
     @entrypoint(checkpointer=saver)
     def wf(x, previous):
         return previous
 
     wf.update_state(config(), entrypoint.final(value="V", save="S"))
-    assert wf.get_state(config()).values == "V"
+    assert wf.get_state(config()).values == "S"
     assert wf.invoke(1, config()) == "S"
 
 

@@ -61,10 +61,10 @@ if TYPE_CHECKING:
         interrupt,
         task,
     )
+    from weft.history import Runs, runs
     from weft.memory import BaseStore, InMemoryStore
     from weft.run import Run
     from weft.runnable import Runnable
-    from weft.history import Runs, runs
     from weft.types import RunnableConfig, Runtime, StateSnapshot, StreamWriter
 
 _HOME = {

@@ -284,6 +284,8 @@ def _read(
             calls[record.identity] = record
         elif record.kind is RecordKind.QUESTION:
             questions[question_id(row.run_id, record.identity, record.ordinal)] = record
+        elif record.kind is RecordKind.WITHDRAWN:
+            questions.pop(question_id(row.run_id, record.identity, record.ordinal), None)
         elif record.kind is RecordKind.ANSWER:
             answered.add(record.step)
     if row.status is RunStatus.FINISHED:

@@ -160,7 +160,9 @@ class Runnable(Workflow):
         with _shown(options) as observers:
             return run_here(self, input, options, observers)
 
-    def _options(self, input: Any, config: Mapping[str, Any] | None, options: Mapping[str, Any]) -> RunOptions:
+    def _options(
+        self, input: Any, config: Mapping[str, Any] | None, options: Mapping[str, Any]
+    ) -> RunOptions:
         parsed = RunOptions.of(config, options, default=self.checkpointer)
         if isinstance(input, Command) and parsed.checkpointer is None:
             raise UsageError("Command(resume=...) goes on with a recorded run, so it needs a checkpointer")

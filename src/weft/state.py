@@ -30,7 +30,9 @@ class ThreadView:
         """The snapshots, the newest first: of a finished run its end and its beginning."""
         found = self._history()
         if self._upto is not None:
-            found = dropwhile(lambda snapshot: snapshot.config["configurable"]["checkpoint_id"] != self._upto, found)
+            found = dropwhile(
+                lambda snapshot: snapshot.config["configurable"]["checkpoint_id"] != self._upto, found
+            )
         return islice(found, limit)
 
     def update(self, value: Any) -> Mapping[str, Any]:

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
+from msgspec import structs
+
 from weft.checkpoint.base import Change, OpenRun, Record, RunRow, RunStatus, ThreadState, Write
 from weft.checkpoint.codec import Codec
 from weft.checkpoint.owner import refuse_mismatch, run_busy, run_not_found, thread_busy, watch_forks
@@ -118,7 +120,7 @@ class InMemorySaver:
             run = self._runs.get(run_id)
             if run is None:
                 raise run_not_found(run_id)
-            run.records.extend(replace(answer, batch=0) for answer in answers)
+            run.records.extend(structs.replace(answer, batch=0) for answer in answers)
 
     def delete_run(self, run_id: str) -> bool:
         """Forget a run that nobody owns; whether there was one. What it saved in its thread stays."""

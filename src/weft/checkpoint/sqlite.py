@@ -22,6 +22,7 @@ from typing import Any, Final, LiteralString, NamedTuple, Self
 from zlib import crc32
 
 import msgspec
+from msgspec import structs
 
 from weft.checkpoint import sql
 from weft.checkpoint.base import (
@@ -62,6 +63,7 @@ _KIND_CODE: Final = {
     RecordKind.RETRY: 5,
     RecordKind.QUESTION: 6,
     RecordKind.ANSWER: 7,
+    RecordKind.WITHDRAWN: 8,
 }
 _STATUS: Final = {code: status for status, code in _STATUS_CODE.items()}
 _KIND: Final = {code: kind for kind, code in _KIND_CODE.items()}
@@ -211,7 +213,7 @@ class SqliteSaver:
             run = _load(db, run_id)
             if run is None:
                 raise run_not_found(run_id)
-            rows = _record_rows(run, [replace(answer, batch=0) for answer in answers])
+            rows = _record_rows(run, [structs.replace(answer, batch=0) for answer in answers])
             db.executemany(sql.APPEND_RECORD, rows)
             _advance(db, run._replace(position=run.position + len(answers), updated=time.time()))
 

@@ -18,8 +18,8 @@ from weft.cli.target import load_target
 from weft.cli.values import answers_by_id, read_answers, read_input
 from weft.core.question import Command
 from weft.errors import WeftError
-from weft.runnable import Runnable
 from weft.history import Runs
+from weft.runnable import Runnable
 
 
 def run_command(args: Sequence[str] | None = None) -> int:

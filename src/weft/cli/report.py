@@ -17,8 +17,8 @@ from typing import Any, TextIO
 
 import weft
 from weft.cli.running import Ending
-from weft.observe.progress import duration, printable
 from weft.history import CallInfo, QuestionInfo, RunInfo
+from weft.observe.progress import duration, printable
 
 _SHORT = 100  # JSON up to this length stays on one line
 _RED, _GREEN, _YELLOW, _CYAN = 31, 32, 33, 36

@@ -13,9 +13,9 @@ from weft.engine.drive import run_here
 from weft.engine.events import Event, Observer, RunStarted
 from weft.engine.options import RunOptions
 from weft.errors import OwnerLostError, StoreError, WeftError
+from weft.history import QuestionInfo, Runs
 from weft.observe.progress import Progress
 from weft.runnable import Runnable
-from weft.history import QuestionInfo, Runs
 
 
 @dataclass(frozen=True)

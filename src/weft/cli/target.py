@@ -13,8 +13,8 @@ from types import ModuleType
 from typing import Any
 
 from weft.cli.endings import Refusal
-from weft.runnable import Runnable
 from weft.history import closest
+from weft.runnable import Runnable
 
 
 def load_target(target: str) -> Runnable:

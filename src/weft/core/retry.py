@@ -70,7 +70,9 @@ class RetryPolicy:
             raise DefinitionError(f"max_attempts must be at least 1, not {self.max_attempts!r}")
         for name in ("initial_interval", "backoff_factor", "max_interval"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:  # NaN is refused too
+            if (
+                isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0
+            ):  # NaN is refused too
                 raise DefinitionError(f"{name} must be a number of at least 0, not {value!r}")
         _check_retry_on(self.retry_on)
 
@@ -93,7 +95,9 @@ def _check_retry_on(value: object) -> None:
     if all(isinstance(kind, type) and issubclass(kind, Exception) for kind in kinds):
         return
     if not callable(value) or isinstance(value, type):
-        raise DefinitionError(f"retry_on must be an Exception class, several in a list, or a function, not {value!r}")
+        raise DefinitionError(
+            f"retry_on must be an Exception class, several in a list, or a function, not {value!r}"
+        )
 
 
 def next_delay(

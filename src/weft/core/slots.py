@@ -6,7 +6,7 @@ one again before its last child's outcome reaches it. So nesting cannot deadlock
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -23,8 +23,9 @@ class Slots(Generic[T]):
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self._free = capacity
-        self._first: deque[T] = deque()
-        self._then: deque[T] = deque()
+        # Ordered, and quick to leave: a thousand who wait may be cancelled at once.
+        self._first: OrderedDict[T, None] = OrderedDict()
+        self._then: OrderedDict[T, None] = OrderedDict()
 
     @property
     def in_use(self) -> int:
@@ -41,15 +42,15 @@ class Slots(Generic[T]):
         if self._free and not self._first and (ahead or not self._then):
             self._free -= 1
             return True
-        (self._first if ahead else self._then).append(who)
+        (self._first if ahead else self._then)[who] = None
         return False
 
     def release(self) -> T | None:
         """Give a slot back; who holds it from now on, if somebody waited."""
         if self._first:
-            return self._first.popleft()
+            return self._first.popitem(last=False)[0]
         if self._then:
-            return self._then.popleft()
+            return self._then.popitem(last=False)[0]
         self._free += 1
         return None
 
@@ -57,6 +58,6 @@ class Slots(Generic[T]):
         """Leave the queue; whether ``who`` was in it."""
         for queue in (self._first, self._then):
             if who in queue:
-                queue.remove(who)
+                del queue[who]
                 return True
         return False

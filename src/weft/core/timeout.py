@@ -15,7 +15,8 @@ class TimeoutPolicy:
 
     Attributes:
         run_timeout: Seconds (or a ``timedelta``) from its start; waiting for limits is not counted.
-        idle_timeout: Seconds (or a ``timedelta``) without a sign of life: something written, a child asked for or ended.
+        idle_timeout: Seconds (or a ``timedelta``) without a sign of life: something written, a child asked for or
+            ended.
         refresh_on: "auto" as said; "heartbeat" for ``runtime.heartbeat()`` alone.
     """
 

@@ -19,6 +19,8 @@ import asyncio
 import logging
 import time
 from asyncio import _get_running_loop
+from collections.abc import Set
+from contextlib import suppress
 from contextvars import Context, copy_context
 from dataclasses import dataclass
 from enum import Enum
@@ -105,11 +107,15 @@ class Call:
     stopping: Stop | None = None
     told = False  # its body was told to stop
     timed_out = False  # the current attempt
+    own_timeout: Stop | None = None  # which it is being stopped by
     thread = 0  # the ident of the thread of its body
     abandoned: frozenset[int] = frozenset()  # threads of bodies that were given up
     cached = False
     has_slot = False
     arrival: Call | None = None  # its last child, whose outcome waits until it has a slot again
+    failed_with: BaseException | None = None  # the attempt before
+    is_held = False  # its outcome is durable and waits to be shown
+    children: Set[Call] = frozenset()  # asked for, and their outcome not shown yet
     held = 0  # children that have ended, but were not shown yet
     is_asking = False  # it has asked, and what its body had begun goes on
     was_answered = False  # meanwhile
@@ -130,7 +136,6 @@ class Call:
         self.kwargs = kwargs
         self.state = State.ASKED
         self.future: AnyFuture = None  # type: ignore[assignment]  # set by whoever asks
-        self.children: set[Call] = set()  # asked for, and their outcome not shown yet
         self.pending = 0  # how many those are
         self.asked = 0
         self.ordinal = 0
@@ -177,7 +182,9 @@ class Call:
         parent, run = self.parent, self.run
         assert parent is not None
         parent.pending += 1
-        parent.children.add(self)
+        if not parent.children:
+            parent.children = set()
+        parent.children.add(self)  # type: ignore[attr-defined]  # a set from the first child on
         parent.asked += 1
         self.ordinal = parent.asked
         if parent.deadline is not None:
@@ -196,13 +203,15 @@ class Call:
             else:
                 self._admit()
             return
-        parent._has_children()
+        parent._deliver_arrival()
         if run.recorder is not None:
             self._find_record(fingerprint)
         else:
             if run.is_observed:
                 self._tell(events.CallAsked)
             self._admit()
+        if parent.pending:
+            parent._has_children()  # after the child has queued, so that its slot goes to the child
 
     def _find_record(self, fingerprint: bytes) -> None:
         recorder = self.run.recorder
@@ -222,15 +231,18 @@ class Call:
         if self.record is not None:
             scope.pump()
             return
-        self._keep_context()
-        recorder.before_start(self, scope, self._admit)
+        if scope.failures:
+            self._keep_context()
+            recorder.before_start(self, scope, self._admit)
+        else:
+            self._admit()
 
     def _keep_context(self) -> None:
         if self.context is None:
             self.context = copy_context()
 
     def _admit(self) -> None:
-        if self.state is State.OVER:
+        if self.state is not State.ASKED:
             return  # cancelled while something was written or read for it
         if self.stopping is not None:
             self._end_stopped()
@@ -280,14 +292,17 @@ class Call:
 
     def _has_children(self) -> None:
         """A child was asked for: the slot goes to those who work."""
+        self._release_slot()
+        if not self.step.is_async and not self.counts_as_left and self.state is State.RUNNING:
+            self.counts_as_left = True
+            workers.leave()
+
+    def _deliver_arrival(self) -> None:
+        """Its last child need not wait for a slot of this call any more: it is not the last, or the body is over."""
         if (child := self._take_arrival()) is not None:
             assert self.run.slots is not None
             self.run.slots.withdraw(self)
-            child._deliver()  # it is the last one no longer
-        self._release_slot()
-        if not self.step.is_async and self.pending == 1 and self.state is State.RUNNING:
-            self.counts_as_left = True
-            workers.leave()
+            child._deliver()
 
     def _take_arrival(self) -> Call | None:
         child, self.arrival = self.arrival, None
@@ -323,18 +338,26 @@ class Call:
             self._keep_context()
         if self.run.recorder is not None and not self.step.is_async:
             self.run.recorder.scope_of(self)  # made here, so that its thread never has to
-        policy = self.step.timeout
-        if policy is not None and self.run.loop is not None:
-            if policy.run_timeout is not None:
-                self._set_deadline(policy.run_timeout)
-                self.timer = self.run.loop.call_later(
-                    policy.run_timeout, self._out_of_time, policy.run_timeout
-                )
-            if policy.idle_timeout is not None:
-                self.touched = self.run.loop.time()
-                self._watch_idleness()
+        if self.step.timeout is not None and self.step.is_async:
+            self._begin_timers(self.attempt)  # a thread has to be there first
         if self.run.is_observed:
             self._tell(events.CallStarted, attempt=self.attempt, args=self.args, kwargs=self.kwargs)
+
+    def _begin_timers(self, attempt: int) -> None:
+        policy = self.step.timeout
+        if (
+            policy is None
+            or self.state is not State.RUNNING
+            or attempt != self.attempt
+            or self.stopping is not None
+        ):
+            return
+        if policy.run_timeout is not None:
+            self._set_deadline(policy.run_timeout)
+            self.timer = self.run.loop.call_later(policy.run_timeout, self._out_of_time, policy.run_timeout)
+        if policy.idle_timeout is not None:
+            self.touched = self.run.loop.time()
+            self._watch_idleness()
 
     def _set_deadline(self, seconds: float) -> None:
         inherited = self._inherited_deadline
@@ -354,28 +377,34 @@ class Call:
             if hasattr(type(value), "__await__"):
                 value = await value
         except BaseException as error:  # it becomes the outcome; SystemExit must not reach the loop
-            if error.__traceback__ is not None:
-                error.__traceback__ = error.__traceback__.tb_next  # ours says nothing to the user
-            self._body_ended(None, error)
+            self._body_ended(None, without_our_frame(error))
         else:
             self._body_ended(value, None)
 
     def _launch_in_thread(self) -> None:
         context = self.context.copy() if self.context is not None else copy_context()
+        attempt, run = self.attempt, self.run
+        self.thread = 0
 
         def job() -> None:
-            context.run(self._run_in_thread)
+            context.run(self._run_in_thread, attempt)
 
-        run = self.run
         if self.parent is None and run.caller is not None and not (self.step.timeout or run.options.timeout):
             run.caller.put(job)
-        else:
+            return
+        try:
             workers.submit(job)
+        except RuntimeError as error:  # the system has no thread to give
+            self._body_ended(None, error)
 
-    def _run_in_thread(self) -> None:
+    def _run_in_thread(self, attempt: int) -> None:
+        if attempt != self.attempt or self.state is not State.RUNNING:
+            return  # it had no thread until nobody wanted it any more
         current.set(self)
         self.thread = get_ident()
-        step, run, attempt = self.step, self.run, self.attempt
+        step, run = self.step, self.run
+        if step.timeout is not None:
+            run.post(self._begin_timers, attempt)
         value, error, payload = None, None, None
         try:
             if self.stopping is None:
@@ -386,9 +415,7 @@ class Call:
                 if run.recorder is not None and not hasattr(type(value), "__await__"):
                     payload = run.recorder.encode(self, value)  # here, beside the loop
         except BaseException as caught:
-            error = caught
-            if error.__traceback__ is not None:
-                error.__traceback__ = error.__traceback__.tb_next
+            error = without_our_frame(caught)
         run.post(self._thread_ended, get_ident(), attempt, value, error, payload)
 
     def _thread_ended(
@@ -427,7 +454,7 @@ class Call:
             self._release_slot()
         if self.stopping is not None:
             self.state = State.DRAINING
-            self._end_if_drained()
+            self.after_child()
             return
         if self.step.workflow is not None and self.parent is not None:
             value, _ = self.step.workflow.split_output(value)
@@ -442,16 +469,15 @@ class Call:
 
     def _say_where(self, error: BaseException) -> None:
         """Note on an error which call raised it, unless one below has said so."""
-        if isinstance(error, Exception) and not any(note.startswith(_NOTE) for note in _notes(error)):
+        if not isinstance(error, Exception) or any(note.startswith(_NOTE) for note in _notes(error)):
+            return
+        with suppress(Exception):  # an error may refuse notes, and an argument may refuse to be shown
             error.add_note(f"{_NOTE}{self.step.name!r}{_shortened(self.args, self.kwargs)}, call {self.id}")
 
     def _drain(self, error: BaseException | None) -> None:
         """The body left calls behind: they end first. After a failure nobody needs them."""
         self.state = State.DRAINING
-        if (child := self._take_arrival()) is not None:
-            assert self.run.slots is not None
-            self.run.slots.withdraw(self)
-            child._deliver()
+        self._deliver_arrival()
         if isinstance(error, Interrupted):
             self.run.question_opened(self, error.interrupt)  # at once; what it has begun goes on meanwhile
             self.is_asking = True
@@ -461,13 +487,17 @@ class Call:
             self.scope.pump()  # what it did not wait for is shown all the same
         self.run.consider_suspending()
 
-    def _end_if_drained(self) -> None:
-        if self.state is not State.DRAINING or self.pending > self.held:
+    def after_child(self) -> None:
+        """A child has ended, or its outcome was shown; called by the run, one call after the other."""
+        if self.pending > self.held:
             return
-        if self.stopping is not None:
+        if self.stopping is None:
+            if self.state is State.DRAINING and not self.pending:
+                self._settle()
+        elif self.state is State.DRAINING:
             self._end_stopped()
-        elif not self.pending:
-            self._settle()
+        elif self.state is not State.OVER:
+            self._stop_body()
 
     def _settle(self) -> None:
         """The attempt has ended, with all that it began."""
@@ -500,20 +530,22 @@ class Call:
 
     def _back_off(self, delay: float, error: BaseException) -> None:
         self.state = State.BACKING_OFF
+        self.told = False
         if self.run.is_observed:
             self._tell(events.CallRetrying, attempt=self.attempt, delay=delay, error=error)
         self.timer = self.run.loop.call_later(delay, self._try_again)
 
     def _try_again(self) -> None:
         self.timer = None
+        self.failed_with = self.error
         self.value = self.error = self.payload = None
         self.timed_out = False
         self.asked = 0
+        self.state = State.ASKED
         recorder = self.run.recorder
         if recorder is None or self.scope is None:
             self._admit()
             return
-        self.state = State.ASKED
         recorder.renew_scope(self, self._admit)
 
     def _finish(self) -> None:
@@ -531,7 +563,9 @@ class Call:
         try:
             self.workflow.keep(self)
         except Exception:  # the value is there all the same
-            logger.warning("run %s: the result of %r could not be cached", self.run.id, self.step.name, exc_info=True)
+            logger.warning(
+                "run %s: the result of %r could not be cached", self.run.id, self.step.name, exc_info=True
+            )
 
     def recorded_in(self, batch: int) -> None:
         """The outcome is durable, or was found to be unstorable (``error`` says so)."""
@@ -545,8 +579,9 @@ class Call:
         parent.held += 1
         scope.committed(batch, self)
         self.run.to_pump(scope)
+        self.is_held = True
         if parent.stopping is not None:
-            parent.child_ended()
+            self.run.child_ended(parent)
 
     def show(self) -> None:
         """The turn of this call has come: its body's parent sees the outcome."""
@@ -558,8 +593,9 @@ class Call:
             self.value, self.error = recorder.read(self, record)
         else:
             parent.held -= 1
+            self.is_held = False
         if self.error is not None and parent.scope is not None:
-            parent.scope.failures.append(self)
+            parent.scope.failures[self.identity] = self
         self._become_visible()
 
     def _become_visible(self) -> None:
@@ -598,7 +634,7 @@ class Call:
             self._drop()
             return
         self.state = State.OVER
-        parent.children.discard(self)
+        parent.children.discard(self)  # type: ignore[attr-defined]  # see begin()
         parent.pending -= 1
         if parent.counts_as_left and not parent.pending:
             parent._has_no_children()
@@ -611,7 +647,7 @@ class Call:
         if parent.state is State.DRAINING:
             if error is not None:
                 self._note_unread(error)
-            parent._end_if_drained()
+            self.run.child_ended(parent)
 
     def _note_delivery(self) -> None:
         if self.run.is_observed:
@@ -687,15 +723,6 @@ class Call:
         if self.state is not State.OVER:
             self.stop(Stop(StopKind.CANCEL, "cancelled by the body that asked for it", self.run.grace))
 
-    def child_ended(self) -> None:
-        """A child of this stopping call has ended."""
-        if self.pending > self.held:
-            return
-        if self.state is State.DRAINING:
-            self._end_stopped()
-        elif self.state is not State.OVER:
-            self._stop_body()
-
     def _stop_children(self, why: Stop) -> None:
         for child in tuple(self.children):
             child.stop(why)
@@ -703,7 +730,11 @@ class Call:
     def _stop_body(self) -> None:
         why = self.stopping
         assert why is not None
-        if self.state in {State.ENDED, State.OVER} or self.told or (self.parent is None and self.run.is_opening):
+        if (
+            self.state in {State.ENDED, State.OVER}
+            or self.told
+            or (self.parent is None and self.run.is_opening)
+        ):
             return
         if self.state is not State.RUNNING:
             self._end_stopped()
@@ -722,7 +753,9 @@ class Call:
         not_begun = getcoroutinestate(body.get_coro()) == CORO_CREATED  # type: ignore[arg-type]  # it is ours
         body.cancel(reason)
         if not_begun:
-            self._body_ended(None, asyncio.CancelledError(reason))  # it will not even begin, so it cannot say so
+            self._body_ended(
+                None, asyncio.CancelledError(reason)
+            )  # it will not even begin, so it cannot say so
         else:
             self._insist()
 
@@ -747,24 +780,27 @@ class Call:
     def _give_up(self) -> None:
         """Leave a sync body to itself. Its thread is a daemon; its outcome and its next call are refused."""
         self.timer = None
-        self.abandoned |= {self.thread}
         reason = self.stopping.reason if self.stopping is not None else "timed out"
-        self.run.given_up.append(GivenUpBody(self.id, self.step.name, reason))
-        if self.run.is_observed:
-            self._tell(events.CallGivenUp)
+        if self.thread:  # else its body never began, and will not
+            self.abandoned |= {self.thread}
+            self.run.given_up.append(GivenUpBody(self.id, self.step.name, reason))
+            if self.run.is_observed:
+                self._tell(events.CallGivenUp)
         self._wake_thread(self.stopping or Stop(StopKind.TIMEOUT, reason))
         self.state = State.DRAINING
         self._clear_timers()
         self._release_slot()
-        self._end_if_drained()
+        self.after_child()
 
     def _end_stopped(self) -> None:
         """It was stopped and has ended. No record is made: it has no outcome that a resume could use."""
         why = self.stopping
         assert why is not None
+        if why.kind is not StopKind.SUSPEND and self.run.questions:
+            self.run.withdraw_questions(self)
         self._withdraw()
-        if why.kind is StopKind.TIMEOUT and self.timed_out:
-            self.stopping = None
+        if why is self.own_timeout:
+            self.stopping = self.own_timeout = None
             self._forget_children()
             self._settle()
             return
@@ -780,7 +816,7 @@ class Call:
     def _forget_children(self) -> None:
         for child in tuple(self.children):
             child.future.forget()
-        self.children.clear()
+        self.children = frozenset()
         self.pending = self.held = 0
         self._has_no_children()
 
@@ -790,13 +826,12 @@ class Call:
         assert parent is not None
         self.state = State.OVER
         parent.held += 1
-        if self.run.is_observed:
-            if self.stopping is None or self.stopping.kind is not StopKind.SUSPEND:
-                self._tell(events.CallFinished, outcome=self.outcome, attempts=self.attempt)
+        if self.run.is_observed and (self.stopping is None or self.stopping.kind is not StopKind.SUSPEND):
+            self._tell(events.CallFinished, outcome=self.outcome, attempts=self.attempt)
         if parent.told and parent.stopping is not None:
             self.future.settle(None, parent.stopping.unwinding())  # asked for after the body was woken
         self.future.forget()
-        parent.child_ended()
+        self.run.child_ended(parent)
 
     def _withdraw(self) -> None:
         self._clear_timers()
@@ -850,7 +885,7 @@ class Call:
         self.value = None
         self.error = NodeTimeoutError(self.step.name, timeout=limit, elapsed=elapsed, given_up=in_thread)
         self._say_where(self.error)
-        why = Stop(StopKind.TIMEOUT, f"{self.step.name!r} is out of time", grace=0.0)
+        self.own_timeout = why = Stop(StopKind.TIMEOUT, f"{self.step.name!r} is out of time", grace=0.0)
         if not in_thread:
             self.stop(why)
             return
@@ -866,7 +901,7 @@ class Call:
         """The id of this call: the same on every attempt and resume."""
         if self.identity:
             return f"{self.run.id}:{self.identity.hex()}"
-        return f"{self.parent.id}/{self.ordinal}" if self.parent is not None else self.run.id
+        return "/".join([self.run.id, *map(str, self.path)])
 
     @property
     def is_on_loop(self) -> bool:
@@ -898,6 +933,11 @@ class Call:
     def is_running(self) -> bool:
         """Whether its body is at work or waits."""
         return self.state is State.RUNNING
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its outcome is final, though perhaps not shown yet."""
+        return self.state is State.ENDED or self.state is State.OVER
 
     @property
     def is_over(self) -> bool:
@@ -959,6 +999,12 @@ class Call:
             self._tell(events.CallMismatch, recorded_step=recorded_step)
 
 
+def without_our_frame(error: BaseException) -> BaseException:
+    """The error without the frame of the engine that called the body: it says nothing to the user."""
+    traceback = error.__traceback__
+    return error if traceback is None else error.with_traceback(traceback.tb_next)
+
+
 def signal_in(error: BaseException) -> BaseException:
     """The question that a task group has wrapped in its group, if it has; otherwise the error itself."""
     if isinstance(error, BaseExceptionGroup):
@@ -983,5 +1029,7 @@ def _shortened(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     short = Repr()
     short.maxstring = short.maxother = 60
     short.maxtuple = short.maxlist = short.maxdict = 4
-    given = [short.repr(value) for value in args] + [f"{name}={short.repr(value)}" for name, value in kwargs.items()]
+    given = [short.repr(value) for value in args] + [
+        f"{name}={short.repr(value)}" for name, value in kwargs.items()
+    ]
     return f"({', '.join(given)})"

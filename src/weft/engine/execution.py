@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +54,7 @@ class Execution:
         self.caller = caller
         self.inbox = Inbox(loop)
         self.post = self.inbox.post
-        self.id = options.run_id or ""
+        self._id = options.run_id or ""
         self.thread_id = options.thread_id
         self.grace = options.grace
         self.previous: Any = None
@@ -73,6 +74,10 @@ class Execution:
         self._look_after = _LOOK
         self._suspending = False
         self._to_pump: list[Scope] = []
+        self._parents: deque[Call] = deque()
+        self._is_telling_parents = False
+        self._cancel_at_end = False
+        self._answering: dict[str, Callable[[BaseException | None], None]] = {}
         self._spawned: set[asyncio.Task[None]] = set()
         self.deadline: float | None = None  # in the loop's time
         self._deadline: asyncio.TimerHandle | None = None
@@ -84,6 +89,13 @@ class Execution:
         self.root.future = self.future
 
     # Its life
+
+    @property
+    def id(self) -> str:
+        """The run's id; of a run without a journal one that is made when somebody asks."""
+        if not self._id and self.options.checkpointer is None:
+            self._id = uuid.uuid4().hex
+        return self._id
 
     def observe(self, observer: events.Observer) -> None:
         """Have every event from now on; called on the loop, and must not block."""
@@ -112,8 +124,6 @@ class Execution:
 
     async def _open(self) -> Opened | None:
         if self.options.checkpointer is None:
-            if not self.id:
-                self.id = uuid.uuid4().hex
             if self.is_observed:
                 self.emit(
                     events.RunStarted(run_id=self.id, time=time.time(), workflow=self.workflow.step.name)
@@ -122,7 +132,7 @@ class Execution:
         from weft.engine.opening import open_run  # noqa: PLC0415 - runs without a journal do without it
 
         opened = await open_run(self)
-        self.id = opened.row.run_id
+        self._id = opened.row.run_id
         self.thread_id = opened.row.thread_id
         self.previous = opened.previous
         if opened.is_finished:
@@ -183,7 +193,9 @@ class Execution:
         data = recorder.codec.encode_error(error) if isinstance(error, Exception) else None
         change = Change(status, output, data, saved)
         shown = Suspended() if status is RunStatus.SUSPENDED else error
-        recorder.close(change, error, lambda: self._end(root.value, shown, status))
+        recorder.close(
+            change, error, lambda: self._end(root.value, shown, status), open_questions=self.questions.keys()
+        )
 
     async def _release(self) -> None:
         """Nothing more can be written: let go of the run, so that it can be resumed."""
@@ -195,6 +207,18 @@ class Execution:
         except StoreError as error:
             logger.warning("run %s: could not be released: %s", self.id, error)
         self._end(None, self._failure, RunStatus.FAILED)
+
+    def child_ended(self, parent: Call) -> None:
+        """A child of this call has ended. One after the other, so that a thousand levels need no deep stack."""
+        self._parents.append(parent)
+        if self._is_telling_parents:
+            return
+        self._is_telling_parents = True
+        try:
+            while self._parents:
+                self._parents.popleft().after_child()
+        finally:
+            self._is_telling_parents = False
 
     def to_pump(self, scope: Scope) -> None:
         """Something was committed for this scope; it is shown when all of that commit is known."""
@@ -212,8 +236,9 @@ class Execution:
             return
         if self._failure is None:
             self._failure = error
+        self._refuse_answers(self._failure)
         if self.root.state is State.OVER:
-            self._end(None, self._failure, RunStatus.FAILED)
+            self.spawn(self._release())
             return
         self._let_go()
         self.root.stop(Stop(StopKind.CANCEL, "the journal failed", self.grace))
@@ -226,6 +251,8 @@ class Execution:
             stack.extend(call.children)
             if call.state is State.ENDED and call.parent is not None and call.parent.scope is not None:
                 call.parent.scope.calls.pop(call.identity, None)
+                call.parent.held -= call.is_held
+                call.is_held = False
                 call.state = State.ASKED
 
     def cancel(self, reason: str = "cancelled") -> None:
@@ -233,9 +260,16 @@ class Execution:
         if self.outcome is None:
             self.root.stop(Stop(StopKind.CANCEL, reason, self.grace))
 
+    def cancel_at_end(self) -> bool:
+        """If how the run ended is just being recorded, have its caller cancelled when that is done."""
+        if self.outcome is None and self.root.state is State.OVER:
+            self._cancel_at_end = True
+        return self._cancel_at_end
+
     def _end(self, value: Any, error: BaseException | None, status: RunStatus) -> None:
         if self.outcome is not None:
             return
+        self._refuse_answers(None)
         if self._deadline is not None:
             self._deadline.cancel()
         if self._looking is not None:
@@ -258,7 +292,7 @@ class Execution:
                     run_id=self.id, time=time.time(), status=status.value, outcome=self.outcome
                 )
             )
-        self.future.settle(value, error)
+        self.future.settle(value, asyncio.CancelledError() if self._cancel_at_end else error)
 
     def _in_order_of_asking(self) -> list[Interrupt]:
         """The open questions in the order of the program, not of time."""
@@ -287,7 +321,7 @@ class Execution:
         for observer in tuple(self._observers):
             try:
                 observer(event)
-            except Exception:
+            except BaseException:  # also SystemExit: what only looks on must not end the loop
                 logger.exception("run %s: observer %r failed, and is told nothing more", self.id, observer)
                 self._observers.remove(observer)
 
@@ -315,14 +349,20 @@ class Execution:
         """Answer open questions of this living run; their bodies go on."""
         recorder = self.recorder
         if self.outcome is not None or self._suspending:
-            done(AnswerError(f"run {self.id!r} goes on no longer; answer it with Command(resume=...), which resumes it"))
+            done(
+                AnswerError(
+                    f"run {self.id!r} goes on no longer; answer it with Command(resume=...), which resumes it"
+                )
+            )
             return
-        unknown = [key for key in answers if key not in self.questions]
+        unknown = [key for key in answers if key not in self.questions or key in self._answering]
         if recorder is None or unknown or not answers:
             done(AnswerError(f"no open question has the id {unknown}; open are: {sorted(self.questions)}"))
             return
 
         def durable() -> None:
+            for key in answers:
+                self._answering.pop(key, None)
             self._take_up(answers)
             done(None)
 
@@ -330,11 +370,25 @@ class Execution:
             recorder.add_answers(answers, durable)
         except Exception as error:
             done(error)
+        else:
+            self._answering.update(dict.fromkeys(answers, done))
+
+    def _refuse_answers(self, error: BaseException | None) -> None:
+        """Whoever waits for an answer to be durable waits in vain."""
+        waiting = set(self._answering.values())
+        self._answering.clear()
+        for done in waiting:
+            done(error or AnswerError(f"run {self.id!r} ended before the answer was recorded"))
 
     def _take_up(self, answers: dict[str, Any]) -> None:
         for key in answers:
-            call, _ = self.questions.pop(key)
-            call.answered()
+            if (found := self.questions.pop(key, None)) is not None:
+                found[0].answered()
+
+    def withdraw_questions(self, call: Call) -> None:
+        """This call was stopped: nobody need answer what it asked."""
+        for key in [key for key, (asker, _) in self.questions.items() if asker is call]:
+            del self.questions[key]
 
     def consider_suspending(self) -> None:
         """Look soon whether nothing but open questions, and bodies that wait for them, is left."""
@@ -353,7 +407,6 @@ class Execution:
             self._look_after = min(self._look_after * 2, _LOOK_MAX)
             self._looking = self.loop.call_later(self._look_after, self._look)
             return
-        self._suspending = True
         self.spawn(self._suspend())
 
     def _is_busy(self) -> bool:
@@ -381,10 +434,11 @@ class Execution:
         if known:
             assert self.recorder is not None
             self.recorder.loaded.answers.update(known)
-            self._suspending = False
             self._take_up(known)
-            self.consider_suspending()
+        if known or not self.questions or self._answering or self._is_busy():
+            self.consider_suspending()  # something has gone on while the store was looked at
             return
+        self._suspending = True
         self.root.stop(Stop(StopKind.SUSPEND, "waits for answers", self.grace))
 
     def next_question(self, call: Call, value: Any) -> tuple[bool, Any, Interrupt]:

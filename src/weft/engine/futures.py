@@ -13,8 +13,11 @@ import asyncio
 import concurrent.futures
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures._base import FINISHED
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
+
+from weft.errors import Unwind
 
 if TYPE_CHECKING:
     from weft.engine.call import Call
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
 class LoopFuture(asyncio.Future[Any]):
     """The future of a call, for the loop of its run."""
 
-    __slots__ = ("call",)
+    __slots__ = ("call", "was_awaited")
 
     def __init__(self, call: Call, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop=loop)
@@ -35,7 +38,9 @@ class LoopFuture(asyncio.Future[Any]):
         if self.done():
             return False
         call = self.call
-        if call is None or call.is_over or call.stopping is not None:
+        if call is not None and call.parent is None and call.run.cancel_at_end():
+            return True  # the end of the run is being recorded; then
+        if call is None or call.has_ended or call.stopping is not None:
             return super().cancel(msg)
         call.stop_by_caller()
         return True
@@ -45,11 +50,14 @@ class LoopFuture(asyncio.Future[Any]):
         self.call = None
         if self.done():
             return
+        self.was_awaited = bool(self._callbacks)
         if error is None:
             self.set_result(value)
         elif isinstance(error, asyncio.CancelledError):
             super().cancel()
-        elif isinstance(error, StopIteration):  # a future cannot hold one: it would end the generator that awaits
+        elif isinstance(
+            error, StopIteration
+        ):  # a future cannot hold one: it would end the generator that awaits
             wrapped = RuntimeError(f"the body raised {error!r}")
             wrapped.__cause__ = error
             self.set_exception(wrapped)
@@ -59,7 +67,7 @@ class LoopFuture(asyncio.Future[Any]):
     @property
     def was_received(self) -> bool:
         """Whether somebody took the outcome."""
-        return self.done() and not (not self.cancelled() and self._log_traceback)
+        return self.done() and (self.cancelled() or self.was_awaited or not self._log_traceback)
 
     @property
     def is_awaited(self) -> bool:
@@ -79,6 +87,7 @@ class ThreadFuture(concurrent.futures.Future[Any]):
         self.call: Call | None = call
         self.was_received = False
         self._has_callbacks = False
+        self.stroke: list[tuple[ThreadFuture, Any, BaseException | None]] | None = None
 
     def watch(self, scope: Scope) -> None:
         """Tell the scope when somebody begins to wait: by ``result`` here, by ``wait`` through its waiters."""
@@ -91,7 +100,7 @@ class ThreadFuture(concurrent.futures.Future[Any]):
             TimeoutError: It has not ended in that time.
             Exception: What the call raised.
         """
-        scope = self._attend()
+        scope = self._attend(timeout)
         try:
             return super().result(timeout)
         finally:
@@ -99,11 +108,14 @@ class ThreadFuture(concurrent.futures.Future[Any]):
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """What the call raised, or None; waits for at most ``timeout`` seconds."""
-        scope = self._attend()
+        scope = self._attend(timeout)
         try:
-            return super().exception(timeout)
+            error = super().exception(timeout)
         finally:
             self._leave(scope)
+        if isinstance(error, Unwind):
+            raise error
+        return error
 
     def add_done_callback(self, fn: Callable[[concurrent.futures.Future[Any]], object]) -> None:
         """Have ``fn(self)`` called when the outcome is there."""
@@ -137,15 +149,27 @@ class ThreadFuture(concurrent.futures.Future[Any]):
     def settle(self, value: Any, error: BaseException | None) -> None:
         """Give it its value or its error; too late when it was cancelled."""
         self.call = None
-        if super().done():
+        if self.stroke is not None:
+            self.stroke.append((self, value, error))
             return
-        try:
+        with self._condition:
+            settled = self._set(value, error)
+        if settled:
+            self._invoke_callbacks()  # type: ignore[attr-defined]  # as set_result does
+
+    def _set(self, value: Any, error: BaseException | None) -> bool:
+        """As ``set_result`` and ``set_exception``, but without calling back; the caller has the lock."""
+        if super().done():
+            return False  # cancelled by its owner in this very moment
+        self._result, self._exception = value, error
+        self._state = FINISHED
+        for waiter in self._waiters:
             if error is None:
-                self.set_result(value)
+                waiter.add_result(self)
             else:
-                self.set_exception(error)
-        except concurrent.futures.InvalidStateError:
-            return  # cancelled by its owner in this very moment
+                waiter.add_exception(self)
+        self._condition.notify_all()
+        return True
 
     @property
     def is_there(self) -> bool:
@@ -166,11 +190,11 @@ class ThreadFuture(concurrent.futures.Future[Any]):
         parent = call.parent if call is not None else None
         return parent.scope if parent is not None else None
 
-    def _attend(self) -> Scope | None:
+    def _attend(self, timeout: float | None) -> Scope | None:
         if super().done():
             return None
         if (scope := self._scope) is not None:
-            scope.begin_wait(self)
+            scope.begin_wait(self, timed=timeout is not None)
         return scope
 
     def _leave(self, scope: Scope | None) -> None:
@@ -188,7 +212,7 @@ class WatchedEvent(threading.Event):
 
     def wait(self, timeout: float | None = None) -> bool:
         """Block until it is set, for at most ``timeout`` seconds."""
-        self._scope.begin_wait(self)
+        self._scope.begin_wait(self, timed=timeout is not None)
         try:
             return super().wait(timeout)
         finally:
@@ -248,10 +272,24 @@ def waits_only_for_calls(task: asyncio.Task[Any]) -> bool:
 def at_one_stroke(futures: list[AnyFuture]) -> Iterator[None]:
     """Settle several futures so that a thread which waits for the first of them sees all of them settled.
 
-    The order of taking their locks is that of ``concurrent.futures.wait``, so that neither blocks the other.
+    The order of taking their locks is that of ``concurrent.futures.wait``, so that neither blocks the other; and
+    nothing of the user is called while they are held.
     """
-    with ExitStack() as stack:
-        if len(futures) > 1:
-            for future in sorted((f for f in futures if isinstance(f, ThreadFuture)), key=id):
-                stack.enter_context(future._condition)
+    together = [future for future in futures if isinstance(future, ThreadFuture)]
+    if len(together) < 2:
         yield
+        return
+    stroke: list[tuple[ThreadFuture, Any, BaseException | None]] = []
+    for future in together:
+        future.stroke = stroke
+    try:
+        yield
+    finally:
+        for future in together:
+            future.stroke = None
+        with ExitStack() as stack:
+            for future in sorted({each for each, _, _ in stroke}, key=id):
+                stack.enter_context(future._condition)
+            settled = [future for future, value, error in stroke if future._set(value, error)]
+        for future in settled:
+            future._invoke_callbacks()  # type: ignore[attr-defined]  # as set_result does

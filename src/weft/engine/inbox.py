@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from asyncio import _get_running_loop
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -24,6 +25,9 @@ class Inbox:
         if self._scheduled:
             return True
         self._scheduled = True
+        if _get_running_loop() is self._loop:
+            self._loop.call_soon(self._drain)  # no need to wake what is awake
+            return True
         try:
             self._loop.call_soon_threadsafe(self._drain)
         except RuntimeError:

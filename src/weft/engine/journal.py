@@ -7,15 +7,18 @@ together for the next commit, so that a thousand outcomes cost a handful of them
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
+from msgspec.structs import replace
+
 from weft.checkpoint.base import Change, Checkpointer, Record, Write
-from weft.errors import OwnerLostError, StoreError
+from weft.errors import CheckpointError, OwnerLostError, StoreError
 
 if TYPE_CHECKING:
     from weft.engine.inbox import Inbox
@@ -53,35 +56,36 @@ class Journal:
     """The writer of one store, which it does not keep alive: the books of its runs do."""
 
     def __init__(self, *, instant: bool) -> None:
+        self._instant = instant
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
         self._entries: deque[Entry] = deque()
         self._wake = threading.Condition()
         self._writing = False
-        self._instant = instant
+        self._pid = os.getpid()
 
     def add(self, *entries: Entry) -> None:
         """Have entries written; their ``done`` is called on the loop of their run when they are durable."""
         if self._instant:
-            self._add_instant(entries)
+            self._commit(list(entries))
             return
+        if self._pid != os.getpid():
+            self._begin_anew()  # the writer stayed in the parent process
         with self._wake:
             self._entries.extend(entries)
-            if not self._writing:
-                self._writing = True
+            if self._writing:
+                self._wake.notify()
+                return
+            try:
                 threading.Thread(target=self._write, name="weft-journal", daemon=True).start()
-            self._wake.notify()
-
-    def _add_instant(self, entries: tuple[Entry, ...]) -> None:
-        with self._wake:
-            first = not self._entries
-            self._entries.extend(entries)
-        if first:
-            entries[0].book.inbox.post(self._flush)
-
-    def _flush(self) -> None:
-        with self._wake:
-            entries = list(self._entries)
-            self._entries.clear()
-        self._commit(entries)
+            except RuntimeError as error:
+                waiting = list(self._entries)
+                self._entries.clear()
+                for book in {entry.book for entry in waiting}:
+                    _give_up(book, _unexpected(error))
+            else:
+                self._writing = True
 
     def _write(self) -> None:
         while True:
@@ -92,6 +96,7 @@ class Journal:
                 entries = list(self._entries)
                 self._entries.clear()
             self._commit(entries)
+            del entries  # what they hold must not live until the next commit
 
     def _commit(self, entries: list[Entry]) -> None:
         groups: dict[Book, list[Entry]] = {}
@@ -106,7 +111,7 @@ class Journal:
             refused = store.commit(writes)
         except Exception as error:  # whatever a store raises, the runs must hear of it
             for book in groups:
-                _give_up(book, error if isinstance(error, StoreError) else _unexpected(error))
+                _give_up(book, error if isinstance(error, CheckpointError) else _unexpected(error))
             return
         for book, group in groups.items():
             if book.run_id in refused:

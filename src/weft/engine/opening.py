@@ -51,7 +51,9 @@ async def open_run(run: Execution) -> Opened:
     """
     store = run.options.checkpointer
     assert store is not None
-    opened = await _off_the_loop(run, store, lambda: _open(run, store))
+    opened = await _off_the_loop(
+        run, store, lambda: _open(run, store), unwanted=lambda it: _let_go(store, it)
+    )
     run.input = opened.input
     return opened
 
@@ -71,8 +73,16 @@ async def new_answers(run: Execution) -> dict[str, Any]:
     return await _off_the_loop(run, store, read)
 
 
-async def _off_the_loop(run: Execution, store: Checkpointer, work: Callable[[], T]) -> T:
-    return work() if store.instant else await in_thread(work, loop=run.loop)
+def _let_go(store: Checkpointer, opened: Opened) -> None:
+    """The run was opened for a caller that is gone, with its loop."""
+    if not opened.is_finished:
+        store.release(opened.row.run_id, opened.row.fence)
+
+
+async def _off_the_loop(
+    run: Execution, store: Checkpointer, work: Callable[[], T], unwanted: Callable[[T], None] | None = None
+) -> T:
+    return work() if store.instant else await in_thread(work, loop=run.loop, unwanted=unwanted)
 
 
 def _open(run: Execution, store: Checkpointer) -> Opened:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from weft.checkpoint.base import Checkpointer
@@ -46,6 +46,8 @@ class RunOptions:
             InputError: An option that does not exist, or a value that it cannot have.
             DefinitionError: A number that can never work.
         """
+        if not config and not keywords and default is None:
+            return _DEFAULT
         given = {
             **_from_config(config),
             **{name: value for name, value in keywords.items() if value is not None},
@@ -54,9 +56,8 @@ class RunOptions:
         if unknown:
             known = ", ".join(sorted(set(cls.__dataclass_fields__) - {"config"}))
             raise InputError(f"unknown option {unknown[0]!r}; a run takes: {known}")
-        options = cls(**given)
-        checkpointer = options.checkpointer if options.checkpointer is not None else default
-        return replace(options, checkpointer=as_checkpointer(checkpointer))._checked()
+        given["checkpointer"] = as_checkpointer(given.get("checkpointer", default))
+        return cls(**given)._checked()
 
     def _checked(self) -> RunOptions:
         if self.durability not in _DURABILITIES:
@@ -83,6 +84,9 @@ class RunOptions:
         return self
 
 
+_DEFAULT = RunOptions()
+
+
 def as_checkpointer(value: Any) -> Checkpointer | None:
     """A checkpointer from what users write: an object, a URL such as ``sqlite:///runs.db``, or None.
 
@@ -95,8 +99,11 @@ def as_checkpointer(value: Any) -> Checkpointer | None:
         from weft.checkpoint.url import from_url  # noqa: PLC0415 - sqlite3 is not imported for runs without it
 
         return from_url(os.fspath(value))
-    if isinstance(value, Checkpointer):
-        return value
+    if all(hasattr(value, name) for name in ("open", "commit", "records", "codec")):
+        found: Checkpointer = (
+            value  # the protocol itself would be asked for each of its methods, at every run
+        )
+        return found
     raise InputError(
         f"checkpointer must be an InMemorySaver, a SqliteSaver, a URL such as 'sqlite:///runs.db' or an object "
         f"with the methods of weft.Checkpointer, not {value!r}"

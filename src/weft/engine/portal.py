@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
 from collections.abc import Coroutine
 from typing import Any
+
+logger = logging.getLogger("weft")
 
 
 class Portal:
@@ -47,7 +50,11 @@ class Portal:
         def serve() -> None:
             asyncio.set_event_loop(loop)
             loop.call_soon(ready.set)
-            loop.run_forever()
+            while not loop.is_closed():
+                try:
+                    loop.run_forever()
+                except BaseException:  # asyncio lets SystemExit of a user's own task through, and stops
+                    logger.exception("a task of a workflow's own ended the loop; it goes on")
 
         threading.Thread(target=serve, name="weft-loop", daemon=True).start()
         ready.wait()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
 
 from weft.checkpoint.base import Change, Checkpointer, Record, RecordKind, RunRow, RunStatus, all_records
 from weft.checkpoint.codec import Codec
@@ -21,6 +23,8 @@ from weft.errors import CorruptDataError, NodeTimeoutError, ReplayMismatchError,
 if TYPE_CHECKING:
     from weft.engine.call import Call
     from weft.engine.step import Step
+
+_FAILURES_LOOKED_AT = 64
 
 _OUTCOMES = {RecordKind.OK, RecordKind.FAILED, RecordKind.TIMED_OUT}
 
@@ -65,6 +69,8 @@ def load(run_id: str, records: Iterable[Record], codec: Codec) -> Loaded:
             gone_on.discard(record.identity)
         elif record.kind is RecordKind.QUESTION:
             loaded.questions[question_id(run_id, record.identity, record.ordinal)] = record
+        elif record.kind is RecordKind.WITHDRAWN:
+            loaded.questions.pop(question_id(run_id, record.identity, record.ordinal), None)
         elif record.kind is RecordKind.ANSWER:
             loaded.answers[record.step] = record.value
     for record in outcomes.values():
@@ -109,11 +115,13 @@ class Recorder:
         step = call.step
         self.learn_types(step)
         if step.key is not None:
-            found = self.codec.fingerprint(step.key(*call.args, **call.kwargs))
+            mark, found = b"k", self.codec.fingerprint(step.key(*call.args, **call.kwargs))
+        elif call.kwargs:
+            mark, found = b"n", self.codec.fingerprint(call.args, call.kwargs)
         else:
-            found = self.codec.fingerprint(call.args, call.kwargs)
+            mark, found = b"p", self.codec.fingerprint(*call.args)
         if found is not None:
-            return found
+            return mark + found  # so that f((1,), {"a": 2}) is not f(1, a=2)
         if step.name not in self._warned:
             self._warned.add(step.name)
             warnings.warn(
@@ -164,11 +172,10 @@ class Recorder:
 
     def before_start(self, call: Call, scope: Scope, then: Callable[[], None]) -> None:
         """Go on with ``then`` once it is durable that the body went on from the failures it has received."""
-        received = [failure for failure in scope.failures if failure.future.was_received]
+        received = self._received(scope)
         if not received:
             then()
             return
-        scope.failures = [failure for failure in scope.failures if failure not in received]
         entries = []
         for failure in received:
             assert failure.error is not None
@@ -177,6 +184,18 @@ class Recorder:
             entries.append(Entry(self._book, record))
         entries[-1].done = lambda _batch: then()
         self._add(*entries)
+
+    @staticmethod
+    def _received(scope: Scope) -> list[Call]:
+        """Failures that the body has taken. A few at each call, so that thousands that it never takes cost little."""
+        received = []
+        for _ in range(min(len(scope.failures), _FAILURES_LOOKED_AT)):
+            identity, failure = scope.failures.popitem(last=False)
+            if failure.future.was_received:
+                received.append(failure)
+            else:
+                scope.failures[identity] = failure
+        return received
 
     # Outcomes
 
@@ -246,6 +265,9 @@ class Recorder:
 
     def renew_scope(self, call: Call, then: Callable[[], None]) -> None:
         """The body of this call will run again from the top; what its calls have recorded stays recorded."""
+        retry = [Entry(self._book, self._retry(identity)) for identity in self._in_error(call.failed_with)]
+        if retry:
+            self._add(*retry)
 
         def work() -> Loaded:
             kept = [entry.record for entry in self._kept or () if entry.record is not None]
@@ -259,23 +281,19 @@ class Recorder:
                 call.run.fail(error)
                 return
             call.scope = Scope(call, loaded.outcomes.pop(call.identity, ()))
-            self.loaded.outcomes.update(
-                {
-                    parent: found
-                    for parent, found in loaded.outcomes.items()
-                    if parent not in self.loaded.outcomes
-                }
-            )
+            self.loaded.outcomes = loaded.outcomes
             then()
 
         call.run.spawn(renew())
 
     async def _written(self) -> None:
         """Wait until what was shown before it was durable is durable, or kept for the end."""
-        if self._waits or self._kept is not None:
+        if self._kept is not None:
             return
         written = asyncio.get_running_loop().create_future()
-        self._journal.add(Entry(self._book, None, lambda _batch: written.set_result(None), batch=self._book.batch))
+        self._journal.add(
+            Entry(self._book, None, lambda _batch: written.set_result(None), batch=self._book.batch)
+        )
         await written
 
     # Questions
@@ -306,26 +324,36 @@ class Recorder:
             return False, None
         return True, self.codec.decode(found)
 
-    def answers(self, values: dict[str, Any]) -> list[Record]:
-        """Records of answers, by question id; they count from now on."""
-        records = []
-        for key, value in values.items():
-            data = self.codec.encode(value, root="answer")
-            self.loaded.answers[key] = data
-            records.append(answer_record(key, data))
-        return records
-
     def add_answers(self, values: dict[str, Any], done: Callable[[], None]) -> None:
         """Record answers; ``done`` when they are durable."""
-        entries = [Entry(self._book, record) for record in self.answers(values)]
-        entries[-1].done = lambda _batch: done()
+        encoded = {key: self.codec.encode(value, root="answer") for key, value in values.items()}
+        entries = [Entry(self._book, answer_record(key, data)) for key, data in encoded.items()]
+
+        def durable(_batch: int) -> None:
+            self.loaded.answers.update(encoded)
+            done()
+
+        entries[-1].done = durable
         self._add(*entries)
 
     # The run's end
 
-    def close(self, change: Change, error: BaseException | None, done: Callable[[], None]) -> None:
+    def close(
+        self,
+        change: Change,
+        error: BaseException | None,
+        done: Callable[[], None],
+        *,
+        open_questions: Collection[str] | None = None,
+    ) -> None:
         """Record how the run ended, and own it no longer; ``done`` when that is durable."""
-        entries = [Entry(self._book, self._retry(identity)) for identity in self._in_error(error)]
+        stale = (
+            []
+            if open_questions is None
+            else [r for k, r in self.loaded.open_questions.items() if k not in open_questions]
+        )
+        entries = [Entry(self._book, withdrawn_record(record)) for record in stale]
+        entries += [Entry(self._book, self._retry(identity)) for identity in self._in_error(error)]
         entries.append(Entry(self._book, None, lambda _batch: done(), change))
         if self._kept is not None:
             entries = [*self._kept, *entries]
@@ -368,6 +396,11 @@ class Recorder:
 def answer_record(key: str, value: bytes) -> Record:
     """The record of an answer to the question of this id."""
     return Record(RecordKind.ANSWER, bytes.fromhex(key), step=key, value=value, ended=time.time())
+
+
+def withdrawn_record(question: Record) -> Record:
+    """The record that nobody need answer this question any more: the code does not ask it, or its call was stopped."""
+    return replace(question, kind=RecordKind.WITHDRAWN, value=b"", ended=time.time())
 
 
 def parts_of(error: BaseException) -> Iterable[BaseException]:

@@ -8,7 +8,7 @@ life of a run and in every resume, so a decision by order is made again.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,21 +20,28 @@ if TYPE_CHECKING:
     from weft.checkpoint.base import Record
     from weft.engine.call import Call
 
-#: How often the loop goes round between two batches: enough for ``wait``, ``gather`` and ``as_completed``, also
-#: nested in each other, to return and for the body to act.
-_ROUNDS = 8
+#: How often the loop goes round at most between two batches. It is enough when nothing is ready to run any more:
+#: then ``wait``, ``gather`` and whatever else the body is made of have returned, and the body has acted.
+_ROUNDS = 64
 
 #: Seconds without a new call after which a body on the loop is taken to ask for nothing more.
 _STALL = 0.02
+
+#: How many waits with a timeout may follow each other before they count as one without.
+_POLLS = 3
 
 
 class Scope:
     """The calls of one body, by identity, and the order in which it sees their outcomes."""
 
     __slots__ = (
+        "_alone",
         "_asked_since",
+        "_edited",
         "_glanced",
         "_has_callbacks",
+        "_polled_at",
+        "_polls_in_a_row",
         "_rounds",
         "_stall",
         "_steps",
@@ -55,14 +62,22 @@ class Scope:
         self.order = Visibility(Recorded(r.identity, r.ordinal, r.batch, r.step) for r in recorded)
         self.calls: dict[bytes, Call] = {}  # asked for and not yet shown
         self.coming: deque[None] = deque()  # one for each call asked for by a thread, until the loop has it
-        self.failures: list[Call] = []  # shown, and not yet known to have been gone on from
+        self.failures: OrderedDict[bytes, Call] = (
+            OrderedDict()
+        )  # shown, and not yet known to have been gone on from
         self._asked_since = True  # since the last batch was shown
         self._steps = 0  # asked for or shown, so that a standstill is seen
         self._rounds = 0  # that the loop still has to go round
         self._stall: Any = None
         self._glanced = False
         self._has_callbacks = False  # somebody is told of outcomes, whatever the body itself does
-        self._waits: dict[Awaited, None] = {}  # what threads of the body block for
+        self._waits: dict[
+            Awaited, bool
+        ] = {}  # what threads of the body block for, and whether only for a time
+        self._alone = False  # the last batch was all that the body had asked for
+        self._polled_at = -1  # at which step a wait with a timeout was last begun
+        self._polls_in_a_row = 0
+        self._edited = False  # the code asks for less than what is recorded
 
     # What the engine tells
 
@@ -93,17 +108,24 @@ class Scope:
     def body_waits(self) -> bool:
         """Whether the body waits for a call that it has not been shown."""
         if not self.owner.is_on_loop:
-            return self._thread_waits
+            return any(not what.is_there and not timed for what, timed in [*self._waits.items()])
         body = self.owner.body
         waits = any(call.future.is_awaited for call in self.owner.children)
         return waits and body is not None and waits_only_for_calls(body)
 
     # What the body's futures tell, from its thread
 
-    def begin_wait(self, what: Awaited) -> None:
-        """A thread is about to block until ``what`` is done."""
-        self._waits[what] = None
+    def begin_wait(self, what: Awaited, *, timed: bool) -> None:
+        """A thread is about to block until ``what`` is done, or (``timed``) for so long at most."""
+        self._waits[what] = timed and not self._polls()
         self._tell()
+
+    def _polls(self) -> bool:
+        """Whether timed waits follow each other, and nothing is done between them: then they are one long wait."""
+        if self._polled_at != self._steps:
+            self._polled_at, self._polls_in_a_row = self._steps, 0
+        self._polls_in_a_row += 1
+        return self._polls_in_a_row > _POLLS
 
     def end_wait(self, what: Awaited) -> None:
         """It blocks no longer."""
@@ -145,7 +167,9 @@ class Scope:
     def _goes_in_step(self) -> bool:
         """Whether the body has acted on what it saw, and now waits for one single call: a chain."""
         owner = self.owner
-        return self._asked_since and owner.pending == 1 and next(iter(owner.children)).future.is_awaited
+        if not (self._alone and self._asked_since and owner.pending == 1):
+            return False
+        return next(iter(owner.children)).future.is_awaited
 
     @property
     def _thread_waits(self) -> bool:
@@ -156,6 +180,11 @@ class Scope:
         if not self.owner.is_running:
             return True
         return not self.owner.is_on_loop and self._thread_waits
+
+    @property
+    def _looks_stuck(self) -> bool:
+        """Whether the body waits or polls; a thread that it started may do so for it."""
+        return self._glanced or self._thread_waits or self.body_waits()
 
     def _show(self, batch: list[bytes]) -> None:
         self._glanced = False
@@ -168,6 +197,7 @@ class Scope:
         with at_one_stroke([call.future for call in calls]):
             for call in calls:
                 call.show()
+        self._alone = not self.owner.pending
 
     def _begin_rounds(self) -> None:
         if not self._rounds:
@@ -176,8 +206,9 @@ class Scope:
 
     def _round(self) -> None:
         self._rounds -= 1
-        if self._rounds and not self._goes_in_step:
-            self.owner.run.loop.call_soon(self._round)
+        loop = self.owner.run.loop
+        if self._rounds and getattr(loop, "_ready", True) and not self._goes_in_step:
+            loop.call_soon(self._round)
             return
         self._rounds = 0
         self.pump()
@@ -185,16 +216,18 @@ class Scope:
     # A body on the loop that asks for less than what is recorded
 
     def _watch_for_stall(self) -> None:
-        if self._stall is None and self.owner.is_on_loop:
-            self._stall = self.owner.run.loop.call_later(_STALL, self._stalled, self._steps)
+        if self._stall is None:
+            delay = _STALL / 20 if self._edited else _STALL
+            self._stall = self.owner.run.loop.call_later(delay, self._stalled, self._steps)
 
     def _stalled(self, steps: int) -> None:
         self._stall = None
         if not self.owner.is_running or not self.order.replaying:
             return
-        if self._steps != steps or self._rounds or not self.body_waits():
+        if self._steps != steps or self._rounds or not self._looks_stuck:
             self._watch_for_stall()
             return
+        self._edited = True
         if batch := self.order.next_batch(stuck=True):
             self._show(batch)
         self.pump()

@@ -4,29 +4,36 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TypeVar
 
-from weft.engine.workers import workers
+from weft.engine.workers import engine_workers
 
 T = TypeVar("T")
 
 
-async def in_thread(fn: Callable[[], T], *, loop: asyncio.AbstractEventLoop) -> T:
-    """What ``fn()`` gives, computed in a worker thread."""
+async def in_thread(
+    fn: Callable[[], T], *, loop: asyncio.AbstractEventLoop, unwanted: Callable[[T], None] | None = None
+) -> T:
+    """What ``fn()`` gives, computed in a worker thread; ``unwanted`` is given it when nobody waits any more."""
     future: asyncio.Future[T] = loop.create_future()
 
     def settle(value: T | None, error: BaseException | None) -> None:
         if future.done():
-            return
-        if error is None:
+            discard(value, error)
+        elif error is None:
             future.set_result(value)  # type: ignore[arg-type]  # a value when there is no error
         else:
             future.set_exception(error)
 
+    def discard(value: T | None, error: BaseException | None) -> None:
+        if error is None and unwanted is not None:
+            unwanted(value)  # type: ignore[arg-type]  # a value when there is no error
+
     def tell(value: T | None, error: BaseException | None) -> None:
-        with suppress(RuntimeError):  # the loop is closed: nobody waits
+        try:
             loop.call_soon_threadsafe(settle, value, error)
+        except RuntimeError:  # the loop is closed
+            discard(value, error)
 
     def job() -> None:
         try:
@@ -36,5 +43,5 @@ async def in_thread(fn: Callable[[], T], *, loop: asyncio.AbstractEventLoop) -> 
         else:
             tell(value, None)
 
-    workers.submit(job)
+    engine_workers.submit(job)
     return await future

@@ -7,11 +7,14 @@ that waits for children of its own is not counted.
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
 import threading
 from collections import deque
 from collections.abc import Callable
+
+logger = logging.getLogger("weft")
 
 Job = Callable[[], None]
 
@@ -61,24 +64,31 @@ class Workers:
             self._idle -= 1
             self._jobs.put(job)
             return
-        threading.Thread(target=self._work, args=(job,), name="weft-worker", daemon=True).start()
+        self._jobs.put(job)
+        try:
+            threading.Thread(target=self._work, name="weft-worker", daemon=True).start()
+        except RuntimeError:
+            self._working -= 1
+            self._jobs.get()
+            raise
 
     def _begin_backlog(self) -> None:
         while self._backlog and self._working < self._limit:
             self._begin(self._backlog.popleft())
 
-    def _work(self, job: Job) -> None:
-        while True:
-            job()
-            del job  # what it holds must not live until the next one
+    def _work(self) -> None:
+        job: Job | None = self._jobs.get()
+        while job is not None:
+            try:
+                job()
+            except BaseException:
+                logger.exception("a job of the engine failed")
+            job = None  # what it holds must not live until the next one
             with self._lock:
                 self._working -= 1
                 self._idle += 1
                 self._begin_backlog()
-            found = self._wait_for_job()
-            if found is None:
-                return
-            job = found
+            job = self._wait_for_job()
 
     def _wait_for_job(self) -> Job | None:
         try:
@@ -91,5 +101,8 @@ class Workers:
         return self._jobs.get()  # a job was given to this thread in the last moment
 
 
-#: The threads of this process. None is started before there is a job.
+#: The threads of this process for bodies. None is started before there is a job.
 workers = Workers()
+
+#: Those for the engine's own blocking work, which must not wait behind bodies.
+engine_workers = Workers(limit=64)

@@ -155,7 +155,6 @@ class Tally:
         self.ended = 0.0
         self.changes = 0
         self._stages: dict[str, tuple[StepCount, _Stage]] = {}
-        self._root: events.CallEvent | None = None  # the run's own body, if it asked something
         self._takers: Mapping[type[events.Event], Callable[[Any], str | None]] = {
             events.RunStarted: self._run_started,
             events.CallAsked: self._asked,
@@ -210,11 +209,11 @@ class Tally:
 
     def _question(self, event: events.QuestionAsked) -> str:
         self._move(event, _Stage.WAITING)
-        if not event.parent_id:
-            self._root = event
         return f"{printable(event.step)}: waits for an answer"
 
     def _finished(self, event: events.CallFinished) -> None:
+        if not event.parent_id and event.call_id not in self._stages:
+            return
         step = self._step(event)
         step.sample(self.clock())
         self._leave(event.call_id, step)
@@ -232,10 +231,6 @@ class Tally:
         if event.status == "suspended":
             for step in self.steps.values():
                 step.put_aside()
-        elif self._root is not None:  # its outcome is that of the run
-            step = self._step(self._root)
-            self._leave(self._root.call_id, step)
-            step.done += 1
 
     def _step(self, event: events.CallEvent) -> StepCount:
         step = self.steps.get(event.step)

@@ -20,14 +20,18 @@ def _updates(event: events.Event, name: str) -> _Chunks:
             yield {**chunk, "__metadata__": {"cached": True}} if event.cached else chunk
     elif isinstance(event, events.QuestionAsked):
         yield {"__interrupt__": (Interrupt(event.value, event.question_id),)}
-    elif isinstance(event, events.RunFinished) and event.status == "finished" and isinstance(event.outcome, Ok):
+    elif (
+        isinstance(event, events.RunFinished) and event.status == "finished" and isinstance(event.outcome, Ok)
+    ):
         yield {name: event.outcome.value}
 
 
 def _values(event: events.Event, name: str) -> _Chunks:
     if isinstance(event, events.QuestionAsked):
         yield {"__interrupt__": (Interrupt(event.value, event.question_id),)}
-    elif isinstance(event, events.RunFinished) and event.status == "finished" and isinstance(event.outcome, Ok):
+    elif (
+        isinstance(event, events.RunFinished) and event.status == "finished" and isinstance(event.outcome, Ok)
+    ):
         yield event.outcome.value
 
 
