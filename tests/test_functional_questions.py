@@ -873,3 +873,26 @@ def test_other_work_of_the_body_is_done_before_it_is_put_aside(saver):
 
     asked(within(5, lambda: wf.invoke(1, thread_id="t")))
     assert done == ["worked"]
+
+
+def test_a_question_that_is_still_being_written_is_shown_too():
+    """The disk is slow: the first question is durable, the second is not yet, and nothing else is left to do."""
+
+    class SlowDisk(InMemorySaver):
+        instant = False
+
+        def commit(self, writes):
+            time.sleep(0.03)
+            return super().commit(writes)
+
+    @task
+    async def later(what):
+        await asyncio.sleep(0.01)
+        return interrupt(what)
+
+    @entrypoint(checkpointer=SlowDisk())
+    async def wf(x):
+        return await asyncio.gather(aask("q1"), later("q2"))
+
+    assert sorted(asked(within(5, lambda: wf.invoke(1, thread_id="t")))) == ["q1", "q2"]
+    assert [question.value for question in wf.get_state(thread_id="t").interrupts] == ["q1", "q2"]

@@ -48,18 +48,17 @@ def stubborn(release: threading.Event) -> None:
     release.wait(10)
 
 
-before = 0
+before: list[int] = []
 
 
 @pytest.fixture(autouse=True)
 def _count_threads() -> None:
     """Bodies that other tests have left behind are not ours."""
-    global before
-    before = workers._working
+    before[:] = [workers._working]
 
 
 def busy_threads() -> int:
-    return workers._working - before
+    return workers._working - before[0]
 
 
 def check_nothing_is_left() -> None:
@@ -232,23 +231,26 @@ def test_a_finished_run_keeps_nothing_alive(end: str):
 
 
 INTERRUPTED = """
-    import asyncio, sys, time
+    import asyncio, os, sys, time
     import weft
     from weft import SqliteSaver, entrypoint, task
+
+    def say(line):
+        os.write(1, f"{line}\\n".encode())  # in one piece, whichever thread says it
 
     @task
     async def on_loop(i):
         try:
             await asyncio.sleep(30)
         finally:
-            print("loop body ended", flush=True)
+            say("loop body ended")
 
     @task
     def in_thread(i):
-        print("started", flush=True)
+        say("started")
         while not weft.cancelled():
             time.sleep(0.01)
-        print("thread body ended", flush=True)
+        say("thread body ended")
 
     options = {"checkpointer": SqliteSaver("runs.db"), "run_id": "r"} if "durable" in sys.argv else {}
 
@@ -272,9 +274,9 @@ INTERRUPTED = """
         else:
             {"waits": waits, "works": works, "portal": on_a_loop}[sys.argv[1]].invoke("", **options)
     except KeyboardInterrupt:
-        print("interrupted", flush=True)
+        say("interrupted")
     if options:
-        print(options["checkpointer"].find("r").status.value)
+        say(options["checkpointer"].find("r").status.value)
 """
 
 

@@ -120,7 +120,7 @@ def test_a_question_of_the_body_of_the_run_is_seen(tally):
     ask, again = question("r", step="digest", parent=""), started("r", step="digest", parent="")
     take(tally, run_started(), ask)
     assert said(tally, "digest") == {"waiting": 1}
-    take(tally, again, run_finished())
+    take(tally, again, finished("r", step="digest", parent=""), run_finished())
     assert said(tally, "digest") == {}
     assert tally.summary() == "digest: finished after 0 ms: 1 call"
 

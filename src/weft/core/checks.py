@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from datetime import timedelta
 
 from weft.errors import DefinitionError
 
@@ -40,4 +39,5 @@ def check_seconds(name: str, value: object) -> float:
 
 def check_span(name: str, value: object) -> float:
     """As :func:`check_seconds`, of a number or a ``timedelta``."""
-    return check_seconds(name, value.total_seconds() if isinstance(value, timedelta) else value)
+    spell = getattr(value, "total_seconds", None)
+    return check_seconds(name, spell() if callable(spell) else value)

@@ -19,7 +19,7 @@ import asyncio
 import logging
 import time
 from asyncio import _get_running_loop
-from collections.abc import Set
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from contextvars import Context, copy_context
 from dataclasses import dataclass
@@ -115,7 +115,7 @@ class Call:
     arrival: Call | None = None  # its last child, whose outcome waits until it has a slot again
     failed_with: BaseException | None = None  # the attempt before
     is_held = False  # its outcome is durable and waits to be shown
-    children: Set[Call] = frozenset()  # asked for, and their outcome not shown yet
+    children: AbstractSet[Call] = frozenset()  # asked for, and their outcome not shown yet
     held = 0  # children that have ended, but were not shown yet
     is_asking = False  # it has asked, and what its body had begun goes on
     was_answered = False  # meanwhile

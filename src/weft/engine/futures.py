@@ -250,7 +250,7 @@ Awaited = ThreadFuture | WatchedEvent
 def waits_only_for_calls(task: asyncio.Task[Any]) -> bool:
     """Whether a task on the loop waits for calls alone: by ``await``, through ``gather``, or through tasks that do.
 
-    What else it may wait for (``wait``, a queue, a task group) does not tell; there the answer is yes.
+    ``wait``, ``as_completed`` and task groups do not tell what they wait for; there the answer is yes.
     """
     stack: list[Any] = [task]
     while stack:
@@ -260,12 +260,25 @@ def waits_only_for_calls(task: asyncio.Task[Any]) -> bool:
                 continue
             if (then := waited._fut_waiter) is None:  # type: ignore[attr-defined]  # there is no public way
                 return False  # it is about to run
-            if isinstance(then, asyncio.Future) and type(then) is asyncio.Future and waited is not task:
-                return False  # a task of the body's own, which sleeps or waits for the world
+            if type(then) is asyncio.Future and not _collects(waited):
+                return False  # it sleeps, or waits for the world
             stack.append(then)
         elif not isinstance(waited, LoopFuture):
             stack.extend(getattr(waited, "_children", ()))
     return True
+
+
+#: The coroutines of asyncio that wait for futures given to them by way of a future of their own.
+_COLLECTORS = frozenset({"_wait", "_wait_for_one", "get", "wait_for", "_cancel_and_wait", "__aexit__"})
+
+
+def _collects(task: asyncio.Task[Any]) -> bool:
+    """Whether what the task is at, innermost, is one of asyncio's own ways of waiting for several futures."""
+    inner: Any = task.get_coro()
+    while (then := getattr(inner, "cr_await", None)) is not None and hasattr(then, "cr_code"):
+        inner = then
+    code = getattr(inner, "cr_code", None)
+    return code is not None and code.co_name in _COLLECTORS and "asyncio" in code.co_filename
 
 
 @contextmanager
