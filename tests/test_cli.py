@@ -349,7 +349,9 @@ def test_causes_are_shown_too(cli):
 def test_a_failure_as_json(cli):
     told = json.loads(cli("run", "flows.py:failing", "--run-id", "r", "--json", code=1).stdout)
     assert told["status"] == "failed"
-    assert told["error"] == {"type": "builtins.ValueError", "message": "it broke", "notes": ["look here"]}
+    assert (told["error"]["type"], told["error"]["message"]) == ("builtins.ValueError", "it broke")
+    assert told["error"]["notes"][0] == "look here"
+    assert "weft: raised by 'fail'('it broke')" in told["error"]["notes"][1]
 
 
 def test_a_body_that_leaves_the_process_is_a_failure(cli):

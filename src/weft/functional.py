@@ -12,7 +12,7 @@ import inspect
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeAlias, TypeVar, overload
 
 from weft.cache import Cache, CachePolicy
 from weft.core.retry import RetryPolicy
@@ -345,7 +345,7 @@ class entrypoint:  # noqa: N801 - a decorator, spelled as in LangGraph
         name: What the workflow is called; the function's name unless told.
     """
 
-    final = Final
+    final: TypeAlias = Final
 
     def __init__(
         self,

@@ -16,16 +16,16 @@ StreamMode = Literal["updates", "values", "custom", "tasks"]
 Durability = Literal["sync", "async", "exit"]
 
 #: Writes a value to the run's event stream.
-StreamWriter = Callable[[Any], None]
+StreamWriter = Callable[[object], None]
 
 
 class RunnableConfig(TypedDict, total=False):
     """LangGraph's spelling of a run's options."""
 
-    configurable: dict[str, Any]
+    configurable: dict[str, object]  # not Any: that would make an overloaded decorator forget the signature
     max_concurrency: int | None
     tags: list[str]
-    metadata: dict[str, Any]
+    metadata: dict[str, object]
     run_name: str
     recursion_limit: int
 

@@ -117,6 +117,7 @@ class Call:
     is_held = False  # its outcome is durable and waits to be shown
     children: AbstractSet[Call] = frozenset()  # asked for, and their outcome not shown yet
     held = 0  # children that have ended, but were not shown yet
+    asks: str | None = None  # the id of the question that this attempt ended with
     is_asking = False  # it has asked, and what its body had begun goes on
     was_answered = False  # meanwhile
     questions = 0  # asked by this attempt
@@ -538,7 +539,7 @@ class Call:
     def _try_again(self) -> None:
         self.timer = None
         self.failed_with = self.error
-        self.value = self.error = self.payload = None
+        self.value = self.error = self.payload = self.asks = None
         self.timed_out = False
         self.asked = 0
         self.state = State.ASKED

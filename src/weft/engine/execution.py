@@ -337,6 +337,8 @@ class Execution:
         recorder = self.recorder
         assert recorder is not None
 
+        call.asks = question.id
+
         def durable() -> None:
             if call.state in {State.OPEN, State.DRAINING}:
                 self.questions[question.id] = (call, question)
@@ -418,6 +420,8 @@ class Execution:
                     return True
             elif call.state not in {State.OPEN, State.DRAINING}:
                 return True
+            elif call.asks is not None and call.asks not in self.questions:
+                return True  # its question is being written
             stack.extend(call.children)
         return False
 

@@ -106,9 +106,8 @@ class Journal:
         if not groups:
             return
         store = entries[0].book.store
-        writes = [_write_of(book, group) for book, group in groups.items()]
         try:
-            refused = store.commit(writes)
+            refused = store.commit([_write_of(book, group) for book, group in groups.items()])
         except Exception as error:  # whatever a store raises, the runs must hear of it
             for book in groups:
                 _give_up(book, error if isinstance(error, CheckpointError) else _unexpected(error))
