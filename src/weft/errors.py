@@ -71,16 +71,21 @@ class NodeTimeoutError(WeftError, TimeoutError):
     Attributes:
         step: The name of the step.
         timeout: The limit, in seconds.
-        elapsed: The time that had passed, in seconds.
+        elapsed: The time since the attempt began, in seconds.
+        idle: Whether it was the limit without a sign of life.
         given_up: Whether a sync body was left running in its thread.
     """
 
-    def __init__(self, step: str, *, timeout: float, elapsed: float, given_up: bool = False) -> None:
+    def __init__(
+        self, step: str, *, timeout: float, elapsed: float, idle: bool = False, given_up: bool = False
+    ) -> None:
+        what = "gave no sign of life for its idle timeout" if idle else "took longer than its timeout"
         left = "; its thread could not be stopped and was given up" if given_up else ""
-        super().__init__(f"{step!r} took longer than its timeout of {timeout:g} s{left}")
+        super().__init__(f"{step!r} {what} of {timeout:g} s{left}")
         self.step = step
         self.timeout = timeout
         self.elapsed = elapsed
+        self.idle = idle
         self.given_up = given_up
 
 

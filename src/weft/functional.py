@@ -345,7 +345,7 @@ class entrypoint:  # noqa: N801 - a decorator, spelled as in LangGraph
         name: What the workflow is called; the function's name unless told.
     """
 
-    final: TypeAlias = Final
+    final: TypeAlias = Final  # noqa: PYI042 - spelled as in LangGraph
 
     def __init__(
         self,

@@ -9,10 +9,10 @@ from typing import Any, Generic, TypeVar
 
 from weft.core.outcome import Outcome
 from weft.core.question import Interrupt
-from weft.engine.call import GivenUpBody
 from weft.engine.events import CallFinished, Event, RunFinished
 from weft.engine.execution import Execution
 from weft.engine.futures import LoopFuture, ThreadFuture
+from weft.engine.states import GivenUpBody
 from weft.errors import UsageError
 
 T = TypeVar("T")

@@ -20,12 +20,8 @@ import logging
 import time
 from asyncio import _get_running_loop
 from collections.abc import Set as AbstractSet
-from contextlib import suppress
 from contextvars import Context, copy_context
-from dataclasses import dataclass
-from enum import Enum
 from inspect import CORO_CREATED, getcoroutinestate
-from reprlib import Repr
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +30,9 @@ from weft.core.retry import next_delay
 from weft.engine import events
 from weft.engine.context import current
 from weft.engine.futures import AnyFuture, LoopFuture, ThreadFuture
+from weft.engine.raised import say_where, signal_in, without_our_frame
+from weft.engine.states import GivenUpBody, State, Stop, StopKind
+from weft.engine.watch import AttemptWatch
 from weft.engine.workers import workers
 from weft.errors import Interrupted, NodeTimeoutError, Stopped, Suspended, Unwind, UsageError, WeftError
 
@@ -46,49 +45,6 @@ if TYPE_CHECKING:
 
 
 logger = logging.getLogger("weft")
-
-
-class State(Enum):
-    """Where a call stands."""
-
-    ASKED = "asked"  # its record is being shown, or something has to be written before it starts
-    QUEUED = "queued"  # waits for limits
-    RUNNING = "running"  # its body is at work, or waits
-    DRAINING = "draining"  # its body has ended, its children have not
-    BACKING_OFF = "backing off"  # waits for its next attempt
-    OPEN = "open"  # waits for an answer
-    ENDED = "ended"  # its outcome is being made durable, or waits to be shown
-    OVER = "over"
-
-
-class StopKind(Enum):
-    """Why a body is made to end."""
-
-    CANCEL = "cancel"
-    TIMEOUT = "timeout"
-    SUSPEND = "suspend"
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """Why a call is being stopped, and how long its sync bodies are waited for (seconds)."""
-
-    kind: StopKind
-    reason: str
-    grace: float = 1.0
-
-    def unwinding(self) -> BaseException:
-        """What the body gets instead of a result."""
-        return Suspended() if self.kind is StopKind.SUSPEND else Stopped(self.reason)
-
-
-@dataclass(frozen=True, slots=True)
-class GivenUpBody:
-    """A sync body that outlived its call; its thread ends when it ends."""
-
-    call_id: str
-    step: str
-    reason: str
 
 
 class Call:
@@ -121,9 +77,8 @@ class Call:
     is_asking = False  # it has asked, and what its body had begun goes on
     was_answered = False  # meanwhile
     questions = 0  # asked by this attempt
-    timer: asyncio.TimerHandle | None = None  # of the attempt, the back-off or the grace
-    idle_timer: asyncio.TimerHandle | None = None
-    touched = 0.0
+    timer: asyncio.TimerHandle | None = None  # of the back-off or the grace
+    watch: AttemptWatch | None = None  # the timeouts of the attempt
     deadline: float | None = None  # in the loop's time
     counts_as_left = False  # its thread waits for children, and is not counted as a worker
 
@@ -190,8 +145,8 @@ class Call:
         self.ordinal = parent.asked
         if parent.deadline is not None:
             self.deadline = parent.deadline
-        if parent.idle_timer is not None:
-            parent.touch()
+        if parent.watch is not None:
+            parent.watch.touch()
         if parent.stopping is not None:
             self.stopping = parent.stopping
             self._end_stopped()
@@ -340,25 +295,18 @@ class Call:
         if self.run.recorder is not None and not self.step.is_async:
             self.run.recorder.scope_of(self)  # made here, so that its thread never has to
         if self.step.timeout is not None and self.step.is_async:
-            self._begin_timers(self.attempt)  # a thread has to be there first
+            self._begin_watch(self.attempt)  # a thread has to be there first
         if self.run.is_observed:
             self._tell(events.CallStarted, attempt=self.attempt, args=self.args, kwargs=self.kwargs)
 
-    def _begin_timers(self, attempt: int) -> None:
+    def _begin_watch(self, attempt: int) -> None:
         policy = self.step.timeout
-        if (
-            policy is None
-            or self.state is not State.RUNNING
-            or attempt != self.attempt
-            or self.stopping is not None
-        ):
+        assert policy is not None
+        if self.state is not State.RUNNING or attempt != self.attempt or self.stopping is not None:
             return
         if policy.run_timeout is not None:
             self._set_deadline(policy.run_timeout)
-            self.timer = self.run.loop.call_later(policy.run_timeout, self._out_of_time, policy.run_timeout)
-        if policy.idle_timeout is not None:
-            self.touched = self.run.loop.time()
-            self._watch_idleness()
+        self.watch = AttemptWatch(policy, self.run.loop, self.out_of_time)
 
     def _set_deadline(self, seconds: float) -> None:
         inherited = self._inherited_deadline
@@ -405,7 +353,7 @@ class Call:
         self.thread = get_ident()
         step, run = self.step, self.run
         if step.timeout is not None:
-            run.post(self._begin_timers, attempt)
+            run.post(self._begin_watch, attempt)
         value, error, payload = None, None, None
         try:
             if self.stopping is None:
@@ -449,7 +397,7 @@ class Call:
         self.body = None
         if self.counts_as_left:
             self._has_no_children()
-        if self.timer is not None or self.idle_timer is not None:
+        if self.timer is not None or self.watch is not None:
             self._clear_timers()
         if self.has_slot:
             self._release_slot()
@@ -462,18 +410,11 @@ class Call:
         self.value, self.error = value, error
         if error is not None:
             self.error = error = signal_in(error)
-            self._say_where(error)
+            say_where(error, self.step.name, self.id, self.args, self.kwargs)
         if not self.pending:
             self._settle()
             return
         self._drain(error)
-
-    def _say_where(self, error: BaseException) -> None:
-        """Note on an error which call raised it, unless one below has said so."""
-        if not isinstance(error, Exception) or any(note.startswith(_NOTE) for note in _notes(error)):
-            return
-        with suppress(Exception):  # an error may refuse notes, and an argument may refuse to be shown
-            error.add_note(f"{_NOTE}{self.step.name!r}{_shortened(self.args, self.kwargs)}, call {self.id}")
 
     def _drain(self, error: BaseException | None) -> None:
         """The body left calls behind: they end first. After a failure nobody needs them."""
@@ -639,8 +580,8 @@ class Call:
         parent.pending -= 1
         if parent.counts_as_left and not parent.pending:
             parent._has_no_children()
-        if parent.idle_timer is not None:
-            parent.touch()
+        if parent.watch is not None:
+            parent.watch.touch()
         if not self.run.is_plain:
             self._note_delivery()
         future, error = self.future, self.error
@@ -754,9 +695,8 @@ class Call:
         not_begun = getcoroutinestate(body.get_coro()) == CORO_CREATED  # type: ignore[arg-type]  # it is ours
         body.cancel(reason)
         if not_begun:
-            self._body_ended(
-                None, asyncio.CancelledError(reason)
-            )  # it will not even begin, so it cannot say so
+            # It will not even begin, so it cannot say that it has ended.
+            self._body_ended(None, asyncio.CancelledError(reason))
         else:
             self._insist()
 
@@ -842,10 +782,11 @@ class Call:
         self._release_slot()
 
     def _clear_timers(self) -> None:
-        for timer in (self.timer, self.idle_timer):
-            if timer is not None:
-                timer.cancel()
-        self.timer = self.idle_timer = None
+        if self.timer is not None:
+            self.timer.cancel()
+        if self.watch is not None:
+            self.watch.end()
+        self.timer = self.watch = None
 
     # Time
 
@@ -855,37 +796,23 @@ class Call:
             return None
         return max(0.0, self.deadline - self.run.loop.time())
 
-    def touch(self) -> None:
-        """A sign of life of the body."""
-        if self.idle_timer is not None and self.step.timeout and self.step.timeout.refresh_on == "auto":
-            self.touched = self.run.loop.time()
-
     def heartbeat(self) -> None:
         """A sign of life that the body itself gives, from any thread."""
-        self.touched = self.run.loop.time()
+        if self.watch is not None:
+            self.watch.heartbeat()
 
-    def _watch_idleness(self) -> None:
-        policy = self.step.timeout
-        assert policy is not None
-        assert policy.idle_timeout is not None
-        left = self.touched + policy.idle_timeout - self.run.loop.time()
-        if left <= 0:
-            self.idle_timer = None
-            self._out_of_time(policy.idle_timeout)
-        else:
-            self.idle_timer = self.run.loop.call_later(left, self._watch_idleness)
-
-    def _out_of_time(self, limit: float) -> None:
+    def out_of_time(self, limit: float, elapsed: float, idle: bool) -> None:
         """The attempt has taken too long. On the loop it is cancelled; a thread is given up at once."""
         if self.state is State.OVER or self.stopping is not None:
             return
-        elapsed = time.time() - self.started
         in_thread = self.state is State.RUNNING and self.body is None
         self._clear_timers()
         self.timed_out = True
         self.value = None
-        self.error = NodeTimeoutError(self.step.name, timeout=limit, elapsed=elapsed, given_up=in_thread)
-        self._say_where(self.error)
+        self.error = NodeTimeoutError(
+            self.step.name, timeout=limit, elapsed=elapsed, idle=idle, given_up=in_thread
+        )
+        say_where(self.error, self.step.name, self.id, self.args, self.kwargs)
         self.own_timeout = why = Stop(StopKind.TIMEOUT, f"{self.step.name!r} is out of time", grace=0.0)
         if not in_thread:
             self.stop(why)
@@ -981,7 +908,8 @@ class Call:
 
     def tell_user_event(self, value: Any) -> None:
         """Something that the body wrote; on the loop."""
-        self.touch()
+        if self.watch is not None:
+            self.watch.touch()
         if self.run.is_observed:
             self._tell(events.UserEvent, value=value)
 
@@ -998,39 +926,3 @@ class Call:
         """The code asks here for another call than the recorded one."""
         if self.run.is_observed:
             self._tell(events.CallMismatch, recorded_step=recorded_step)
-
-
-def without_our_frame(error: BaseException) -> BaseException:
-    """The error without the frame of the engine that called the body: it says nothing to the user."""
-    traceback = error.__traceback__
-    return error if traceback is None else error.with_traceback(traceback.tb_next)
-
-
-def signal_in(error: BaseException) -> BaseException:
-    """The question that a task group has wrapped in its group, if it has; otherwise the error itself."""
-    if isinstance(error, BaseExceptionGroup):
-        stack: list[BaseException] = [error]
-        while stack:
-            part = stack.pop()
-            if isinstance(part, Interrupted):
-                return part
-            if isinstance(part, BaseExceptionGroup):
-                stack.extend(part.exceptions)
-    return error
-
-
-_NOTE = "weft: raised by "
-
-
-def _notes(error: BaseException) -> list[str]:
-    return getattr(error, "__notes__", [])
-
-
-def _shortened(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    short = Repr()
-    short.maxstring = short.maxother = 60
-    short.maxtuple = short.maxlist = short.maxdict = 4
-    given = [short.repr(value) for value in args] + [
-        f"{name}={short.repr(value)}" for name, value in kwargs.items()
-    ]
-    return f"({', '.join(given)})"

@@ -16,10 +16,11 @@ from weft.core.outcome import Failed, Ok, Outcome
 from weft.core.question import Interrupt
 from weft.core.slots import Slots
 from weft.engine import events
-from weft.engine.call import Call, GivenUpBody, State, Stop, StopKind
+from weft.engine.call import Call
 from weft.engine.futures import AnyFuture, LoopFuture, ThreadFuture
 from weft.engine.inbox import Inbox
 from weft.engine.recorder import Recorder, status_of
+from weft.engine.states import GivenUpBody, State, Stop, StopKind
 from weft.errors import AnswerError, StoreError, Suspended
 
 if TYPE_CHECKING:
@@ -162,8 +163,7 @@ class Execution:
 
     def _set_deadline(self, timeout: float) -> None:
         self.deadline = self.root.deadline = self.loop.time() + timeout
-        self.root.started = time.time()
-        self._deadline = self.loop.call_later(timeout, self.root._out_of_time, timeout)
+        self._deadline = self.loop.call_later(timeout, self.root.out_of_time, timeout, timeout, False)
 
     def root_ended(self) -> None:
         """The run's own body has ended, with all that it began."""
