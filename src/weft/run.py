@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import queue
-from collections.abc import AsyncIterator, Generator, Iterator, Mapping
+import threading
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any, Generic, TypeVar
 
 from weft.core.outcome import Outcome
@@ -27,8 +29,9 @@ class Run(Generic[T]):
     def __init__(self, execution: Execution) -> None:
         self._execution = execution
         self._events: list[Event] = []
-        self._listeners: list[queue.SimpleQueue[Event]] = []
-        self._outcomes: list[tuple[str, Outcome[Any]]] = []
+        self._listeners: list[Callable[[Event], object]] = []
+        self._lock = threading.Lock()
+        self._outcomes: list[Outcome[Any]] = []
         execution.observe(self._note)
 
     def __repr__(self) -> str:
@@ -57,7 +60,7 @@ class Run(Generic[T]):
     @property
     def outcomes(self) -> list[Outcome[Any]]:
         """How the calls of the run's own body have ended, in the order in which they became visible."""
-        return [outcome for _, outcome in self._outcomes]
+        return list(self._outcomes)
 
     def result(self, timeout: float | None = None) -> T:
         """What the run returns; waits for at most ``timeout`` seconds.
@@ -100,45 +103,57 @@ class Run(Generic[T]):
         _raise(done.get())
 
     def events(self) -> Iterator[Event]:
-        """Every event so far and to come, until the run has ended."""
+        """Every event so far and to come, until the run has ended.
+
+        Raises:
+            UsageError: The run goes on in the loop of this very thread: use :meth:`aevents`.
+        """
         if _running_loop() is self._execution.loop:
             raise UsageError(
                 "this run goes on in the event loop that you would block: use `async for` on aevents()"
             )
         mine: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        # A listener first, then what was before: an event of that moment comes twice at most, and is dropped.
-        self._listeners.append(mine)
-        seen = list(self._events)
-        yield from seen
-        if seen and isinstance(seen[-1], RunFinished):
-            return
-        last = {id(event) for event in seen}
-        while True:
-            event = mine.get()
-            if id(event) in last:
-                continue
-            yield event
-            if isinstance(event, RunFinished):
-                return
+        with self._listening(mine.put):
+            event = None
+            while not isinstance(event, RunFinished):
+                event = mine.get()
+                yield event
 
     async def aevents(self) -> AsyncIterator[Event]:
-        """Every event so far and to come, until the run has ended."""
-        position = 0
-        while True:
-            while position < len(self._events):
-                event = self._events[position]
-                position += 1
+        """As :meth:`events`, on a loop."""
+        loop = asyncio.get_running_loop()
+        mine: asyncio.Queue[Event] = asyncio.Queue()
+        with self._listening(lambda event: _put(loop, mine, event)):
+            event = None
+            while not isinstance(event, RunFinished):
+                event = await mine.get()
                 yield event
-                if isinstance(event, RunFinished):
-                    return
-            await asyncio.sleep(0.01)
+
+    @contextmanager
+    def _listening(self, listener: Callable[[Event], object]) -> Iterator[None]:
+        """Tell the listener every event so far, and from then on each that comes."""
+        with self._lock:
+            for event in self._events:
+                listener(event)
+            self._listeners.append(listener)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._listeners.remove(listener)
 
     def _note(self, event: Event) -> None:
-        self._events.append(event)
         if isinstance(event, CallFinished) and event.parent_id == self._execution.root.id:
-            self._outcomes.append((event.call_id, event.outcome))
-        for listener in self._listeners:
-            listener.put(event)
+            self._outcomes.append(event.outcome)
+        with self._lock:
+            self._events.append(event)
+            for listener in self._listeners:
+                listener(event)
+
+
+def _put(loop: asyncio.AbstractEventLoop, mine: asyncio.Queue[Event], event: Event) -> None:
+    with suppress(RuntimeError):  # who listened has left, and its loop with it
+        loop.call_soon_threadsafe(mine.put_nowait, event)
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:
