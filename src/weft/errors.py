@@ -154,9 +154,10 @@ class Unwind(BaseException):
 class Interrupted(Unwind):
     """The body asked a question that has no answer yet."""
 
-    def __init__(self, interrupt: Interrupt) -> None:
+    def __init__(self, interrupt: Interrupt, number: int) -> None:
         super().__init__(interrupt)
         self.interrupt = interrupt
+        self.number = number  # of the questions of its body
 
 
 class Suspended(Unwind):

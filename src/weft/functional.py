@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeAlias, TypeVar, overload
 
 from weft.cache import Cache, CachePolicy
+from weft.core.question import Interrupt
 from weft.core.retry import RetryPolicy
 from weft.core.timeout import TimeoutPolicy
 from weft.engine.call import Call
@@ -428,10 +429,12 @@ def interrupt(value: Any) -> Any:
             "interrupt() needs a run with a checkpointer: the answer may come when this process is gone"
         )
     recorder.codec.encode(value, root="question")
-    answered, answer, question = call.run.next_question(call, value)
+    number = call.questions
+    call.questions += 1
+    answered, answer = recorder.answer_of(call, number)
     if answered:
         return answer
-    raise Interrupted(question)
+    raise Interrupted(Interrupt(value, recorder.question_id(call, number)), number)
 
 
 # What bodies may ask for

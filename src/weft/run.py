@@ -15,7 +15,7 @@ from weft.engine.events import CallFinished, Event, RunFinished
 from weft.engine.execution import Execution
 from weft.engine.futures import LoopFuture, ThreadFuture
 from weft.engine.states import GivenUpBody
-from weft.errors import UsageError
+from weft.errors import AnswerError, UsageError
 
 T = TypeVar("T")
 
@@ -97,9 +97,12 @@ class Run(Generic[T]):
         done: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
         execution = self._execution
         if _running_loop() is execution.loop:
-            execution.answer(given, lambda error: _raise(error) if error else None)
+            refused: list[BaseException | None] = []
+            execution.answer(given, refused.append)
+            _raise(refused[0] if refused else None)
             return
-        execution.post(execution.answer, given, done.put)
+        if execution.outcome is not None or not execution.post(execution.answer, given, done.put):
+            raise AnswerError(f"run {self.id!r} goes on no longer; answer it with Command(resume=...)")
         _raise(done.get())
 
     def events(self) -> Iterator[Event]:

@@ -20,6 +20,7 @@ import logging
 import time
 from asyncio import _get_running_loop
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from contextvars import Context, copy_context
 from inspect import CORO_CREATED, getcoroutinestate
 from threading import get_ident
@@ -319,16 +320,21 @@ class Call:
 
     async def _run_on_loop(self) -> None:
         current.set(self)
-        step = self.step
+        step, value, error = self.step, None, None
         try:
             kwargs = self.run.inject(self) if step.inject else self.kwargs
             value = await step.fn(*self.args, **kwargs)
             if hasattr(type(value), "__await__"):
                 value = await value
-        except BaseException as error:  # it becomes the outcome; SystemExit must not reach the loop
-            self._body_ended(None, without_our_frame(error))
-        else:
-            self._body_ended(value, None)
+        except BaseException as caught:  # it becomes the outcome; SystemExit must not reach the loop
+            error = without_our_frame(caught)
+        self._conclude(value, error)
+
+    def _conclude(self, value: Any, error: BaseException | None) -> None:
+        try:
+            self._body_ended(value, error)
+        except Exception as broken:  # a mistake of the engine must not leave a run hanging
+            self.run.fail(broken)
 
     def _launch_in_thread(self) -> None:
         context = self.context.copy() if self.context is not None else copy_context()
@@ -354,42 +360,49 @@ class Call:
         step, run = self.step, self.run
         if step.timeout is not None:
             run.post(self._begin_watch, attempt)
-        value, error, payload = None, None, None
+        value, error, payload, then = None, None, None, False
         try:
             if self.stopping is None:
                 kwargs = run.inject(self) if step.inject else self.kwargs
                 value = step.fn(*self.args, **kwargs)
                 while isinstance(value, ThreadFuture):
                     value = value.result()
-                if run.recorder is not None and not hasattr(type(value), "__await__"):
+                then = hasattr(type(value), "__await__")
+                if run.recorder is not None and not then:
                     payload = run.recorder.encode(self, value)  # here, beside the loop
         except BaseException as caught:
             error = without_our_frame(caught)
-        run.post(self._thread_ended, get_ident(), attempt, value, error, payload)
+        run.post(
+            self._await_result if then else self._thread_ended, get_ident(), attempt, value, error, payload
+        )
 
     def _thread_ended(
         self, thread: int, attempt: int, value: Any, error: BaseException | None, payload: bytes | None
     ) -> None:
+        if self._is_wanted(thread, attempt):
+            self.payload = payload
+            self._conclude(value, error)
+
+    def _await_result(self, thread: int, attempt: int, value: Any, *_nothing: None) -> None:
+        """A sync body returned something to await: that is done on the loop, in its stead."""
+        if self._is_wanted(thread, attempt):
+            self.body = self.run.loop.create_task(self._finish_on_loop(value))
+
+    def _is_wanted(self, thread: int, attempt: int) -> bool:
+        """Whether the outcome of the body in this thread is still that of the call; not if it was given up."""
         if thread in self.abandoned:
             self.abandoned -= {thread}
-            return  # it was given up; the outcome is already another
-        if self.state is not State.RUNNING or attempt != self.attempt:
-            return
-        if error is None and hasattr(type(value), "__await__"):
-            self.body = self.run.loop.create_task(self._await_result(value))
-            return
-        self.payload = payload
-        self._body_ended(value, error)
+            return False
+        return self.state is State.RUNNING and attempt == self.attempt
 
-    async def _await_result(self, value: Any) -> None:
-        """A sync body returned something to await: that is done on the loop, in its stead."""
+    async def _finish_on_loop(self, value: Any) -> None:
         current.set(self)
+        result, error = None, None
         try:
-            value = await value
-        except BaseException as error:
-            self._body_ended(None, error)
-        else:
-            self._body_ended(value, None)
+            result = await value
+        except BaseException as caught:
+            error = without_our_frame(caught)
+        self._conclude(result, error)
 
     # Its end
 
@@ -421,7 +434,9 @@ class Call:
         self.state = State.DRAINING
         self._deliver_arrival()
         if isinstance(error, Interrupted):
-            self.run.question_opened(self, error.interrupt)  # at once; what it has begun goes on meanwhile
+            self.run.question_opened(
+                self, error.interrupt, error.number
+            )  # what it has begun goes on meanwhile
             self.is_asking = True
         elif error is not None:
             self._stop_children(Stop(StopKind.CANCEL, f"{self.step.name!r} failed", self.run.grace))
@@ -462,7 +477,8 @@ class Call:
         try:
             return next_delay(self.step.retry, error, attempt=self.attempt)
         except Exception as broken:  # a retry_on of the user's
-            broken.add_note(f"raised by the retry_on of {self.step.name!r} when it was asked about {error!r}")
+            with suppress(Exception):  # the error may refuse to be shown
+                broken.add_note(f"raised by the retry_on of {self.step.name!r} when asked about {error!r}")
             self.error = broken
             return None
 
@@ -628,7 +644,7 @@ class Call:
         self.state = State.OPEN
         self.value = self.error = None
         if not self.is_asking:
-            self.run.question_opened(self, question.interrupt)
+            self.run.question_opened(self, question.interrupt, question.number)
             return
         self.is_asking = False
         if question.interrupt.id in self.run.questions:
@@ -652,13 +668,21 @@ class Call:
         stack = [self]
         while stack:
             call = stack.pop()
-            if call.stopping is None and call.state is not State.OVER:
+            if call.state is not State.OVER and call._may_be_stopped(why):
                 call.stopping = why
+                if call.own_timeout is not why:
+                    call.own_timeout = None
                 found.append(call)
             stack.extend(call.children)
         for call in reversed(found):
             if call.pending == call.held:
                 call._stop_body()
+
+    def _may_be_stopped(self, why: Stop) -> bool:
+        """Whether this is a reason beyond the one it is being stopped for."""
+        if self.stopping is None or self.stopping is self.own_timeout:
+            return True
+        return self.stopping.kind is StopKind.SUSPEND and why.kind is not StopKind.SUSPEND
 
     def stop_by_caller(self) -> None:
         """Whoever asked for this call does not want it any more."""
@@ -672,24 +696,26 @@ class Call:
     def _stop_body(self) -> None:
         why = self.stopping
         assert why is not None
-        if (
-            self.state in {State.ENDED, State.OVER}
-            or self.told
-            or (self.parent is None and self.run.is_opening)
-        ):
+        if self.has_ended or (self.parent is None and self.run.is_opening):
             return
         if self.state is not State.RUNNING:
-            self._end_stopped()
+            if not self.told:
+                self._end_stopped()
+            return
+        if self.told:
+            self._begin_grace(why)  # it was only being put aside until now
             return
         self.told = True
         if self.body is not None:
             self._cancel_body(self.body, why.reason)
         else:
             self._wake_thread(why)
-            if self.timer is not None:
-                self.timer.cancel()
-            if why.kind is not StopKind.SUSPEND:
-                self.timer = self.run.loop.call_later(why.grace, self._give_up)
+            self._begin_grace(why)
+
+    def _begin_grace(self, why: Stop) -> None:
+        """A sync body that was told to stop is waited for so long. One that is put aside has nothing to hurry for."""
+        if self.timer is None and self.body is None and why.kind is not StopKind.SUSPEND:
+            self.timer = self.run.loop.call_later(why.grace, self._give_up)
 
     def _cancel_body(self, body: asyncio.Task[None], reason: str) -> None:
         not_begun = getcoroutinestate(body.get_coro()) == CORO_CREATED  # type: ignore[arg-type]  # it is ours

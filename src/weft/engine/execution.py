@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from weft.checkpoint.base import Change, RunStatus
-from weft.core.identity import question_id, root_identity
+from weft.core.identity import root_identity
 from weft.core.outcome import Failed, Ok, Outcome
 from weft.core.question import Interrupt
 from weft.core.slots import Slots
@@ -21,7 +21,7 @@ from weft.engine.futures import AnyFuture, LoopFuture, ThreadFuture
 from weft.engine.inbox import Inbox
 from weft.engine.recorder import Recorder, status_of
 from weft.engine.states import GivenUpBody, State, Stop, StopKind
-from weft.errors import AnswerError, StoreError, Suspended
+from weft.errors import AnswerError, Suspended
 
 if TYPE_CHECKING:
     from weft.engine.caller import Caller
@@ -204,8 +204,8 @@ class Execution:
         assert self.recorder is not None
         try:
             await in_thread(self.recorder.release, loop=self.loop)
-        except StoreError as error:
-            logger.warning("run %s: could not be released: %s", self.id, error)
+        except Exception as error:  # a store may raise anything
+            logger.warning("run %s: could not be released: %r", self.id, error)
         self._end(None, self._failure, RunStatus.FAILED)
 
     def child_ended(self, parent: Call) -> None:
@@ -240,11 +240,15 @@ class Execution:
         if self.root.state is State.OVER:
             self.spawn(self._release())
             return
-        self._let_go()
+        waiting = self._let_go()
         self.root.stop(Stop(StopKind.CANCEL, "the journal failed", self.grace))
+        for call in reversed(waiting):  # those that were being stopped already
+            if call.state is State.ASKED and call.stopping is not None:
+                call._end_stopped()
 
-    def _let_go(self) -> None:
-        """Calls that wait for a commit that will never come have ended."""
+    def _let_go(self) -> list[Call]:
+        """Calls that wait for a commit that will never come are as if only asked for; which those are."""
+        found = []
         stack = [self.root]
         while stack:
             call = stack.pop()
@@ -254,6 +258,8 @@ class Execution:
                 call.parent.held -= call.is_held
                 call.is_held = False
                 call.state = State.ASKED
+                found.append(call)
+        return found
 
     def cancel(self, reason: str = "cancelled") -> None:
         """Stop everything, leaves first; the run ends when all has ended or was given up."""
@@ -332,7 +338,7 @@ class Execution:
         """Whether a body has asked something and was not answered."""
         return bool(self.questions)
 
-    def question_opened(self, call: Call, question: Interrupt) -> None:
+    def question_opened(self, call: Call, question: Interrupt, number: int) -> None:
         """A body was left at a question."""
         recorder = self.recorder
         assert recorder is not None
@@ -345,7 +351,7 @@ class Execution:
                 call.tell_question(question.id, question.value)
                 self.consider_suspending()
 
-        recorder.question(call, call.questions - 1, question.value, durable)
+        recorder.question(call, number, question.value, durable)
 
     def answer(self, answers: dict[str, Any], done: Callable[[BaseException | None], None]) -> None:
         """Answer open questions of this living run; their bodies go on."""
@@ -379,7 +385,7 @@ class Execution:
         """Whoever waits for an answer to be durable waits in vain."""
         waiting = set(self._answering.values())
         self._answering.clear()
-        for done in waiting:
+        for done in waiting:  # these only pass the error on
             done(error or AnswerError(f"run {self.id!r} ended before the answer was recorded"))
 
     def _take_up(self, answers: dict[str, Any]) -> None:
@@ -444,12 +450,3 @@ class Execution:
             return
         self._suspending = True
         self.root.stop(Stop(StopKind.SUSPEND, "waits for answers", self.grace))
-
-    def next_question(self, call: Call, value: Any) -> tuple[bool, Any, Interrupt]:
-        """The next question of a body: whether it was answered, the answer, and the question."""
-        number = call.questions
-        call.questions += 1
-        question = Interrupt(value, question_id(self.id, call.identity, number))
-        assert self.recorder is not None
-        found, answer = self.recorder.answer_of(call, number)
-        return found, answer, question

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import logging
+import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures._base import FINISHED
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from weft.errors import Unwind
@@ -22,6 +24,9 @@ from weft.errors import Unwind
 if TYPE_CHECKING:
     from weft.engine.call import Call
     from weft.engine.scope import Scope
+
+
+logger = logging.getLogger("weft")
 
 
 class LoopFuture(asyncio.Future[Any]):
@@ -119,7 +124,14 @@ class ThreadFuture(concurrent.futures.Future[Any]):
 
     def add_done_callback(self, fn: Callable[[concurrent.futures.Future[Any]], object]) -> None:
         """Have ``fn(self)`` called when the outcome is there."""
-        super().add_done_callback(fn)
+
+        def call(future: concurrent.futures.Future[Any]) -> None:
+            try:
+                fn(future)
+            except BaseException:  # result() raises what is no Exception to a body that is stopped
+                logger.exception("a callback of a call's future failed")
+
+        super().add_done_callback(call)
         self._has_callbacks = True
         if not super().done() and (scope := self._scope) is not None:
             scope.called_back()
@@ -129,7 +141,7 @@ class ThreadFuture(concurrent.futures.Future[Any]):
         if super().done():
             return True
         if (scope := self._scope) is not None:
-            scope.glance()
+            scope.glance(self)
         return False
 
     def running(self) -> bool:
@@ -140,9 +152,10 @@ class ThreadFuture(concurrent.futures.Future[Any]):
     def cancel(self) -> bool:
         """Ask for the call to be stopped; True when that was in time."""
         call = self.call
-        if call is None or not super().cancel():
+        if call is None or self.cancelled() or not super().cancel():
             return self.cancelled()
-        self.set_running_or_notify_cancel()
+        with suppress(RuntimeError):  # another thread has cancelled it in this moment
+            self.set_running_or_notify_cancel()
         call.run.post(call.stop_by_caller)
         return True
 
@@ -260,7 +273,7 @@ def waits_only_for_calls(task: asyncio.Task[Any]) -> bool:
                 continue
             if (then := waited._fut_waiter) is None:  # type: ignore[attr-defined]  # there is no public way
                 return False  # it is about to run
-            if type(then) is asyncio.Future and not _collects(waited):
+            if type(then) is asyncio.Future and not _collects(waited, then):
                 return False  # it sleeps, or waits for the world
             stack.append(then)
         elif not isinstance(waited, LoopFuture):
@@ -268,17 +281,26 @@ def waits_only_for_calls(task: asyncio.Task[Any]) -> bool:
     return True
 
 
-#: The coroutines of asyncio that wait for futures given to them by way of a future of their own.
-_COLLECTORS = frozenset({"_wait", "_wait_for_one", "get", "wait_for", "_cancel_and_wait", "__aexit__"})
+#: Where asyncio waits for futures given to it by way of a future of its own.
+_COLLECTORS = frozenset({"locks.py", "queues.py", "tasks.py", "taskgroups.py"})
 
 
-def _collects(task: asyncio.Task[Any]) -> bool:
-    """Whether what the task is at, innermost, is one of asyncio's own ways of waiting for several futures."""
+def _collects(task: asyncio.Task[Any], waited: asyncio.Future[Any]) -> bool:
+    """Whether what the task is at, innermost, is one of asyncio's own ways of waiting for something else."""
     inner: Any = task.get_coro()
-    while (then := getattr(inner, "cr_await", None)) is not None and hasattr(then, "cr_code"):
+    while (then := getattr(inner, "cr_await", None) or getattr(inner, "ag_await", None)) is not None:
+        if not (hasattr(then, "cr_code") or hasattr(then, "ag_code")):
+            break
         inner = then
-    code = getattr(inner, "cr_code", None)
-    return code is not None and code.co_name in _COLLECTORS and "asyncio" in code.co_filename
+    code = getattr(inner, "cr_code", None) or getattr(inner, "ag_code", None)
+    if code is None:
+        return False
+    folder, _, name = code.co_filename.rpartition(os.sep)
+    if folder.endswith("asyncio") and name in _COLLECTORS:
+        return bool(code.co_name != "sleep")
+    return any(
+        getattr(callback, "__qualname__", "").startswith("shield.") for callback, _ in waited._callbacks or ()
+    )
 
 
 @contextmanager

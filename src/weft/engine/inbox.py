@@ -21,6 +21,8 @@ class Inbox:
 
     def post(self, fn: Callable[..., None], *args: Any) -> bool:
         """Have ``fn(*args)`` called on the loop; False when the loop is closed, so that nobody listens."""
+        if self._loop.is_closed():
+            return False
         self._items.append((fn, args))
         if self._scheduled:
             return True
@@ -41,5 +43,5 @@ class Inbox:
             fn, args = self._items.popleft()
             try:
                 fn(*args)
-            except Exception as error:
+            except BaseException as error:  # also what is no Exception: the rest must not be left lying
                 self._loop.call_exception_handler({"message": f"weft: {fn!r} failed", "exception": error})

@@ -32,9 +32,11 @@ def say_where(
     error: BaseException, step: str, call_id: str, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> None:
     """Note on an error which call raised it, and with which input, unless a call below has said so."""
-    if not isinstance(error, Exception) or any(note.startswith(_NOTE) for note in _notes(error)):
+    if not isinstance(error, Exception):
         return
     with suppress(Exception):  # an error may refuse notes, and an argument may refuse to be shown
+        if any(note.startswith(_NOTE) for note in _notes(error)):
+            return
         error.add_note(f"{_NOTE}{step!r}{_shortened(args, kwargs)}, call {call_id}")
 
 

@@ -105,6 +105,7 @@ class Recorder:
         self._kept: list[Entry] | None = [] if durability == "exit" else None
         self._on_mismatch = on_mismatch
         self._gone_on: list[tuple[BaseException, bytes]] = []  # failures that the workflow went on from
+        self._renewals = self._renewed = 0  # how often a body ran again; the last whose reading is used
         self._warned: set[str] = set()
         self._hinted: set[int] = set()
 
@@ -269,8 +270,11 @@ class Recorder:
         if retry:
             self._add(*retry)
 
+        self._renewals += 1
+        number = self._renewals
+
         def work() -> Loaded:
-            kept = [entry.record for entry in self._kept or () if entry.record is not None]
+            kept = [replace(e.record, batch=e.batch) for e in self._kept or () if e.record is not None]
             return load(self.row.run_id, [*all_records(self.store, self.row.run_id), *kept], self.codec)
 
         async def renew() -> None:
@@ -281,7 +285,8 @@ class Recorder:
                 call.run.fail(error)
                 return
             call.scope = Scope(call, loaded.outcomes.pop(call.identity, ()))
-            self.loaded.outcomes = loaded.outcomes
+            if number > self._renewed:  # one that began later knows more
+                self._renewed, self.loaded.outcomes = number, loaded.outcomes
             then()
 
         call.run.spawn(renew())
@@ -300,7 +305,7 @@ class Recorder:
 
     def question(self, call: Call, number: int, value: Any, done: Callable[[], None]) -> None:
         """Record a question; ``done`` when it is durable."""
-        key = question_id(call.run.id, call.identity, number)
+        key = self.question_id(call, number)
         if key in self.loaded.questions:
             done()
             return
@@ -317,9 +322,13 @@ class Recorder:
         self.loaded.questions[key] = record
         self._add(Entry(self._book, record, lambda _batch: done()))
 
+    def question_id(self, call: Call, number: int) -> str:
+        """The id of the ``number``-th question of this call."""
+        return question_id(self.row.run_id, call.identity, number)
+
     def answer_of(self, call: Call, number: int) -> tuple[bool, Any]:
         """Whether this question has been answered, and how."""
-        found = self.loaded.answers.get(question_id(call.run.id, call.identity, number))
+        found = self.loaded.answers.get(self.question_id(call, number))
         if found is None:
             return False, None
         return True, self.codec.decode(found)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from weft.core.identity import Siblings
 from weft.core.visibility import Recorded, Visibility
-from weft.engine.futures import Awaited, at_one_stroke, waits_only_for_calls
+from weft.engine.futures import Awaited, ThreadFuture, at_one_stroke, waits_only_for_calls
 
 if TYPE_CHECKING:
     from weft.checkpoint.base import Record
@@ -26,6 +26,9 @@ _ROUNDS = 64
 
 #: Seconds without a new call after which a body on the loop is taken to ask for nothing more.
 _STALL = 0.02
+
+#: Seconds without a new call after which it is taken to ask for nothing more, whatever it seems to be doing.
+_LONG_STALL = 1.0
 
 #: How many waits with a timeout may follow each other before they count as one without.
 _POLLS = 3
@@ -44,6 +47,7 @@ class Scope:
         "_polls_in_a_row",
         "_rounds",
         "_stall",
+        "_stalled_at",
         "_steps",
         "_waits",
         "calls",
@@ -69,7 +73,8 @@ class Scope:
         self._steps = 0  # asked for or shown, so that a standstill is seen
         self._rounds = 0  # that the loop still has to go round
         self._stall: Any = None
-        self._glanced = False
+        self._stalled_at = (-1, 0.0)  # at which step, and since when
+        self._glanced: ThreadFuture | None = None  # what the body was told is not there yet
         self._has_callbacks = False  # somebody is told of outcomes, whatever the body itself does
         self._waits: dict[
             Awaited, bool
@@ -131,9 +136,9 @@ class Scope:
         """It blocks no longer."""
         self._waits.pop(what, None)
 
-    def glance(self) -> None:
+    def glance(self, future: ThreadFuture) -> None:
         """The body looked whether a call has ended and was told no; the next time the answer may differ."""
-        self._glanced = True
+        self._glanced = future
         self._tell()
 
     def called_back(self) -> None:
@@ -160,7 +165,7 @@ class Scope:
         if self.coming:
             return False  # it may wait already for what is still on its way here
         if not self.owner.is_on_loop:
-            return self._glanced or self._thread_waits
+            return self._has_glanced or self._thread_waits
         return not self._rounds or self._goes_in_step
 
     @property
@@ -179,15 +184,19 @@ class Scope:
     def _is_stuck(self) -> bool:
         if not self.owner.is_running:
             return True
-        return not self.owner.is_on_loop and self._thread_waits
+        return not self.owner.is_on_loop and any(not what.is_there for what in [*self._waits])
+
+    @property
+    def _has_glanced(self) -> bool:
+        return self._glanced is not None and not self._glanced.is_there
 
     @property
     def _looks_stuck(self) -> bool:
         """Whether the body waits or polls; a thread that it started may do so for it."""
-        return self._glanced or self._thread_waits or self.body_waits()
+        return self._has_glanced or self._thread_waits or self.body_waits()
 
     def _show(self, batch: list[bytes]) -> None:
-        self._glanced = False
+        self._glanced = None
         self._asked_since = False
         self._steps += 1
         if self.owner.is_on_loop and self.owner.is_running:
@@ -218,13 +227,17 @@ class Scope:
     def _watch_for_stall(self) -> None:
         if self._stall is None:
             delay = _STALL / 20 if self._edited else _STALL
-            self._stall = self.owner.run.loop.call_later(delay, self._stalled, self._steps)
+            loop = self.owner.run.loop
+            self._stall = loop.call_later(delay, self._stalled, self._steps)
+            if self._stalled_at[0] != self._steps:
+                self._stalled_at = self._steps, loop.time()
 
     def _stalled(self, steps: int) -> None:
         self._stall = None
+        for_long = self.owner.run.loop.time() - self._stalled_at[1] > _LONG_STALL
         if not self.owner.is_running or not self.order.replaying:
             return
-        if self._steps != steps or self._rounds or not self._looks_stuck:
+        if self._steps != steps or self._rounds or not (self._looks_stuck or for_long):
             self._watch_for_stall()
             return
         self._edited = True
