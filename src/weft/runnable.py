@@ -16,7 +16,6 @@ from weft.engine.drive import run_here, run_on_loop, start_on_loop, start_on_por
 from weft.engine.events import Event, Observer
 from weft.engine.futures import AnyFuture, ThreadFuture
 from weft.engine.options import RunOptions
-from weft.engine.portal import portal
 from weft.engine.step import Step
 from weft.engine.workflow import Workflow
 from weft.errors import InputError, UsageError
@@ -96,13 +95,14 @@ class Runnable(Workflow):
         events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         run = start_on_portal(self, input, options, [events.put])
         run.future.add_done_callback(lambda _: events.put(None))
-        portal.spawn(run.start())
         try:
+            run.begin()
             while (event := events.get()) is not None:
                 yield from chunker(event)
             run.future.result()
         finally:
             if not run.future.done():
+                run.begin()  # an interrupt may have come in the middle of it
                 run.post(run.cancel, "its stream was left")
                 while events.get() is not None:
                     pass
@@ -124,7 +124,7 @@ class Runnable(Workflow):
         events: asyncio.Queue[Event | None] = asyncio.Queue()
         run = start_on_loop(self, input, self._options(input, config, options), [events.put_nowait])
         run.future.add_done_callback(lambda _: events.put_nowait(None))
-        run.spawn(run.start())
+        run.begin()
         try:
             while (event := await events.get()) is not None:
                 for chunk in chunker(event):
@@ -148,12 +148,12 @@ class Runnable(Workflow):
         except RuntimeError:
             run = start_on_portal(self, input, parsed)
             handle: Run[Any] = Run(run)
-            portal.spawn(run.start())
+            run.begin()
             return handle
         run = start_on_loop(self, input, parsed)
         assert run.loop is loop
         handle = Run(run)
-        run.spawn(run.start())
+        run.begin()
         return handle
 
     def _run_here(self, input: Any, options: RunOptions) -> Any:

@@ -27,10 +27,11 @@ def run_here(workflow: Workflow, input: Any, options: RunOptions, observers: Seq
     for observer in observers:
         run.observe(observer)
     run.future.add_done_callback(lambda _: caller.end())
-    portal.spawn(run.start())
     try:
+        run.begin()
         caller.serve()
     except BaseException:
+        run.begin()  # the interrupt may have come in the middle of it
         run.post(run.cancel, "interrupted")
         caller.serve()
         raise
@@ -46,7 +47,7 @@ async def run_on_loop(
     if run.options.checkpointer is None:
         await run.start()  # nothing in it waits
     else:
-        run.spawn(run.start())
+        run.begin()
     return await run.future
 
 

@@ -74,6 +74,7 @@ class Execution:
         self._looking: asyncio.TimerHandle | None = None
         self._look_after = _LOOK
         self._suspending = False
+        self._has_begun = False
         self._to_pump: list[Scope] = []
         self._parents: deque[Call] = deque()
         self._is_telling_parents = False
@@ -103,6 +104,15 @@ class Execution:
         self._observers.append(observer)
         self.is_observed = True
         self.is_plain = False
+
+    def begin(self) -> None:
+        """Have the run started on its loop, from any thread; once, however often this is called."""
+        self.post(self._begin)
+
+    def _begin(self) -> None:
+        if not self._has_begun:
+            self._has_begun = True
+            self.spawn(self.start())
 
     async def start(self) -> None:
         """Open the journal, if there is one, and start the body. Never raises: the future has what happens."""

@@ -26,14 +26,17 @@ class Inbox:
         self._items.append((fn, args))
         if self._scheduled:
             return True
-        self._scheduled = True
-        if _get_running_loop() is self._loop:
-            self._loop.call_soon(self._drain)  # no need to wake what is awake
-            return True
         try:
-            self._loop.call_soon_threadsafe(self._drain)
+            self._scheduled = True
+            if _get_running_loop() is self._loop:
+                self._loop.call_soon(self._drain)  # no need to wake what is awake
+            else:
+                self._loop.call_soon_threadsafe(self._drain)
         except RuntimeError:
             return False
+        except BaseException:  # Ctrl-C in this very moment: perhaps it is scheduled, perhaps not
+            self._scheduled = False
+            raise
         return True
 
     def _drain(self) -> None:

@@ -6,8 +6,6 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import Coroutine
-from typing import Any
 
 logger = logging.getLogger("weft")
 
@@ -31,17 +29,6 @@ class Portal:
                 self._pid = os.getpid()
             return self._loop
 
-    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Run a coroutine on the loop; it must not raise."""
-        loop = self.loop
-        loop.call_soon_threadsafe(self._spawn, loop, coroutine)
-
-    @staticmethod
-    def _spawn(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None]) -> None:
-        task = loop.create_task(coroutine)
-        _spawned.add(task)  # the loop itself holds tasks only weakly
-        task.add_done_callback(_spawned.discard)
-
     @staticmethod
     def _begin() -> asyncio.AbstractEventLoop:
         loop = asyncio.new_event_loop()
@@ -60,8 +47,6 @@ class Portal:
         ready.wait()
         return loop
 
-
-_spawned: set[asyncio.Task[None]] = set()
 
 #: The portal of this process. No thread is started before a sync caller needs it.
 portal = Portal()
