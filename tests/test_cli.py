@@ -550,7 +550,7 @@ def test_questions_are_answered_from_other_processes(cli):
     told = json.loads(cli("show", "r", "--json").stdout)
     ids = {question["value"]["about"]: question["id"] for question in told["questions"]}
     assert ids["a"] in cli("show", "r").stdout
-    assert cli("answer", "r", f"{ids['b']}=2").stderr == "answered 1, 1 left open\n"
+    assert cli("answer", "r", f"{ids['b']}=2").stderr.startswith("answered 1, 1 left open\n")
     done = cli("resume", "r", "flows.py:asking", "--json", code=3)
     assert [question["id"] for question in json.loads(done.stdout)["questions"]] == [ids["a"]]
     assert cli("resume", "r", "flows.py:asking", "--answer", '{"x": 1}', "-q").stdout == '[{"x": 1}, 2]\n'

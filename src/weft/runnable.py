@@ -16,6 +16,7 @@ from weft.engine.drive import run_here, run_on_loop, start_on_loop, start_on_por
 from weft.engine.events import Event, Observer
 from weft.engine.futures import AnyFuture, ThreadFuture
 from weft.engine.options import RunOptions
+from weft.engine.raised import without_engine_frames
 from weft.engine.step import Step
 from weft.engine.workflow import Workflow
 from weft.errors import InputError, UsageError
@@ -65,7 +66,11 @@ class Runnable(Workflow):
             return await (asyncio.wrap_future(future) if isinstance(future, ThreadFuture) else future)
         parsed = self._options(input, config, options)
         with _shown(parsed) as observers:
-            return await run_on_loop(self, input, parsed, observers)
+            try:
+                return await run_on_loop(self, input, parsed, observers)
+            except BaseException as error:
+                without_engine_frames(error)
+                raise
 
     def stream(
         self,
@@ -158,7 +163,11 @@ class Runnable(Workflow):
 
     def _run_here(self, input: Any, options: RunOptions) -> Any:
         with _shown(options) as observers:
-            return run_here(self, input, options, observers)
+            try:
+                return run_here(self, input, options, observers)
+            except BaseException as error:
+                without_engine_frames(error)
+                raise
 
     def _options(
         self, input: Any, config: Mapping[str, Any] | None, options: Mapping[str, Any]

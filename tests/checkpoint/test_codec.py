@@ -724,7 +724,7 @@ def generator():
 
 
 REFUSED = {
-    "client": (Client(), "", "is a Client; return data instead"),
+    "client": (Client(), "", "is a Client; pass data instead"),
     "in a dict": ({"items": [0, 1, {"a": 1, "client": Client()}]}, "['items'][2]['client']", "Client"),
     "in a tuple": ((1, (2, Client())), "[1][1]", "Client"),
     "in a set": ({1, Unknown}, ".<member>", "code"),
@@ -748,7 +748,7 @@ REFUSED = {
     "generator": ([generator()], "[0]", "is a generator"),
     "module": (json, "", "is a module"),
     "lock": (threading.Lock(), "", "is a lock"),
-    "object": (object(), "", "is a object"),
+    "object": (object(), "", "is an object"),
     "zone": (datetime(2024, 1, 1, tzinfo=Fake()), ".tzinfo", "is a Fake"),
     "factory": (defaultdict(lambda: 1), "", "default_factory"),
     "mappingproxy": (types.MappingProxyType({}), "", "mappingproxy"),

@@ -87,7 +87,7 @@ def test_the_same_command_goes_on_at_once_after_kill_9(tmp_path: Path):
     assert done.stdout.strip() == str(sum(i * i for i in range(200)))
     effects = program.effects()
     assert len(effects) == 200
-    assert sum(effects.values()) <= 200 + 20  # only what was in flight ran twice
+    assert sum(effects.values()) <= 200 + 100  # what was in flight, or waited for a commit, ran twice
     assert took < 5  # a lease would be longer
 
 

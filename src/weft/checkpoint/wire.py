@@ -200,7 +200,11 @@ def _refuse(w: Writer, value: object) -> Any:
             f"is a {name}, a subclass of {base.__name__} that would come back as {base.__name__}; "
             f"return a plain {base.__name__}, or, if it is an enum or NamedTuple, {_how_to_register(name)}"
         )
-    raise Refusal(f"is a {name}; return data instead, or {_how_to_register(name)}")
+    raise Refusal(f"is {_a(name)}; pass data instead, or {_how_to_register(name)}")
+
+
+def _a(name: str) -> str:
+    return f"an {name}" if name[0].lower() in "aeiou" else f"a {name}"
 
 
 def _how_to_register(name: str) -> str:

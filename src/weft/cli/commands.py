@@ -269,3 +269,4 @@ def answer(run_id: str, answers: tuple[str, ...], url: str | None) -> None:
         found.answer(run_id, given)
         left = len(found.show(run_id).questions)
         report.note(f"answered {len(given)}, {left} left open" if left else "answered; none is left open")
+        report.note(f"unless a process runs it now, go on with: weft resume {run_id} TARGET")

@@ -8,6 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -72,7 +73,8 @@ def _load_module(name: str) -> ModuleType:
 
 def _imported(name: str, load: Callable[[], Any]) -> Any:
     try:
-        return load()
+        with redirect_stdout(sys.stderr):  # what a module prints when it is imported is no result
+            return load()
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # whatever a user's module raises, sys.exit() too

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterable
@@ -128,7 +129,7 @@ class Recorder:
             warnings.warn(
                 f"the arguments of {step.name!r} cannot be encoded, so a resume tells its calls apart by their "
                 "order alone; give the step a key= function, or register the types with the checkpointer's codec",
-                stacklevel=4,
+                stacklevel=_levels_to_user(),
             )
         return b""
 
@@ -400,6 +401,14 @@ class Recorder:
             self._kept.extend(entries)
         else:
             self._journal.add(*entries)
+
+
+def _levels_to_user() -> int:
+    """How far up the first frame is that is not ours: where the user called the task."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("weft."):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def answer_record(key: str, value: bytes) -> Record:

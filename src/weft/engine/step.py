@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,8 +59,10 @@ def retry_policies(value: Any) -> tuple[RetryPolicy, ...]:
     """The policies that ``retry_policy=`` was given: none, one or several."""
     if value is None:
         return ()
-    policies = (value,) if isinstance(value, RetryPolicy) else tuple(value)
+    policies = tuple(value) if isinstance(value, Iterable) else (value,)
     for policy in policies:
         if not isinstance(policy, RetryPolicy):
-            raise DefinitionError(f"retry_policy takes RetryPolicy objects, not {policy!r}")
+            raise DefinitionError(
+                f"retry_policy takes RetryPolicy(max_attempts=...) or several, not {policy!r}"
+            )
     return policies

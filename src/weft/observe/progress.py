@@ -106,7 +106,6 @@ class StepCount:
 
     def put_aside(self) -> None:
         """The run waits for answers: calls that were left for that have not ended."""
-        self.done -= self.cancelled
         self.live[_Stage.WAITING] += self.cancelled
         self.cancelled = 0
 
@@ -217,13 +216,14 @@ class Tally:
         step = self._step(event)
         step.sample(self.clock())
         self._leave(event.call_id, step)
+        if not isinstance(event.outcome, Ok | Failed | TimedOut):
+            step.cancelled += 1
+            return
         step.done += 1
         if event.recorded or event.cached:
             step.reused += 1
         if isinstance(event.outcome, Failed | TimedOut):
             step.failed += 1
-        elif not isinstance(event.outcome, Ok):
-            step.cancelled += 1
 
     def _run_finished(self, event: events.RunFinished) -> None:
         self.status = event.status
