@@ -556,7 +556,7 @@ class _Connection:
         """One transaction, committed at the end, rolled back on any error."""
         try:
             db = self._usable()
-            db.execute(self._begin)
+            self._file.wait_for(db, self._begin)
             try:
                 yield db
                 db.execute(sql.COMMIT)
@@ -590,6 +590,9 @@ class _Connection:
         return self._db
 
 
+#: Seconds between two attempts to begin, when SQLite does not wait by itself.
+_ASK_AGAIN = 0.005
+
 _left_alone: list[sqlite3.Connection] = []
 
 
@@ -603,13 +606,55 @@ class _File:
     def open(self) -> tuple[sqlite3.Connection, _Identity]:
         """A connection to the database, created and brought up to date if need be."""
         self._create()
-        db = sqlite3.connect(self.path, timeout=self._timeout, isolation_level=None, check_same_thread=False)
+        with self._one_at_a_time():
+            db = sqlite3.connect(
+                self.path, timeout=self._timeout, isolation_level=None, check_same_thread=False
+            )
+            try:
+                self._prepare(db)
+                return db, self._identity()
+            except BaseException:
+                db.close()
+                raise
+
+    @contextmanager
+    def _one_at_a_time(self) -> Iterator[None]:
+        """Keep other processes from opening the file meanwhile.
+
+        Several that create the schema and turn write-ahead logging on at once can lock each other out for good:
+        SQLite waits for none of the locks that this takes.
+        """
         try:
-            self._prepare(db)
-            return db, self._identity()
-        except BaseException:
-            db.close()
-            raise
+            import fcntl  # noqa: PLC0415 - not on every system
+
+            lock = os.open(
+                f"{self.path}-opening", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+            )
+        except (ImportError, OSError):  # or a folder that cannot be written: nobody creates anything there
+            yield
+            return
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)
+
+    def wait_for(self, db: sqlite3.Connection, begin: LiteralString) -> None:
+        """Begin a transaction, waiting for other connections.
+
+        SQLite waits by itself, but not when another process is just closing the file for the last time or mending
+        its WAL: then it says at once that the file is busy. Nothing was done yet, so it is asked again.
+        """
+        deadline = time.monotonic() + self._timeout
+        while True:
+            try:
+                db.execute(begin)
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
+                    raise
+                time.sleep(_ASK_AGAIN)
+            else:
+                return
 
     def is_still(self, opened: _Identity | None) -> bool:
         """Whether the path leads to the file that was opened."""
