@@ -627,17 +627,17 @@ class _File:
         try:
             import fcntl  # noqa: PLC0415 - not on every system
 
-            lock = os.open(
-                f"{self.path}-opening", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
-            )
-        except (ImportError, OSError):  # or a folder that cannot be written: nobody creates anything there
+            folder = os.open(
+                Path(self.path).parent, os.O_RDONLY | os.O_CLOEXEC
+            )  # no file of our own to clean up
+        except (ImportError, OSError):
             yield
             return
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            fcntl.flock(folder, fcntl.LOCK_EX)
             yield
         finally:
-            os.close(lock)
+            os.close(folder)
 
     def wait_for(self, db: sqlite3.Connection, begin: LiteralString) -> None:
         """Begin a transaction, waiting for other connections.
