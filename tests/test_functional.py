@@ -661,7 +661,7 @@ def test_done_callbacks_are_called_with_the_outcome(any_saver):
 
 @pytest.mark.parametrize("is_async", [False, True])
 def test_an_awaitable_that_a_body_returns_is_awaited(any_saver, is_async):
-    """SEMANTICS 1.5: LangGraph's own docstring example gives back a future object."""
+    """LangGraph's own docstring example gives back a future object."""
 
     @task
     def sync_gives_coroutine(x):
