@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from weft import Checkpointer, InMemorySaver, SqliteSaver
 
 sys.path.insert(0, str(Path(__file__).parent / "support"))
 
@@ -14,3 +17,25 @@ sys.path.insert(0, str(Path(__file__).parent / "support"))
 def db(tmp_path: Path) -> str:
     """The path of a database that is not there yet."""
     return str(tmp_path / "runs.db")
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def saver(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Checkpointer]:
+    """Every kind of checkpointer that needs no server."""
+    if request.param == "memory":
+        yield InMemorySaver()
+    else:
+        with SqliteSaver(tmp_path / "runs.db") as found:
+            yield found
+
+
+@pytest.fixture(params=["none", "memory", "sqlite"])
+def any_saver(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Checkpointer | None]:
+    """No checkpointer, and every kind there is: what holds must hold with all."""
+    if request.param == "none":
+        yield None
+    elif request.param == "memory":
+        yield InMemorySaver()
+    else:
+        with SqliteSaver(tmp_path / "runs.db") as found:
+            yield found

@@ -29,25 +29,12 @@ from weft import (
     NotInRunError,
     RunnableConfig,
     Runtime,
-    SqliteSaver,
     StreamWriter,
     UnstorableError,
     UsageError,
     entrypoint,
     task,
 )
-
-
-@pytest.fixture(params=["none", "memory", "sqlite"])
-def any_saver(request, tmp_path):
-    """No checkpointer, and every kind there is: what holds must hold with all."""
-    if request.param == "none":
-        yield None
-    elif request.param == "memory":
-        yield InMemorySaver()
-    else:
-        with SqliteSaver(tmp_path / "runs.db") as saver:
-            yield saver
 
 
 def thread(saver, name="t"):

@@ -14,26 +14,13 @@ import weft
 from weft import (
     CachePolicy,
     InMemoryCache,
-    InMemorySaver,
     NodeTimeoutError,
     RetryPolicy,
-    SqliteSaver,
     TimeoutPolicy,
     entrypoint,
     task,
 )
 from weft.engine import events
-
-
-@pytest.fixture(params=["none", "memory", "sqlite"])
-def any_saver(request, tmp_path):
-    if request.param == "none":
-        yield None
-    elif request.param == "memory":
-        yield InMemorySaver()
-    else:
-        with SqliteSaver(tmp_path / "runs.db") as saver:
-            yield saver
 
 
 class Boom(Exception):

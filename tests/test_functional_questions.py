@@ -20,7 +20,6 @@ from weft import (
     InputError,
     Interrupt,
     RetryPolicy,
-    SqliteSaver,
     UnstorableError,
     UsageError,
     entrypoint,
@@ -28,15 +27,6 @@ from weft import (
     task,
 )
 from weft.engine.recorder import answer_record
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def saver(request, tmp_path):
-    if request.param == "memory":
-        yield InMemorySaver()
-    else:
-        with SqliteSaver(tmp_path / "runs.db") as found:
-            yield found
 
 
 def asked(result):

@@ -11,19 +11,8 @@ import pytest
 from leftovers import nothing_left, within
 
 import weft
-from weft import Failed, InMemorySaver, Ok, SqliteSaver, UsageError, entrypoint, task
+from weft import Failed, Ok, UsageError, entrypoint, task
 from weft.engine import events
-
-
-@pytest.fixture(params=["none", "memory", "sqlite"])
-def any_saver(request, tmp_path):
-    if request.param == "none":
-        yield None
-    elif request.param == "memory":
-        yield InMemorySaver()
-    else:
-        with SqliteSaver(tmp_path / "runs.db") as saver:
-            yield saver
 
 
 class Boom(Exception):

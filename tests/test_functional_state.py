@@ -32,15 +32,6 @@ from weft import (
 KINDS = ["memory", "sqlite"]
 
 
-@pytest.fixture(params=KINDS)
-def saver(request, tmp_path):
-    if request.param == "memory":
-        yield InMemorySaver()
-    else:
-        with SqliteSaver(tmp_path / "runs.db") as found:
-            yield found
-
-
 def config(thread_id="t", **more):
     return {"configurable": {"thread_id": thread_id, **more}}
 

@@ -14,25 +14,12 @@ from weft import (
     CachePolicy,
     Command,
     InMemoryCache,
-    InMemorySaver,
     Interrupt,
-    SqliteSaver,
     entrypoint,
     get_stream_writer,
     interrupt,
     task,
 )
-
-
-@pytest.fixture(params=["none", "memory", "sqlite"])
-def any_saver(request, tmp_path):
-    if request.param == "none":
-        yield None
-    elif request.param == "memory":
-        yield InMemorySaver()
-    else:
-        with SqliteSaver(tmp_path / "runs.db") as saver:
-            yield saver
 
 
 @pytest.fixture(params=["stream", "astream"])
