@@ -527,9 +527,12 @@ class Call:
 
     def recorded_in(self, batch: int) -> None:
         """The outcome is durable, or was found to be unstorable (``error`` says so)."""
-        self.payload = None
         parent = self.parent
-        if parent is None or self.stopping is not None:
+        if parent is None:
+            self._become_visible()  # the run records what became of it, and needs the payload
+            return
+        self.payload = None
+        if self.stopping is not None:
             self._become_visible()
             return
         scope = parent.scope
@@ -892,11 +895,6 @@ class Call:
     def has_ended(self) -> bool:
         """Whether its outcome is final, though perhaps not shown yet."""
         return self.state is State.ENDED or self.state is State.OVER
-
-    @property
-    def is_over(self) -> bool:
-        """Whether its outcome has been shown."""
-        return self.state is State.OVER
 
     @property
     def is_told_to_stop(self) -> bool:

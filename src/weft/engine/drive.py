@@ -23,9 +23,7 @@ def run_here(workflow: Workflow, input: Any, options: RunOptions, observers: Seq
     Ctrl-C cancels the run, waits for what it has begun, and is raised again.
     """
     caller = Caller()
-    run = Execution(workflow, input, options, loop=portal.loop, caller=caller)
-    for observer in observers:
-        run.observe(observer)
+    run = Execution(workflow, input, options, loop=portal.loop, caller=caller, observers=observers)
     run.future.add_done_callback(lambda _: caller.end())
     try:
         run.begin()
@@ -55,17 +53,11 @@ def start_on_loop(
     workflow: Workflow, input: Any, options: RunOptions, observers: Sequence[Observer] = ()
 ) -> Execution:
     """A run on the running loop, not started yet."""
-    run = Execution(workflow, input, options, loop=asyncio.get_running_loop())
-    for observer in observers:
-        run.observe(observer)
-    return run
+    return Execution(workflow, input, options, loop=asyncio.get_running_loop(), observers=observers)
 
 
 def start_on_portal(
     workflow: Workflow, input: Any, options: RunOptions, observers: Sequence[Observer] = ()
 ) -> Execution:
     """A run on our own loop, not started yet; nobody's thread is lent to it."""
-    run = Execution(workflow, input, options, loop=portal.loop, threaded=True)
-    for observer in observers:
-        run.observe(observer)
-    return run
+    return Execution(workflow, input, options, loop=portal.loop, threaded=True, observers=observers)

@@ -7,7 +7,7 @@ import logging
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 from weft.checkpoint.base import Change, RunStatus
@@ -48,6 +48,7 @@ class Execution:
         loop: asyncio.AbstractEventLoop,
         caller: Caller | None = None,
         threaded: bool = False,
+        observers: Sequence[events.Observer] = (),
     ) -> None:
         self.workflow = workflow
         self.options = options
@@ -89,6 +90,8 @@ class Execution:
             ThreadFuture(self.root) if threaded or caller is not None else LoopFuture(self.root, loop)
         )
         self.root.future = self.future
+        for observer in observers:
+            self.observe(observer)
 
     # Its life
 
@@ -135,10 +138,7 @@ class Execution:
 
     async def _open(self) -> Opened | None:
         if self.options.checkpointer is None:
-            if self.is_observed:
-                self.emit(
-                    events.RunStarted(run_id=self.id, time=time.time(), workflow=self.workflow.step.name)
-                )
+            self._tell_start(resumed=False, recorded=0)
             return None
         from weft.engine.opening import open_run  # noqa: PLC0415 - runs without a journal do without it
 
@@ -159,17 +159,17 @@ class Execution:
             failed=self.fail,
         )
         self.root.identity = root_identity(self.workflow.step.name)
+        self._tell_start(resumed=opened.resumed, recorded=opened.loaded.count)
+        return opened
+
+    def _tell_start(self, *, resumed: bool, recorded: int) -> None:
         if self.is_observed:
+            name = self.workflow.step.name
             self.emit(
                 events.RunStarted(
-                    run_id=self.id,
-                    time=time.time(),
-                    workflow=self.workflow.step.name,
-                    resumed=opened.resumed,
-                    recorded=opened.loaded.count,
+                    run_id=self.id, time=time.time(), workflow=name, resumed=resumed, recorded=recorded
                 )
             )
-        return opened
 
     def _set_deadline(self, timeout: float) -> None:
         self.deadline = self.root.deadline = self.loop.time() + timeout
@@ -196,7 +196,8 @@ class Execution:
         if status is RunStatus.FINISHED:
             value, save = self.split_output(root.value)
             try:
-                output = recorder.codec.encode(value)
+                # A body in a thread has encoded it there already.
+                output = root.payload if root.payload is not None else recorder.codec.encode(value)
                 saved = output if save is value else recorder.codec.encode(save, root="saved")
             except Exception as refused:
                 root.value, error, status = None, refused, RunStatus.FAILED
