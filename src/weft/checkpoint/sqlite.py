@@ -639,22 +639,20 @@ class _File:
         finally:
             os.close(folder)
 
-    def wait_for(self, db: sqlite3.Connection, begin: LiteralString) -> None:
-        """Begin a transaction, waiting for other connections.
+    def wait_for(self, db: sqlite3.Connection, statement: LiteralString) -> sqlite3.Cursor:
+        """Execute what begins a transaction or changes the journal's mode, waiting for other connections.
 
-        SQLite waits by itself, but not when another process is just closing the file for the last time or mending
-        its WAL: then it says at once that the file is busy. Nothing was done yet, so it is asked again.
+        SQLite waits by itself, but not when another process is just closing the file for the last time, mending its
+        WAL or turning it on: then it says at once that the file is busy. Nothing was done yet, so it is asked again.
         """
         deadline = time.monotonic() + self._timeout
         while True:
             try:
-                db.execute(begin)
+                return db.execute(statement)
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
                     raise
                 time.sleep(_ASK_AGAIN)
-            else:
-                return
 
     def is_still(self, opened: _Identity | None) -> bool:
         """Whether the path leads to the file that was opened."""
@@ -727,16 +725,8 @@ class _File:
             raise
 
     def _use_wal(self, db: sqlite3.Connection) -> None:
-        """Turn write-ahead logging on; SQLite itself does not wait for others in all steps of that."""
-        deadline = time.monotonic() + self._timeout
-        while True:
-            try:
-                (mode,) = db.execute(sql.WAL).fetchone()
-                break
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                    raise
-                time.sleep(0.005)
+        """Turn write-ahead logging on."""
+        (mode,) = self.wait_for(db, sql.WAL).fetchone()
         if mode != "wal":
             raise StoreError(
                 f"{self.path} is on a file system without shared memory (a network drive?), "
