@@ -17,8 +17,9 @@ LAYERS = [
     {"checkpoint"},
     {"engine"},
     {"observe"},
-    {"run", "runnable"},
-    {"functional", "state", "history"},
+    {"run"},
+    {"runnable", "functional", "nodes", "compose", "mapping", "state", "history"},
+    {"testing"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

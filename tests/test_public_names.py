@@ -12,13 +12,15 @@ import pytest
 import weft
 
 EXPECTED = """
-AnswerError BaseStore Cache CachePolicy Cancelled CheckpointError Checkpointer Codec Command
-CorruptDataError DefinitionError DirectCallError Entrypoint Failed InMemoryCache InMemorySaver InMemoryStore
-InputError Interrupt MemorySaver NodeTimeoutError NotInRunError NotStarted Ok Outcome OwnerLostError
-ReplayMismatchError RetryPolicy Run RunBusyError RunCancelledError RunMismatchError RunNotFoundError
-RunStatus Runnable RunnableConfig Runs Runtime Skipped SqliteSaver StateSnapshot StoreError StreamWriter
-Task ThreadBusy TimedOut TimeoutPolicy UnstorableError UsageError WeftError call_id cancelled entrypoint
-get_config get_runtime get_store get_stream_writer interrupt remaining runs task
+AnswerError BaseStore Cache CachePolicy Cancelled CheckpointError Checkpointer Codec Command CorruptDataError
+Decision DefinitionError DirectCallError Entrypoint Failed InMemoryCache InMemorySaver InMemoryStore
+InputError Interrupt Limit Map MemorySaver Node NodeTimeoutError NotInRunError NotStarted Ok Outcome
+OwnerLostError Parallel ParallelExecutionError ParallelTimeoutError Pipeline ReplayMismatchError RetryAfter
+RetryPolicy Run RunBusyError RunCancelledError RunMismatchError RunNotFoundError RunStatus Runnable
+RunnableConfig Runs Runtime Sequence Skipped SqliteSaver StateSnapshot StoreError StreamWriter Task ThreadBusy
+TimedOut TimeoutPolicy Tolerate UnstorableError UsageError WeftError amap call_id cancelled decision
+entrypoint get_config get_runtime get_store get_stream_writer interrupt map node parallel pipeline race
+remaining runs task tolerate
 """.split()
 
 

@@ -2,12 +2,16 @@
 
 The layers, the lower first; none imports a higher one:
 
-    core         decides: identity, order, retry, slots. Pure
+    core         decides: identity, order, binding, retry, policies, limits. Pure
     checkpoint   keeps journals: the protocol, the codec, stores
     engine       acts: runs, calls, threads, cancellation, the journal
     observe      shows: streams, progress
-    runnable     the verbs that everything has: invoke, ainvoke, stream, astream, submit
+    runnable     the verbs that everything has: invoke, ainvoke, stream, astream, map, amap, submit
     functional   the functional style: task, entrypoint, interrupt
+    nodes        functions as parts of workflows: node
+    compose      the compose style: parallel, Sequence, decision
+    mapping      one workflow for every item: map, pipeline
+    testing      a clock whose time jumps
 
 Names are imported when they are first used, so that ``import weft`` costs little.
 """
@@ -24,11 +28,14 @@ if TYPE_CHECKING:
     from weft.checkpoint.memory import InMemorySaver
     from weft.checkpoint.memory import InMemorySaver as MemorySaver
     from weft.checkpoint.sqlite import SqliteSaver
+    from weft.compose import Decision, Parallel, Sequence, decision, parallel, race
     from weft.core.outcome import Cancelled, Failed, NotStarted, Ok, Outcome, Skipped, TimedOut
+    from weft.core.policy import Tolerate, tolerate
     from weft.core.question import Command, Interrupt
     from weft.core.retry import RetryPolicy
     from weft.core.timeout import TimeoutPolicy
     from weft.engine.context import call_id, cancelled, remaining
+    from weft.engine.limits import Limit
     from weft.errors import (
         AnswerError,
         CheckpointError,
@@ -39,7 +46,10 @@ if TYPE_CHECKING:
         NodeTimeoutError,
         NotInRunError,
         OwnerLostError,
+        ParallelExecutionError,
+        ParallelTimeoutError,
         ReplayMismatchError,
+        RetryAfter,
         RunBusyError,
         RunCancelledError,
         RunMismatchError,
@@ -62,7 +72,9 @@ if TYPE_CHECKING:
         task,
     )
     from weft.history import Runs, runs
+    from weft.mapping import Map, Pipeline, amap, map, pipeline  # noqa: A004 - the word that everybody looks for
     from weft.memory import BaseStore, InMemoryStore
+    from weft.nodes import Node, node
     from weft.run import Run
     from weft.runnable import Runnable
     from weft.types import RunnableConfig, Runtime, StateSnapshot, StreamWriter
@@ -74,6 +86,9 @@ _HOME = {
     "weft.checkpoint.memory": ("InMemorySaver", "MemorySaver"),
     "weft.checkpoint.sqlite": ("SqliteSaver",),
     "weft.core.outcome": ("Cancelled", "Failed", "NotStarted", "Ok", "Outcome", "Skipped", "TimedOut"),
+    "weft.compose": ("Decision", "Parallel", "Sequence", "decision", "parallel", "race"),
+    "weft.nodes": ("Node", "node"),
+    "weft.core.policy": ("Tolerate", "tolerate"),
     "weft.core.question": ("Command", "Interrupt"),
     "weft.core.retry": ("RetryPolicy",),
     "weft.core.timeout": ("TimeoutPolicy",),
@@ -88,7 +103,10 @@ _HOME = {
         "NodeTimeoutError",
         "NotInRunError",
         "OwnerLostError",
+        "ParallelExecutionError",
+        "ParallelTimeoutError",
         "ReplayMismatchError",
+        "RetryAfter",
         "RunBusyError",
         "RunCancelledError",
         "RunMismatchError",
@@ -110,6 +128,8 @@ _HOME = {
         "interrupt",
         "task",
     ),
+    "weft.engine.limits": ("Limit",),
+    "weft.mapping": ("Map", "Pipeline", "amap", "map", "pipeline"),
     "weft.memory": ("BaseStore", "InMemoryStore"),
     "weft.run": ("Run",),
     "weft.runnable": ("Runnable",),
@@ -144,6 +164,7 @@ __all__ = [
     "Codec",
     "Command",
     "CorruptDataError",
+    "Decision",
     "DefinitionError",
     "DirectCallError",
     "Entrypoint",
@@ -153,14 +174,22 @@ __all__ = [
     "InMemoryStore",
     "InputError",
     "Interrupt",
+    "Limit",
+    "Map",
     "MemorySaver",
+    "Node",
     "NodeTimeoutError",
     "NotInRunError",
     "NotStarted",
     "Ok",
     "Outcome",
     "OwnerLostError",
+    "Parallel",
+    "ParallelExecutionError",
+    "ParallelTimeoutError",
+    "Pipeline",
     "ReplayMismatchError",
+    "RetryAfter",
     "RetryPolicy",
     "Run",
     "RunBusyError",
@@ -172,6 +201,7 @@ __all__ = [
     "RunnableConfig",
     "Runs",
     "Runtime",
+    "Sequence",
     "Skipped",
     "SqliteSaver",
     "StateSnapshot",
@@ -181,18 +211,27 @@ __all__ = [
     "ThreadBusy",
     "TimedOut",
     "TimeoutPolicy",
+    "Tolerate",
     "UnstorableError",
     "UsageError",
     "WeftError",
+    "amap",
     "call_id",
     "cancelled",
+    "decision",
     "entrypoint",
     "get_config",
     "get_runtime",
     "get_store",
     "get_stream_writer",
     "interrupt",
+    "map",
+    "node",
+    "parallel",
+    "pipeline",
+    "race",
     "remaining",
     "runs",
     "task",
+    "tolerate",
 ]

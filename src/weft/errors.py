@@ -6,7 +6,10 @@
     │   ├── NotInRunError                        a step was called outside a run
     │   └── DirectCallError      (TypeError)     something that has verbs was called like a function
     ├── InputError               (ValueError)    a run was given an argument it cannot use
+    ├── ParallelExecutionError   (ExceptionGroup) branches of a block failed
     ├── NodeTimeoutError         (TimeoutError)  a call took longer than its timeout
+    │   └── ParallelTimeoutError                 a block did
+    ├── RetryAfter                               raised by a body that knows when to be tried again
     ├── RunCancelledError                        the run was cancelled before it had a result
     ├── AnswerError              (ValueError)    an answer fits no open question
     └── CheckpointError                          the journal
@@ -31,7 +34,8 @@ Exception`` of a user and no retry policy sees them:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from weft.core.question import Interrupt
@@ -87,6 +91,107 @@ class NodeTimeoutError(WeftError, TimeoutError):
         self.elapsed = elapsed
         self.idle = idle
         self.given_up = given_up
+
+
+class ParallelTimeoutError(NodeTimeoutError):
+    """A block took longer than the timeout it was given.
+
+    Attributes:
+        unfinished: The branches that had begun and not ended, by name or, in a ``map``, by number.
+    """
+
+    def __init__(
+        self, step: str, *, timeout: float, elapsed: float, unfinished: Sequence[str | int] = ()
+    ) -> None:
+        super().__init__(step, timeout=timeout, elapsed=elapsed)
+        self.unfinished = tuple(unfinished)
+        if self.unfinished:
+            self.args = (f"{self.args[0]}; unfinished: {_listed(self.unfinished)}",)
+
+
+class ParallelExecutionError(WeftError, ExceptionGroup[Exception]):
+    """Branches of a block failed, and its policy does not tolerate that. Its cause is the error of :attr:`branch`.
+
+    An ``ExceptionGroup``: ``except*``, ``split`` and ``subgroup`` work on what the branches raised.
+
+    Attributes:
+        branch: The branch that leads: the first in declared order of those that failed; its name or, in a ``map``,
+            the number of its item.
+        branches: All that failed, in declared order, as ``exceptions`` is.
+        reason: Why the block could not go on.
+    """
+
+    branches: tuple[str | int, ...]
+    reason: str
+
+    def __new__(cls, block: str, failures: Mapping[Any, Exception], reason: str = "") -> Self:
+        """The error of this block, made of what its branches raised, in declared order."""
+        branch, error = next(iter(failures.items()))
+        more = f", and {len(failures) - 1} more" if len(failures) > 1 else ""
+        why = f" ({reason})" if reason else ""
+        made = super().__new__(
+            cls,
+            f"branch {branch!r} of {block!r} failed: {_described(error)}{more}{why}",
+            list(failures.values()),
+        )
+        made.branches = tuple(failures)
+        made.reason = reason
+        made.__cause__ = error
+        return made
+
+    def __init__(self, *_args: Any) -> None:
+        """Everything is done by ``__new__``, as in every ``ExceptionGroup``."""
+
+    def __str__(self) -> str:
+        return self.message
+
+    @property
+    def branch(self) -> str | int:
+        """The branch that leads."""
+        return self.branches[0]
+
+    @property
+    def failures(self) -> dict[str | int, Exception]:
+        """What each branch raised that failed."""
+        return dict(zip(self.branches, self.exceptions, strict=True))
+
+    def derive(self, excs: Sequence[Exception]) -> ParallelExecutionError:  # type: ignore[override]
+        """The same error for some of the failures; used by ``except*`` and ``split``."""
+        return _rebuilt(self.message, list(excs), [self._name_of(error) for error in excs], self.reason)
+
+    def _name_of(self, error: BaseException) -> str | int:
+        for name, mine in zip(self.branches, self.exceptions, strict=True):
+            if mine is error or (
+                isinstance(mine, BaseExceptionGroup)
+                and isinstance(error, BaseExceptionGroup)
+                and mine.message == error.message  # a part of a nested group
+            ):
+                return name
+        return self.branch
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuilt, (self.message, list(self.exceptions), list(self.branches), self.reason)
+
+
+def _rebuilt(
+    message: str, exceptions: list[Exception], branches: list[str | int], reason: str
+) -> ParallelExecutionError:
+    made = ExceptionGroup.__new__(ParallelExecutionError, message, exceptions)
+    made.branches = tuple(branches)
+    made.reason = reason
+    return made
+
+
+class RetryAfter(WeftError):  # noqa: N818 - it is named for what it asks
+    """Raised by a body that knows when it is worth trying again; pauses everybody on the limits of its step.
+
+    Attributes:
+        retry_after: Seconds from now.
+    """
+
+    def __init__(self, retry_after: float, message: str = "") -> None:
+        super().__init__(message or f"to be tried again in {retry_after:g} s")
+        self.retry_after = retry_after
 
 
 class RunCancelledError(WeftError):
@@ -166,3 +271,16 @@ class Suspended(Unwind):
 
 class Stopped(Unwind):
     """Nobody waits for this body any more: it was cancelled, or is out of time."""
+
+
+def _described(error: BaseException) -> str:
+    try:
+        text = str(error)
+    except Exception:  # an error of a user's may refuse to be shown
+        text = "<its text cannot be shown>"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _listed(names: Sequence[object], *, most: int = 5) -> str:
+    shown = ", ".join(repr(name) for name in names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

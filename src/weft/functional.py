@@ -15,11 +15,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeAlias, TypeVar, overload
 
 from weft.cache import Cache, CachePolicy
+from weft.core.binding import Binding
+from weft.core.checks import check_seconds
 from weft.core.question import Interrupt
 from weft.core.retry import RetryPolicy
 from weft.core.timeout import TimeoutPolicy
 from weft.engine.call import Call
 from weft.engine.context import current, current_call
+from weft.engine.limits import limits_of
 from weft.engine.options import RunOptions, as_checkpointer
 from weft.engine.step import Step, name_of, retry_policies
 from weft.errors import DefinitionError, DirectCallError, InputError, Interrupted, NotInRunError, UsageError
@@ -96,6 +99,8 @@ class Task(_Functional, Generic[P, T]):
 
     def __init__(self, step: Step) -> None:
         self.step = step
+        self.key = step.name
+        self.computes = not step.is_async
         functools.update_wrapper(self, step.fn, updated=())
         self.__name__ = step.name
 
@@ -127,6 +132,18 @@ class Task(_Functional, Generic[P, T]):
     def func(self) -> Callable[P, Any]:
         """The plain function."""
         return self.step.fn
+
+    def bind(self, input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of the function for an input or an item."""
+        return self._binding.bind_item(input, step=self.step.name)
+
+    def bind_branch(self, value: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of the function for a value that is handed on."""
+        return self._binding.bind(value, step=self.step.name)
+
+    @functools.cached_property
+    def _binding(self) -> Binding:
+        return Binding.of(self.step.fn)
 
     @property
     def retry_policy(self) -> tuple[RetryPolicy, ...]:
@@ -169,6 +186,8 @@ def task(
     | None = None,
     cache_policy: CachePolicy | None = None,
     timeout: Any = None,
+    total: float | None = None,
+    limit: Any = None,
     key: Callable[..., Any] | None = None,
 ) -> TaskDecorator: ...
 def task(
@@ -179,6 +198,8 @@ def task(
     retry_policy: Any = None,
     cache_policy: CachePolicy | None = None,
     timeout: Any = None,
+    total: float | None = None,
+    limit: Any = None,
     key: Callable[..., Any] | None = None,
 ) -> Any:
     """Make a task of a function: its calls are recorded, retried, limited, and run in parallel.
@@ -190,13 +211,17 @@ def task(
         cache_policy: Keep results in the entrypoint's ``cache=``.
         timeout: Of one attempt: seconds, a ``timedelta`` or a :class:`TimeoutPolicy`. A sync body that is out of
             time is given up: its call fails on time, its thread is listed in ``Run.given_up``.
+        total: Seconds for all attempts and waits of a call together.
+        limit: A :class:`Limit`, or several.
         key: Computes from the arguments what stands for them in the call's identity, for arguments that cannot be
             encoded, or that change without meaning anything.
 
     Raises:
         DefinitionError: What is decorated is no function, or an option can never work.
     """
-    retry, limit = retry_policies(retry_policy), TimeoutPolicy.of(timeout)
+    retry, attempt, limits = retry_policies(retry_policy), TimeoutPolicy.of(timeout), limits_of(limit)
+    if total is not None:
+        total = check_seconds("total", total)
 
     def decorate(fn: Callable[..., Any]) -> Task[..., Any]:
         if not callable(fn):
@@ -205,7 +230,9 @@ def task(
             fn,
             name=name,
             retry=retry,
-            timeout=limit,
+            timeout=attempt,
+            total=total,
+            limits=limits,
             cache=cache_policy,
             key=key,
             inject=_injected(fn, skip=0),
@@ -236,7 +263,8 @@ class Entrypoint(_Functional, Generic[In, Out]):
         self.cache = options.cache
         self.context_schema = options.context_schema
         functools.update_wrapper(self, step.fn, updated=())
-        self.__name__ = self.name = step.name
+        self.__name__ = self.name = self.key = step.name
+        self.computes = not step.is_async
 
     def __repr__(self) -> str:
         return f"<weft.entrypoint {self.name!r}>"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import queue
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import Sequence as Several
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from weft.core.question import Command
 from weft.core.timeout import TimeoutPolicy
@@ -19,9 +20,12 @@ from weft.engine.options import RunOptions
 from weft.engine.raised import without_engine_frames
 from weft.engine.step import Step
 from weft.engine.workflow import Workflow
-from weft.errors import InputError, UsageError
+from weft.errors import DefinitionError, InputError, UsageError
 from weft.observe.stream import Chunker
 from weft.run import Run
+
+if TYPE_CHECKING:
+    from weft.compose import Sequence
 
 _INNER_OPTIONS = {"timeout"}
 _IGNORED_INSIDE = {"checkpointer", "durability", "context", "config", "thread_id", "progress"}
@@ -37,6 +41,14 @@ class Runnable(Workflow):
 
     checkpointer: Any = None
 
+    #: What results and errors call it where it is a part of something.
+    key: str
+
+    #: Whether it has a sync body, which needs a core; not counting what chooses its own width.
+    computes: bool = False
+
+    # The verbs
+
     def invoke(self, input: Any, config: Mapping[str, Any] | None = None, **options: Any) -> Any:
         """Run to the end and return the result; for sync code.
 
@@ -47,8 +59,7 @@ class Runnable(Workflow):
         mode = options.pop("stream_mode", None)
         if mode not in (None, "values"):
             return list(self.stream(input, config, stream_mode=mode, **options))
-        call = current.get()
-        if call is not None and call.is_running:
+        if (call := running_call()) is not None:
             return self._join_here(call, input, options)
         return self._run_here(input, self._options(input, config, options))
 
@@ -60,8 +71,7 @@ class Runnable(Workflow):
         mode = options.pop("stream_mode", None)
         if mode not in (None, "values"):
             return [chunk async for chunk in self.astream(input, config, stream_mode=mode, **options)]
-        call = current.get()
-        if call is not None and call.is_running:
+        if (call := running_call()) is not None:
             future = self._join(call, input, options)
             return await (asyncio.wrap_future(future) if isinstance(future, ThreadFuture) else future)
         parsed = self._options(input, config, options)
@@ -77,7 +87,7 @@ class Runnable(Workflow):
         input: Any,
         config: Mapping[str, Any] | None = None,
         *,
-        stream_mode: str | Sequence[str] | None = None,
+        stream_mode: str | Several[str] | None = None,
         **options: Any,
     ) -> Iterator[Any]:
         """Run, and yield what happens; leaving the iterator cancels the run.
@@ -90,8 +100,7 @@ class Runnable(Workflow):
             **options: Those of a run.
         """
         chunker = Chunker(stream_mode or "updates", self.step.name)
-        call = current.get()
-        if call is not None and call.is_running:
+        if (call := running_call()) is not None:
             result = self._join_here(call, input, options)
             return iter([{self.step.name: result}])
         return self._stream(input, self._options(input, config, options), chunker)
@@ -117,13 +126,12 @@ class Runnable(Workflow):
         input: Any,
         config: Mapping[str, Any] | None = None,
         *,
-        stream_mode: str | Sequence[str] | None = None,
+        stream_mode: str | Several[str] | None = None,
         **options: Any,
     ) -> AsyncIterator[Any]:
         """As :meth:`stream`, on the running loop."""
         chunker = Chunker(stream_mode or "updates", self.step.name)
-        call = current.get()
-        if call is not None and call.is_running:
+        if running_call() is not None:
             yield {self.step.name: await self.ainvoke(input, config, **options)}
             return
         events: asyncio.Queue[Event | None] = asyncio.Queue()
@@ -143,7 +151,7 @@ class Runnable(Workflow):
 
     def submit(self, input: Any, config: Mapping[str, Any] | None = None, **options: Any) -> Run[Any]:
         """Begin a run and return its handle at once: on the running loop, or beside sync code."""
-        if (call := current.get()) is not None and call.is_running:
+        if running_call() is not None:
             raise UsageError(
                 "submit() begins a run of its own; in a body call or invoke what is to join its run"
             )
@@ -160,6 +168,53 @@ class Runnable(Workflow):
         handle = Run(run)
         run.begin()
         return handle
+
+    def map(self, *items: Any, **options: Any) -> Any:
+        """Run this for every item, in parallel: ``f.map(items)`` is ``weft.map(f, items)``, which see."""
+        from weft.mapping import map as map_  # noqa: PLC0415 - it builds on what is here
+
+        return map_(self, *items, **options)
+
+    async def amap(self, items: Any, /, **options: Any) -> Any:
+        """As :meth:`map`, on the running loop."""
+        from weft.mapping import amap  # noqa: PLC0415 - as above
+
+        return await amap(self, items, **options)
+
+    # As a part of a workflow
+
+    def bind_branch(self, value: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of its step for a value that is handed on; see :mod:`weft.core.binding`."""
+        return self.bind(value)
+
+    def problems(self) -> Iterator[str]:
+        """What can never work, each as a sentence for people."""
+        return iter(())
+
+    def validate(self) -> None:
+        """Look, without running anything, for what can never work.
+
+        Raises:
+            DefinitionError: There is something; it lists all of it.
+        """
+        found = list(self.problems())
+        if found:
+            listed = "".join(f"\n  - {problem}" for problem in found)
+            raise DefinitionError(f"{self.key!r} cannot work as it is:{listed}")
+
+    def __rshift__(self, other: Any) -> Sequence:
+        """``a >> b``: first a, then b with what a gave."""
+        from weft.compose import Sequence  # noqa: PLC0415 - what is composed can be composed again
+
+        return Sequence(self, other)
+
+    def __rrshift__(self, other: Any) -> Sequence:
+        """As :meth:`__rshift__`, where the left side is a plain function."""
+        from weft.compose import Sequence  # noqa: PLC0415 - as above
+
+        return Sequence(other, self)
+
+    # How a verb is done
 
     def _run_here(self, input: Any, options: RunOptions) -> Any:
         with _shown(options) as observers:
@@ -181,14 +236,14 @@ class Runnable(Workflow):
         if call.is_on_loop and _on(call.run.loop):
             raise UsageError(
                 f"invoke() would block the loop that the body of {call.step.name!r} runs on; "
-                f"write `await {self.step.name}.ainvoke(...)`"
+                f"write `await {self.key}.ainvoke(...)`"
             )
         future = self._join(call, input, options)
         assert isinstance(future, ThreadFuture)
         return future.result()
 
     def _join(self, call: Call, input: Any, options: Mapping[str, Any]) -> AnyFuture | asyncio.Future[Any]:
-        return call.ask(self._inner_step(options), self.bind(input), {})
+        return call.ask(self._inner_step(options), *self.bind(input))
 
     def _inner_step(self, options: Mapping[str, Any]) -> Step:
         given = {
@@ -204,6 +259,12 @@ class Runnable(Workflow):
                     f"{self.step.name!r} joins the run that it is called in, which has its own {name}"
                 )
         return replace(self.step, timeout=TimeoutPolicy.of(given["timeout"]))
+
+
+def running_call() -> Call | None:
+    """The call whose body this is, if there is one: what is run here joins its run."""
+    call = current.get()
+    return call if call is not None and call.is_running else None
 
 
 class _shown:  # noqa: N801 - used like a function

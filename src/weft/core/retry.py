@@ -122,11 +122,30 @@ def next_delay(
         return None
     if isinstance(error, NodeTimeoutError) and error.given_up and not policy.names_timeouts():
         return None  # the body is still running: a second one beside it must be asked for
-    told = getattr(error, "retry_after", None)
-    if isinstance(told, int | float) and not isinstance(told, bool) and 0 <= told < math.inf:
-        return float(told)
+    if (told := retry_after(error)) is not None:
+        return told
     delay = _interval(policy, attempt)
     return delay + draw() if policy.jitter else delay
+
+
+def retry_after(error: BaseException) -> float | None:
+    """Seconds after which the provider wants to be asked again, if the error says so; None if it does not.
+
+    Looked for by name, so that no client library is imported: an attribute ``retry_after`` (seconds), or the HTTP
+    header ``retry-after`` (seconds; the form with a date is not read) of ``error.response``.
+    """
+    told = getattr(error, "retry_after", None)
+    if told is None:
+        headers = getattr(getattr(error, "response", None), "headers", None)
+        if headers is None:
+            return None
+        try:
+            told = float(headers.get("retry-after") or headers.get("Retry-After"))
+        except (AttributeError, TypeError, ValueError):
+            return None
+    if isinstance(told, bool) or not isinstance(told, int | float):
+        return None
+    return float(told) if 0 <= told < math.inf else None
 
 
 def _interval(policy: RetryPolicy, attempt: int) -> float:

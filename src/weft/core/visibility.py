@@ -92,6 +92,11 @@ class Visibility:
         """Whether recorded outcomes are left to show."""
         return bool(self._batches)
 
+    @property
+    def all_asked(self) -> bool:
+        """Whether every recorded call has been asked for."""
+        return len(self._asked) == len(self._recorded)
+
     def contradicts(self, identity: bytes, ordinal: int) -> Recorded | None:
         """The recorded call at this ordinal, if it is another one that nobody has asked for."""
         there = self._by_ordinal.get(ordinal)

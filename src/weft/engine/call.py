@@ -17,21 +17,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from asyncio import _get_running_loop
+from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from contextvars import Context, copy_context
 from inspect import CORO_CREATED, getcoroutinestate
 from threading import get_ident
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from weft.core.limits import Needs
 from weft.core.outcome import Cancelled, Failed, Ok, Outcome, TimedOut
-from weft.core.retry import next_delay
-from weft.engine import events
+from weft.core.retry import next_delay, retry_after
+from weft.engine import events, limits
 from weft.engine.context import current
-from weft.engine.futures import AnyFuture, LoopFuture, ThreadFuture
+from weft.engine.futures import AnyFuture, LoopFuture, Reply, ThreadFuture
 from weft.engine.raised import say_where, signal_in, without_our_frame
+from weft.engine.scope import Scope
 from weft.engine.states import GivenUpBody, State, Stop, StopKind
 from weft.engine.watch import AttemptWatch
 from weft.engine.workers import workers
@@ -40,7 +43,6 @@ from weft.errors import Interrupted, NodeTimeoutError, Stopped, Suspended, Unwin
 if TYPE_CHECKING:
     from weft.checkpoint.base import Record
     from weft.engine.execution import Execution
-    from weft.engine.scope import Scope
     from weft.engine.step import Step
     from weft.engine.workflow import Workflow
 
@@ -51,6 +53,7 @@ logger = logging.getLogger("weft")
 class Call:
     """One use of a step. What few calls need is a class attribute until it is set."""
 
+    scope_type: type[Scope] = Scope
     record: Record | None = None  # the recorded outcome that is to be shown
     scope: Scope | None = None  # in a journaled run, what its body has asked for
     identity = b""
@@ -66,9 +69,15 @@ class Call:
     timed_out = False  # the current attempt
     own_timeout: Stop | None = None  # which it is being stopped by
     thread = 0  # the ident of the thread of its body
-    abandoned: frozenset[int] = frozenset()  # threads of bodies that were given up
+    abandoned: Mapping[int, Needs] = MappingProxyType(
+        {}
+    )  # threads of bodies that were given up: what they hold
     cached = False
-    has_slot = False
+    is_recorded = True  # its outcome is; if not, only those of its children are
+    needs: Needs = ()  # what it waits for, or holds
+    holds: Needs = ()
+    is_lending = False  # what it holds was given back for the time in which it has children
+    refuses = 0  # grants on their way here that it does not want any more
     arrival: Call | None = None  # its last child, whose outcome waits until it has a slot again
     failed_with: BaseException | None = None  # the attempt before
     is_held = False  # its outcome is durable and waits to be shown
@@ -80,6 +89,9 @@ class Call:
     questions = 0  # asked by this attempt
     timer: asyncio.TimerHandle | None = None  # of the back-off or the grace
     watch: AttemptWatch | None = None  # the timeouts of the attempt
+    total: asyncio.TimerHandle | None = None  # of all attempts and waits together
+    latest: float | None = None  # when that is, in the loop's time
+    is_last = False  # whatever becomes of this attempt, there is no other
     deadline: float | None = None  # in the loop's time
     counts_as_left = False  # its thread waits for children, and is not counted as a worker
 
@@ -92,7 +104,7 @@ class Call:
         self.args = args
         self.kwargs = kwargs
         self.state = State.ASKED
-        self.future: AnyFuture = None  # type: ignore[assignment]  # set by whoever asks
+        self.future: Reply = None  # type: ignore[assignment]  # set by whoever asks
         self.pending = 0  # how many those are
         self.asked = 0
         self.ordinal = 0
@@ -110,11 +122,11 @@ class Call:
                 f"{self.step.name!r} has ended; something that it left running asks for {step.name!r}"
             )
         run = self.run
-        call = Call(run, self, step, args, kwargs)
+        call = (run.planned if step.is_planned else Call)(run, self, step, args, kwargs)
         loop = _get_running_loop()
         if loop is run.loop and self.is_on_loop:
             call.future = future = LoopFuture(call, loop)
-            call.begin(run.recorder.fingerprint(call) if run.recorder is not None else b"")
+            call.begin(run.recorder.fingerprint(step, args, kwargs) if run.recorder is not None else b"")
             return future
         return self._ask_from_thread(call, loop)
 
@@ -124,11 +136,14 @@ class Call:
         run = self.run
         call.future = future = ThreadFuture(call)
         call.context = copy_context()
-        fingerprint = run.recorder.fingerprint(call) if run.recorder is not None else b""
+        fingerprint = b""
         if run.recorder is not None:
+            fingerprint = run.recorder.fingerprint(call.step, call.args, call.kwargs)
             scope = run.recorder.scope_of(self)
             scope.coming.append(None)
-            future.watch(scope)
+            future.watch(scope, run.clock)
+        elif run.clock.is_virtual:
+            future.watch(None, run.clock)
         run.post(call.begin, fingerprint)
         if loop is not None and self.is_on_loop:
             return asyncio.wrap_future(future, loop=loop)
@@ -138,21 +153,14 @@ class Call:
         """Become a child of the parent, and start as soon as nothing stands in the way."""
         parent, run = self.parent, self.run
         assert parent is not None
-        parent.pending += 1
-        if not parent.children:
-            parent.children = set()
-        parent.children.add(self)  # type: ignore[attr-defined]  # a set from the first child on
-        parent.asked += 1
-        self.ordinal = parent.asked
-        if parent.deadline is not None:
-            self.deadline = parent.deadline
-        if parent.watch is not None:
-            parent.watch.touch()
+        self._join_parent(parent)
         if parent.stopping is not None:
             self.stopping = parent.stopping
             self._end_stopped()
             return
-        if run.is_plain:
+        if self.step.total is not None:
+            self._begin_total(self.step.total)
+        if run.is_plain and not parent.needs:
             if not parent.step.is_async:
                 parent._has_children()
             if self.step.is_plain:
@@ -170,10 +178,26 @@ class Call:
         if parent.pending:
             parent._has_children()  # after the child has queued, so that its slot goes to the child
 
+    def _join_parent(self, parent: Call) -> None:
+        parent.pending += 1
+        if not parent.children:
+            parent.children = set()
+        parent.children.add(self)  # type: ignore[attr-defined]  # a set from the first child on
+        parent.asked += 1
+        if not self.identity:  # else its conductor has counted
+            self.ordinal = parent.asked
+        if parent.deadline is not None:
+            self.deadline = parent.deadline
+        if parent.watch is not None:
+            parent.watch.touch()
+
     def _find_record(self, fingerprint: bytes) -> None:
         recorder = self.run.recorder
         assert recorder is not None
-        scope = recorder.identify(self, fingerprint)
+        assert self.parent is not None
+        scope = recorder.scope_of(self.parent)
+        if not self.identity:
+            self.identity, self.ordinal = scope.siblings.next(self.step.name, fingerprint)
         if scope.coming:
             scope.coming.popleft()
         if self.run.is_observed:
@@ -206,14 +230,22 @@ class Call:
             return
         if self.step.cache is not None and self._take_from_cache():
             return
-        slots = self.run.slots
-        if slots is not None and self.parent is not None:
-            self._keep_context()
-            if not slots.acquire(self, ahead=self.parent.parent is not None):
-                self.state = State.QUEUED
-                return
-            self.has_slot = True
+        if (needs := self.run.needs_of(self)) and not self._acquire(needs):
+            return
         self._launch()
+
+    def _acquire(self, needs: Needs) -> bool:
+        assert self.parent is not None
+        self._keep_context()
+        self.needs = needs
+        # A child of a call at work goes before new starts: what has begun is finished first.
+        if limits.acquire(self, needs, ahead=self.parent.parent is not None, begins=True):
+            self.holds = needs
+            return True
+        self.state = State.QUEUED
+        if self.run.is_observed:
+            self._tell(events.CallQueued, limits=tuple(each.name for each in needs))
+        return False
 
     def _take_from_cache(self) -> bool:
         try:
@@ -228,28 +260,46 @@ class Call:
             self._finish()
         return found
 
-    def slot_granted(self) -> None:
-        """A slot was given to this call, which waited for one: to start, or to see its last child."""
-        self.has_slot = True
-        if (child := self._take_arrival()) is not None:
+    def granted(self) -> None:
+        """This call has what it waited for: to start, or to see its last child."""
+        self.holds, self.is_lending = self.needs, False
+        if self.refuses:
+            self.refuses -= 1
+            self._give_back()
+        elif (child := self._take_arrival()) is not None:
             child._deliver()
         elif self.state is State.QUEUED:
+            self._clear_timers()
             self._launch()
         else:
-            self._release_slot()
+            self._give_back()
 
-    def _release_slot(self) -> None:
-        if not self.has_slot:
-            return
-        self.has_slot = False
-        slots = self.run.slots
-        assert slots is not None
-        if (then := slots.release()) is not None:
-            then.slot_granted()
+    def look_again_at(self, when: float) -> None:
+        """It is first in line but for time; on its loop."""
+        if self.state is State.QUEUED and self.timer is None:
+            self.timer = self.run.loop.call_at(when, self._look_again)
+
+    def _look_again(self) -> None:
+        self.timer = None
+        limits.look_again(self, self.needs)
+
+    def _give_back(self) -> None:
+        holds, self.holds, self.is_lending = self.holds, (), False
+        if holds:
+            limits.release(self, holds)
+
+    def _lend(self) -> None:
+        """What it holds goes to those who work; but for gates, which are held to the end."""
+        gates = self.step.gates
+        lent = self.holds[: len(self.holds) - len(gates)]
+        if lent:
+            self.holds, self.is_lending = gates, True
+            limits.release(self, lent)
 
     def _has_children(self) -> None:
-        """A child was asked for: the slot goes to those who work."""
-        self._release_slot()
+        """A child was asked for: limits are for those who work."""
+        if self.holds:
+            self._lend()
         if not self.step.is_async and not self.counts_as_left and self.state is State.RUNNING:
             self.counts_as_left = True
             workers.leave()
@@ -257,9 +307,16 @@ class Call:
     def _deliver_arrival(self) -> None:
         """Its last child need not wait for a slot of this call any more: it is not the last, or the body is over."""
         if (child := self._take_arrival()) is not None:
-            assert self.run.slots is not None
-            self.run.slots.withdraw(self)
+            self._leave_queue(begins=False)
             child._deliver()
+
+    def _leave_queue(self, *, begins: bool) -> None:
+        if not limits.withdraw(self, self._lent_needs if not begins else self.needs, begins=begins):
+            self.refuses += 1  # it was granted in this very moment
+
+    @property
+    def _lent_needs(self) -> Needs:
+        return self.needs[: len(self.needs) - len(self.step.gates)]
 
     def _take_arrival(self) -> Call | None:
         child, self.arrival = self.arrival, None
@@ -290,7 +347,7 @@ class Call:
     def _prepare_attempt(self) -> None:
         self.questions = 0
         self.told = False
-        self.started = time.time()
+        self.started = self.run.clock.wall()
         if self.step.retry:
             self._keep_context()
         if self.run.recorder is not None and not self.step.is_async:
@@ -316,7 +373,19 @@ class Call:
 
     @property
     def _inherited_deadline(self) -> float | None:
-        return self.run.deadline if self.parent is None else self.parent.deadline
+        inherited = self.run.deadline if self.parent is None else self.parent.deadline
+        if self.latest is None:
+            return inherited
+        return self.latest if inherited is None else min(inherited, self.latest)
+
+    def _begin_total(self, seconds: float) -> None:
+        self.latest = self.run.loop.time() + seconds
+        self.deadline = self._inherited_deadline
+        self.total = self.run.loop.call_at(self.latest, self._total_passed, seconds)
+
+    def _total_passed(self, seconds: float) -> None:
+        self.is_last = True
+        self.out_of_time(seconds, seconds, idle=False)
 
     async def _run_on_loop(self) -> None:
         current.set(self)
@@ -348,7 +417,7 @@ class Call:
             run.caller.put(job)
             return
         try:
-            workers.submit(job)
+            run.clock.start_thread(job)
         except RuntimeError as error:  # the system has no thread to give
             self._body_ended(None, error)
 
@@ -372,9 +441,10 @@ class Call:
                     payload = run.recorder.encode(self, value)  # here, beside the loop
         except BaseException as caught:
             error = without_our_frame(caught)
-        run.post(
-            self._await_result if then else self._thread_ended, get_ident(), attempt, value, error, payload
-        )
+        thread = get_ident()
+        end = self._await_result if then else self._thread_ended
+        if not run.post(end, thread, attempt, value, error, payload):
+            self._is_wanted(thread, attempt)  # the loop is gone, and what it held is for others
 
     def _thread_ended(
         self, thread: int, attempt: int, value: Any, error: BaseException | None, payload: bytes | None
@@ -391,7 +461,10 @@ class Call:
     def _is_wanted(self, thread: int, attempt: int) -> bool:
         """Whether the outcome of the body in this thread is still that of the call; not if it was given up."""
         if thread in self.abandoned:
-            self.abandoned -= {thread}
+            held = self.abandoned[thread]
+            self.abandoned = {other: needs for other, needs in self.abandoned.items() if other != thread}
+            if held:
+                limits.release(self, held)
             return False
         return self.state is State.RUNNING and attempt == self.attempt
 
@@ -412,8 +485,8 @@ class Call:
             self._has_no_children()
         if self.timer is not None or self.watch is not None:
             self._clear_timers()
-        if self.has_slot:
-            self._release_slot()
+        if self.holds:
+            self._lend()
         if self.stopping is not None:
             self.state = State.DRAINING
             self.after_child()
@@ -458,6 +531,8 @@ class Call:
 
     def _settle(self) -> None:
         """The attempt has ended, with all that it began."""
+        if self.needs:
+            self._give_back()
         self.deadline = self._inherited_deadline
         error = self.error
         if error is None:
@@ -466,16 +541,23 @@ class Call:
         if isinstance(error, Interrupted):
             self._open_question(error)
             return
-        if self.step.retry and not isinstance(error, Unwind):
+        if self.step.limits or self.run.limits:
+            self._heed_pause(error)
+        if self.step.retry and not self.is_last and not isinstance(error, Unwind):
             delay = self._delay_after(error)
             if delay is not None and self._may_wait(delay):
                 self._back_off(delay, error)
                 return
         self._finish()
 
+    def _heed_pause(self, error: BaseException) -> None:
+        """The provider has said when to come back: that is for everybody on its limit."""
+        if (seconds := retry_after(error)) is not None:
+            limits.pause(self, (*self.step.limits, *self.run.limits), seconds)
+
     def _delay_after(self, error: BaseException) -> float | None:
         try:
-            return next_delay(self.step.retry, error, attempt=self.attempt)
+            return next_delay(self.step.retry, error, attempt=self.attempt, draw=self.run.clock.draw)
         except Exception as broken:  # a retry_on of the user's
             with suppress(Exception):  # the error may refuse to be shown
                 broken.add_note(f"raised by the retry_on of {self.step.name!r} when asked about {error!r}")
@@ -508,6 +590,8 @@ class Call:
 
     def _finish(self) -> None:
         """The outcome is final."""
+        if self.total is not None:
+            self.total.cancel()
         if self.step.cache is not None and self.error is None and not self.cached:
             self._keep_in_cache()
         recorder = self.run.recorder
@@ -542,7 +626,7 @@ class Call:
         self.run.to_pump(scope)
         self.is_held = True
         if parent.stopping is not None:
-            self.run.child_ended(parent)
+            self.run.soon(parent.after_child)
 
     def show(self) -> None:
         """The turn of this call has come: its body's parent sees the outcome."""
@@ -568,25 +652,22 @@ class Call:
         if parent.stopping is not None:
             self._drop()
             return
-        if (
-            self.run.slots is not None
-            and parent.parent is not None
-            and parent.state is State.RUNNING
-            and parent.pending == 1
-            and not parent.has_slot
-        ):
+        if parent.is_lending and parent.waits_to_return and parent.pending == 1:
             self._return_to_parent(parent)
             return
         self._deliver()
 
     def _return_to_parent(self, parent: Call) -> None:
-        slots = self.run.slots
-        assert slots is not None
         parent.arrival = self
         parent.held += 1
         self.state = State.ENDED
-        if slots.acquire(parent, ahead=True):
-            parent.slot_granted()
+        if limits.acquire(parent, parent._lent_needs, ahead=True, begins=False):
+            parent.granted()
+
+    @property
+    def waits_to_return(self) -> bool:
+        """Whether its body goes on at a child's outcome, so that it must count again before it sees the last."""
+        return self.state is State.RUNNING
 
     def _deliver(self) -> None:
         parent = self.parent
@@ -608,7 +689,7 @@ class Call:
         if parent.state is State.DRAINING:
             if error is not None:
                 self._note_unread(error)
-            self.run.child_ended(parent)
+            self.run.soon(parent.after_child)
 
     def _note_delivery(self) -> None:
         if self.run.is_observed:
@@ -718,7 +799,9 @@ class Call:
     def _begin_grace(self, why: Stop) -> None:
         """A sync body that was told to stop is waited for so long. One that is put aside has nothing to hurry for."""
         if self.timer is None and self.body is None and why.kind is not StopKind.SUSPEND:
-            self.timer = self.run.loop.call_later(why.grace, self._give_up)
+            left = self.remaining()
+            grace = why.grace if left is None else min(why.grace, left)
+            self.timer = self.run.loop.call_later(grace, self._give_up)
 
     def _cancel_body(self, body: asyncio.Task[None], reason: str) -> None:
         not_begun = getcoroutinestate(body.get_coro()) == CORO_CREATED  # type: ignore[arg-type]  # it is ours
@@ -752,15 +835,22 @@ class Call:
         self.timer = None
         reason = self.stopping.reason if self.stopping is not None else "timed out"
         if self.thread:  # else its body never began, and will not
-            self.abandoned |= {self.thread}
+            self._leave_thread()
             self.run.given_up.append(GivenUpBody(self.id, self.step.name, reason))
             if self.run.is_observed:
                 self._tell(events.CallGivenUp)
         self._wake_thread(self.stopping or Stop(StopKind.TIMEOUT, reason))
         self.state = State.DRAINING
         self._clear_timers()
-        self._release_slot()
+        self._give_back()
         self.after_child()
+
+    def _leave_thread(self) -> None:
+        """The body keeps what the world must not see used twice; only the width of its run goes to others."""
+        width = self.run.width
+        kept = tuple(each for each in self.holds if each is not width)
+        self.abandoned = {**self.abandoned, self.thread: kept}
+        self.holds = tuple(each for each in self.holds if each is width)
 
     def _end_stopped(self) -> None:
         """It was stopped and has ended. No record is made: it has no outcome that a resume could use."""
@@ -801,14 +891,15 @@ class Call:
         if parent.told and parent.stopping is not None:
             self.future.settle(None, parent.stopping.unwinding())  # asked for after the body was woken
         self.future.forget()
-        self.run.child_ended(parent)
+        self.run.soon(parent.after_child)
 
     def _withdraw(self) -> None:
         self._clear_timers()
-        slots = self.run.slots
-        if slots is not None and (self.state is State.QUEUED or self._take_arrival() is not None):
-            slots.withdraw(self)
-        self._release_slot()
+        if self.state is State.QUEUED:
+            self._leave_queue(begins=True)
+        elif self._take_arrival() is not None:
+            self._leave_queue(begins=False)
+        self._give_back()
 
     def _clear_timers(self) -> None:
         if self.timer is not None:
@@ -838,9 +929,7 @@ class Call:
         self._clear_timers()
         self.timed_out = True
         self.value = None
-        self.error = NodeTimeoutError(
-            self.step.name, timeout=limit, elapsed=elapsed, idle=idle, given_up=in_thread
-        )
+        self.error = self._timeout_error(limit, elapsed, idle=idle, given_up=in_thread)
         say_where(self.error, self.step.name, self.id, self.args, self.kwargs)
         self.own_timeout = why = Stop(StopKind.TIMEOUT, f"{self.step.name!r} is out of time", grace=0.0)
         if not in_thread:
@@ -850,6 +939,9 @@ class Call:
         self.told = True
         self._stop_children(why)
         self._give_up()
+
+    def _timeout_error(self, limit: float, elapsed: float, *, idle: bool, given_up: bool) -> NodeTimeoutError:
+        return NodeTimeoutError(self.step.name, timeout=limit, elapsed=elapsed, idle=idle, given_up=given_up)
 
     # What it tells
 
@@ -922,7 +1014,7 @@ class Call:
         self.run.emit(
             kind(
                 run_id=self.run.id,
-                time=time.time(),
+                time=self.run.clock.wall(),
                 call_id=self.id,
                 step=self.step.name,
                 parent_id=parent_id,

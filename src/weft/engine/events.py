@@ -52,6 +52,13 @@ class CallAsked(CallEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CallQueued(CallEvent):
+    """The call has to wait for at least one of its limits, named here."""
+
+    limits: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CallStarted(CallEvent):
     """An attempt begins."""
 
@@ -84,6 +91,38 @@ class CallFinished(CallEvent):
     recorded: bool = False
     cached: bool = False
     attempts: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockSized(CallEvent):
+    """How many branches of a block may be in flight, and why.
+
+    Attributes:
+        width: Of all branches; None for all at once.
+        computing: Of those with a sync body, which computes; None for as many as ``width``.
+        reason: For people.
+    """
+
+    width: int | None
+    computing: int | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockDecided(CallEvent):
+    """A block needs no more outcomes, or cannot have its result any more: what is left of it is stopped.
+
+    Attributes:
+        reason: For people.
+        ok: How many branches have a value.
+        failed: How many ended in another way.
+        total: How many there are; None while that is not known.
+    """
+
+    reason: str
+    ok: int
+    failed: int
+    total: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

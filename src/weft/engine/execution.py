@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-import uuid
+from asyncio import _get_running_loop
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 from weft.checkpoint.base import Change, RunStatus
 from weft.core.identity import root_identity
+from weft.core.limits import Capacity, Needs
 from weft.core.outcome import Failed, Ok, Outcome
 from weft.core.question import Interrupt
-from weft.core.slots import Slots
-from weft.engine import events
+from weft.engine import events, limits
 from weft.engine.call import Call
+from weft.engine.clock import clock_of
 from weft.engine.futures import AnyFuture, LoopFuture, ThreadFuture
 from weft.engine.inbox import Inbox
+from weft.engine.limits import needs_of
+from weft.engine.planned import PlannedCall
 from weft.engine.recorder import Recorder, status_of
 from weft.engine.states import GivenUpBody, State, Stop, StopKind
 from weft.errors import AnswerError, Suspended
 
 if TYPE_CHECKING:
-    from weft.engine.caller import Caller
+    from weft.engine.caller import Reader
     from weft.engine.opening import Opened
     from weft.engine.options import RunOptions
     from weft.engine.scope import Scope
@@ -46,13 +48,14 @@ class Execution:
         options: RunOptions,
         *,
         loop: asyncio.AbstractEventLoop,
-        caller: Caller | None = None,
+        caller: Reader | None = None,
         threaded: bool = False,
         observers: Sequence[events.Observer] = (),
     ) -> None:
         self.workflow = workflow
         self.options = options
         self.loop = loop
+        self.clock = clock_of(loop)
         self.caller = caller
         self.inbox = Inbox(loop)
         self.post = self.inbox.post
@@ -61,7 +64,11 @@ class Execution:
         self.grace = options.grace
         self.previous: Any = None
         self.recorder: Recorder | None = None
-        self.slots: Slots[Call] | None = Slots(options.max_concurrent) if options.max_concurrent else None
+        width = options.max_concurrent
+        self.width = Capacity("max_concurrent", concurrent=width) if width is not None else None
+        self.limits = options.limits
+        self._own_needs = needs_of(self.width, self.limits)
+        self._width_needs = needs_of(self.width, ())
         self.given_up: list[GivenUpBody] = []
         self.questions: dict[str, tuple[Call, Interrupt]] = {}
         self.status = RunStatus.RUNNING
@@ -69,7 +76,7 @@ class Execution:
         self.interrupts: list[Interrupt] = []
         self.is_opening = True
         self.is_observed = False
-        self.is_plain = self.slots is None and options.checkpointer is None
+        self.is_plain = not self._own_needs and options.checkpointer is None
         self._observers: list[events.Observer] = []
         self._failure: BaseException | None = None
         self._looking: asyncio.TimerHandle | None = None
@@ -77,15 +84,16 @@ class Execution:
         self._suspending = False
         self._has_begun = False
         self._to_pump: list[Scope] = []
-        self._parents: deque[Call] = deque()
-        self._is_telling_parents = False
+        self._soon: deque[Callable[[], None]] = deque()
+        self._is_draining = False
         self._cancel_at_end = False
         self._answering: dict[str, Callable[[BaseException | None], None]] = {}
         self._spawned: set[asyncio.Task[None]] = set()
         self.deadline: float | None = None  # in the loop's time
         self._deadline: asyncio.TimerHandle | None = None
         self.input = input
-        self.root = Call(self, None, workflow.step, (), {})
+        call_type = PlannedCall if workflow.step.is_planned else Call
+        self.root = call_type(self, None, workflow.step, (), {})
         self.future: AnyFuture = (
             ThreadFuture(self.root) if threaded or caller is not None else LoopFuture(self.root, loop)
         )
@@ -99,7 +107,7 @@ class Execution:
     def id(self) -> str:
         """The run's id; of a run without a journal one that is made when somebody asks."""
         if not self._id and self.options.checkpointer is None:
-            self._id = uuid.uuid4().hex
+            self._id = self.clock.new_id()
         return self._id
 
     def observe(self, observer: events.Observer) -> None:
@@ -131,7 +139,7 @@ class Execution:
         if self.root.stopping is not None:  # cancelled while the journal was being opened
             self.root._end_stopped()
             return
-        self.root.args = self.workflow.bind(self.input)
+        self.root.args, self.root.kwargs = self.workflow.bind(self.input)
         if self.options.timeout is not None:
             self._set_deadline(self.options.timeout)
         self.root._admit()
@@ -157,6 +165,7 @@ class Execution:
             on_mismatch=self.options.on_mismatch,
             shown=self._pump,
             failed=self.fail,
+            at_once=self.clock.is_virtual,
         )
         self.root.identity = root_identity(self.workflow.step.name)
         self._tell_start(resumed=opened.resumed, recorded=opened.loaded.count)
@@ -167,7 +176,7 @@ class Execution:
             name = self.workflow.step.name
             self.emit(
                 events.RunStarted(
-                    run_id=self.id, time=time.time(), workflow=name, resumed=resumed, recorded=recorded
+                    run_id=self.id, time=self.clock.wall(), workflow=name, resumed=resumed, recorded=recorded
                 )
             )
 
@@ -219,17 +228,29 @@ class Execution:
             logger.warning("run %s: could not be released: %r", self.id, error)
         self._end(None, self._failure, RunStatus.FAILED)
 
-    def child_ended(self, parent: Call) -> None:
-        """A child of this call has ended. One after the other, so that a thousand levels need no deep stack."""
-        self._parents.append(parent)
-        if self._is_telling_parents:
+    def soon(self, do: Callable[[], None]) -> None:
+        """Do it in this turn of the loop, one thing after the other, so that a thousand levels need no deep stack."""
+        self._soon.append(do)
+        if self._is_draining:
             return
-        self._is_telling_parents = True
+        self._is_draining = True
         try:
-            while self._parents:
-                self._parents.popleft().after_child()
+            while self._soon:
+                self._soon.popleft()()
         finally:
-            self._is_telling_parents = False
+            self._is_draining = False
+
+    def grant(self, call: Call) -> None:
+        """A call of this run has the limits that it waited for; from any thread."""
+        if not self.tell(self.soon, call.granted):
+            limits.release(call, call.needs)  # its loop is closed: nobody is there to use them
+
+    def tell(self, do: Callable[..., None], *args: Any) -> bool:
+        """Do it on the loop of this run: at once, if this is its thread. False when the loop is closed."""
+        if _get_running_loop() is self.loop:
+            do(*args)
+            return True
+        return self.post(do, *args)
 
     def to_pump(self, scope: Scope) -> None:
         """Something was committed for this scope; it is shown when all of that commit is known."""
@@ -306,7 +327,7 @@ class Execution:
                 self.root.tell_end(self.outcome)
             self.emit(
                 events.RunFinished(
-                    run_id=self.id, time=time.time(), status=status.value, outcome=self.outcome
+                    run_id=self.id, time=self.clock.wall(), status=status.value, outcome=self.outcome
                 )
             )
         self.future.settle(value, asyncio.CancelledError() if self._cancel_at_end else error)
@@ -326,6 +347,20 @@ class Execution:
         task.add_done_callback(self._spawned.discard)
 
     # What calls ask of it
+
+    #: The class of calls that have a conductor instead of a body.
+    planned = PlannedCall
+
+    def needs_of(self, call: Call) -> Needs:
+        """The limits that a call needs before it starts; none for the run's own body."""
+        step = call.step
+        if call.parent is None:
+            return ()
+        if step.is_planned:
+            return self._width_needs + step.gates  # it does nothing that a provider would see
+        if not step.limits:
+            return self._own_needs + step.gates
+        return needs_of(self.width, dict.fromkeys((*self.limits, *step.limits))) + step.gates
 
     def inject(self, call: Call) -> dict[str, Any]:
         """The arguments of a call, with those that its step has injected by name."""

@@ -14,7 +14,7 @@ import concurrent.futures
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures._base import FINISHED
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,8 @@ from weft.errors import Unwind
 
 if TYPE_CHECKING:
     from weft.engine.call import Call
+    from weft.engine.clock import Clock
+    from weft.engine.planned import PlannedCall
     from weft.engine.scope import Scope
 
 
@@ -94,9 +96,9 @@ class ThreadFuture(concurrent.futures.Future[Any]):
         self._has_callbacks = False
         self.stroke: list[tuple[ThreadFuture, Any, BaseException | None]] | None = None
 
-    def watch(self, scope: Scope) -> None:
-        """Tell the scope when somebody begins to wait: by ``result`` here, by ``wait`` through its waiters."""
-        self._waiters = _Waiters(scope, self._waiters)
+    def watch(self, scope: Scope | None, clock: Clock) -> None:
+        """Tell the scope and the clock when somebody waits: by ``result`` here, by ``wait`` through its waiters."""
+        self._waiters = _Waiters(scope, clock, self._waiters)
 
     def result(self, timeout: float | None = None) -> Any:
         """The value of the call, waiting for it for at most ``timeout`` seconds.
@@ -203,15 +205,21 @@ class ThreadFuture(concurrent.futures.Future[Any]):
         parent = call.parent if call is not None else None
         return parent.scope if parent is not None else None
 
-    def _attend(self, timeout: float | None) -> Scope | None:
-        if super().done():
-            return None
+    def _attend(self, timeout: float | None) -> tuple[Scope | None, Clock | None]:
+        call = self.call
+        if super().done() or call is None:
+            return None, None
         if (scope := self._scope) is not None:
             scope.begin_wait(self, timed=timeout is not None)
-        return scope
+        clock = call.run.clock
+        clock.leave()
+        return scope, clock
 
-    def _leave(self, scope: Scope | None) -> None:
+    def _leave(self, told: tuple[Scope | None, Clock | None]) -> None:
         self.was_received = super().done()
+        scope, clock = told
+        if clock is not None:
+            clock.enter()
         if scope is not None:
             scope.end_wait(self)
 
@@ -219,17 +227,22 @@ class ThreadFuture(concurrent.futures.Future[Any]):
 class WatchedEvent(threading.Event):
     """An event that tells a scope when a thread is about to block for it."""
 
-    def __init__(self, scope: Scope) -> None:
+    def __init__(self, scope: Scope | None, clock: Clock) -> None:
         super().__init__()
         self._scope = scope
+        self._clock = clock
 
     def wait(self, timeout: float | None = None) -> bool:
         """Block until it is set, for at most ``timeout`` seconds."""
-        self._scope.begin_wait(self, timed=timeout is not None)
+        if self._scope is not None:
+            self._scope.begin_wait(self, timed=timeout is not None)
+        self._clock.leave()
         try:
             return super().wait(timeout)
         finally:
-            self._scope.end_wait(self)
+            self._clock.enter()
+            if self._scope is not None:
+                self._scope.end_wait(self)
 
     @property
     def is_there(self) -> bool:
@@ -244,17 +257,44 @@ class _Waiters(list[Any]):
     ``event``. There is no public way to learn that they do.
     """
 
-    def __init__(self, scope: Scope, items: list[Any]) -> None:
+    def __init__(self, scope: Scope | None, clock: Clock, items: list[Any]) -> None:
         super().__init__(items)
         self._scope = scope
+        self._clock = clock
 
     def append(self, waiter: Any) -> None:
         super().append(waiter)
         if not isinstance(waiter.event, WatchedEvent):
-            waiter.event = WatchedEvent(self._scope)
+            waiter.event = WatchedEvent(self._scope, self._clock)
+
+
+class Branch:
+    """What a conductor holds of a call that it has started: told at once, and never waited for by a body."""
+
+    __slots__ = ("call", "index", "owner")
+
+    #: A conductor takes every outcome, and waits for nothing else.
+    was_received = is_awaited = True
+
+    def __init__(self, owner: PlannedCall, index: int) -> None:
+        self.owner = owner
+        self.index = index
+        self.call: Call | None = None
+
+    def settle(self, value: Any, error: BaseException | None) -> None:
+        """Tell the conductor how the call ended."""
+        call, self.call = self.call, None
+        if call is not None:
+            self.owner.branch_ended(self, call)
+
+    def forget(self) -> None:
+        """Nothing to be told about an error that nobody received."""
 
 
 AnyFuture = LoopFuture | ThreadFuture
+
+#: Where the outcome of a call goes.
+Reply = LoopFuture | ThreadFuture | Branch
 
 #: What a thread may block for.
 Awaited = ThreadFuture | WatchedEvent
@@ -304,7 +344,7 @@ def _collects(task: asyncio.Task[Any], waited: asyncio.Future[Any]) -> bool:
 
 
 @contextmanager
-def at_one_stroke(futures: list[AnyFuture]) -> Iterator[None]:
+def at_one_stroke(futures: Sequence[Reply]) -> Iterator[None]:
     """Settle several futures so that a thread which waits for the first of them sees all of them settled.
 
     The order of taking their locks is that of ``concurrent.futures.wait``, so that neither blocks the other; and

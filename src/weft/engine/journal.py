@@ -1,8 +1,8 @@
 """Making outcomes durable: everything that waits goes into one commit.
 
 A store that needs the disk has one writer thread, shared by all runs that use it. While it commits, more comes
-together for the next commit, so that a thousand outcomes cost a handful of them. A store that needs nothing
-(``instant``) is written to by the run itself, once for each turn of its loop.
+together for the next commit, so that a thousand outcomes cost a handful of them. Where the store needs nothing
+(``instant``), or time is virtual, the run itself writes.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class Book:
     inbox: Inbox
     shown: Callable[[], None]  # called on the run's loop when all of a batch has been told
     failed: Callable[[Exception], None]  # told there when nothing more can be written
+    at_once: bool = False  # written by the run itself, not by the writer's thread
     closed: bool = False
 
 
@@ -55,8 +56,7 @@ class Entry:
 class Journal:
     """The writer of one store, which it does not keep alive: the books of its runs do."""
 
-    def __init__(self, *, instant: bool) -> None:
-        self._instant = instant
+    def __init__(self) -> None:
         self._begin_anew()
 
     def _begin_anew(self) -> None:
@@ -67,7 +67,7 @@ class Journal:
 
     def add(self, *entries: Entry) -> None:
         """Have entries written; their ``done`` is called on the loop of their run when they are durable."""
-        if self._instant:
+        if entries[0].book.at_once:
             self._commit(list(entries))
             return
         if self._pid != os.getpid():
@@ -155,5 +155,5 @@ def journal_of(store: Checkpointer) -> Journal:
     with _journals_lock:
         journal = _journals.get(store)
         if journal is None:
-            journal = _journals[store] = Journal(instant=store.instant)
+            journal = _journals[store] = Journal()
         return journal

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -96,9 +94,9 @@ def _open(run: Execution, store: Checkpointer) -> Opened:
             answers = _answers(store, run_id, value)
         request = OpenRun(run_id, workflow.step.name, run.options.thread_id, None)
     else:
-        data = store.codec.encode(value, root="input")
-        run_id = run.options.run_id or uuid.uuid4().hex
-        request = OpenRun(run_id, workflow.step.name, run.options.thread_id, data, time.time())
+        data = store.codec.encode(workflow.recorded_input(value), root="input")
+        run_id = run.options.run_id or run.clock.new_id()
+        request = OpenRun(run_id, workflow.step.name, run.options.thread_id, data, run.clock.wall())
     row = store.open(request)
     if row.status is RunStatus.FINISHED:
         output = store.codec.decode(row.output) if row.output is not None else None

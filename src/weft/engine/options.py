@@ -9,6 +9,7 @@ from typing import Any
 
 from weft.checkpoint.base import Checkpointer
 from weft.core.checks import check_count, check_seconds
+from weft.engine.limits import Limit, limits_of
 from weft.errors import InputError
 
 _DURABILITIES = ("sync", "async", "exit")
@@ -24,6 +25,7 @@ class RunOptions:
     thread_id: str | None = None
     durability: str = "sync"
     max_concurrent: int | None = None
+    limits: tuple[Limit, ...] = ()
     timeout: float | None = None
     grace: float = 1.0
     on_mismatch: str = "rerun"
@@ -52,10 +54,13 @@ class RunOptions:
             **_from_config(config),
             **{name: value for name, value in keywords.items() if value is not None},
         }
-        unknown = sorted(set(given) - set(cls.__dataclass_fields__))
+        known_names = set(cls.__dataclass_fields__) - {"limits"} | {"limit"}
+        unknown = sorted(set(given) - known_names)
         if unknown:
-            known = ", ".join(sorted(set(cls.__dataclass_fields__) - {"config"}))
+            known = ", ".join(sorted(known_names - {"config"}))
             raise InputError(f"unknown option {unknown[0]!r}; a run takes: {known}")
+        if (limit := given.pop("limit", None)) is not None:
+            given["limits"] = limits_of(limit)
         given["checkpointer"] = as_checkpointer(given.get("checkpointer", default))
         return cls(**given)._checked()
 

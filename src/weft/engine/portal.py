@@ -6,8 +6,13 @@ import asyncio
 import logging
 import os
 import threading
+from asyncio import _get_running_loop
+from contextvars import ContextVar
 
 logger = logging.getLogger("weft")
+
+#: The loop that takes the place of ours in this context; for tests in virtual time.
+stand_in: ContextVar[asyncio.AbstractEventLoop | None] = ContextVar("weft_stand_in", default=None)
 
 
 class Portal:
@@ -21,6 +26,9 @@ class Portal:
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
         """The running loop; begun when this process has none yet."""
+        instead = stand_in.get()
+        if instead is not None and instead is not _get_running_loop() and not instead.is_closed():
+            return instead
         if self._pid != os.getpid():
             self._lock = threading.Lock() if self._pid else self._lock  # may be held by a thread that is gone
         with self._lock:

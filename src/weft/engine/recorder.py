@@ -95,12 +95,15 @@ class Recorder:
         on_mismatch: str,
         shown: Callable[[], None],
         failed: Callable[[Exception], None],
+        at_once: bool = False,
     ) -> None:
         self.store = store
         self.codec = store.codec
         self.row = row
         self.loaded = loaded
-        self._book = Book(store, row.run_id, row.fence, row.batches, inbox, shown, failed)
+        self._book = Book(
+            store, row.run_id, row.fence, row.batches, inbox, shown, failed, at_once=store.instant or at_once
+        )
         self._journal = journal_of(store)
         self._waits = durability == "sync"
         self._kept: list[Entry] | None = [] if durability == "exit" else None
@@ -112,16 +115,15 @@ class Recorder:
 
     # Identity
 
-    def fingerprint(self, call: Call) -> bytes:
+    def fingerprint(self, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
         """What the arguments are, for the call's identity; b"" when they cannot be encoded."""
-        step = call.step
         self.learn_types(step)
         if step.key is not None:
-            mark, found = b"k", self.codec.fingerprint(step.key(*call.args, **call.kwargs))
-        elif call.kwargs:
-            mark, found = b"n", self.codec.fingerprint(call.args, call.kwargs)
+            mark, found = b"k", self.codec.fingerprint(step.key(*args, **kwargs))
+        elif kwargs:
+            mark, found = b"n", self.codec.fingerprint(args, kwargs)
         else:
-            mark, found = b"p", self.codec.fingerprint(*call.args)
+            mark, found = b"p", self.codec.fingerprint(*args)
         if found is not None:
             return mark + found  # so that f((1,), {"a": 2}) is not f(1, a=2)
         if step.name not in self._warned:
@@ -142,15 +144,8 @@ class Recorder:
     def scope_of(self, call: Call) -> Scope:
         """What this call's body has asked for."""
         if call.scope is None:
-            call.scope = Scope(call, self.loaded.outcomes.pop(call.identity, ()))
+            call.scope = call.scope_type(call, self.loaded.outcomes.pop(call.identity, ()))
         return call.scope
-
-    def identify(self, call: Call, fingerprint: bytes) -> Scope:
-        """Give the call its identity among its siblings."""
-        assert call.parent is not None
-        scope = self.scope_of(call.parent)
-        call.identity, call.ordinal = scope.siblings.next(call.step.name, fingerprint)
-        return scope
 
     def claim(self, call: Call, scope: Scope) -> Record | None:
         """The recorded outcome of this call, if there is one.
@@ -217,12 +212,14 @@ class Recorder:
         if call.parent is None:
             call.recorded_in(0)  # what becomes of the run is written by the run
             return
-        record = self._record_of(call)
-        if record is None:
+        record = self._record_of(call) if call.is_recorded else None
+        if not call.is_recorded:
+            self._add(Entry(self._book, None, call.recorded_in))
+        elif record is None:
             call.recorded_in(0)
             self._book.shown()
-            return
-        self._add(Entry(self._book, record, call.recorded_in))
+        else:
+            self._add(Entry(self._book, record, call.recorded_in))
 
     def _record_of(self, call: Call) -> Record | None:
         assert call.parent is not None
@@ -247,7 +244,7 @@ class Recorder:
             value or b"",
             call.attempt,
             call.started,
-            time.time(),
+            call.run.clock.wall(),
         )
 
     def read(self, call: Call, record: Record) -> tuple[Any, BaseException | None]:
@@ -285,7 +282,7 @@ class Recorder:
             except Exception as error:
                 call.run.fail(error)
                 return
-            call.scope = Scope(call, loaded.outcomes.pop(call.identity, ()))
+            call.scope = call.scope_type(call, loaded.outcomes.pop(call.identity, ()))
             if number > self._renewed:  # one that began later knows more
                 self._renewed, self.loaded.outcomes = number, loaded.outcomes
             then()
@@ -318,7 +315,7 @@ class Recorder:
             number,
             call.step.name,
             self.codec.encode(value, root="question"),
-            ended=time.time(),
+            ended=call.run.clock.wall(),
         )
         self.loaded.questions[key] = record
         self._add(Entry(self._book, record, lambda _batch: done()))

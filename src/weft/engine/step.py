@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from weft.core.limits import Needs
 from weft.core.retry import RetryPolicy
 from weft.core.timeout import TimeoutPolicy
+from weft.engine.limits import Limit
 from weft.errors import DefinitionError
 
 
@@ -26,10 +28,16 @@ class Step:
     key: Callable[..., Any] | None = None
     inject: tuple[tuple[str, int], ...] = ()  # names, each with the position at which it may be given
     workflow: Any = None  # whose hooks its body and what is below it use; None: those of whoever called it
+    total: float | None = None  # seconds that all attempts and waits may take together
+    limits: tuple[Limit, ...] = ()
+    gates: Needs = ()  # as limits, but held to the end of the call, whatever it has begun
+    is_planned: bool = False  # `fn` gives the conductor of its calls; see weft.engine.planned
     is_plain: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        plain = not (self.retry or self.timeout or self.cache or self.inject)
+        plain = not (
+            self.retry or self.timeout or self.cache or self.inject or self.total or self.limits or self.gates
+        )
         object.__setattr__(self, "is_plain", plain)
 
     @classmethod
@@ -59,10 +67,12 @@ def retry_policies(value: Any) -> tuple[RetryPolicy, ...]:
     """The policies that ``retry_policy=`` was given: none, one or several."""
     if value is None:
         return ()
+    if isinstance(value, int) and not isinstance(value, bool):
+        return (RetryPolicy(max_attempts=value),)
     policies = tuple(value) if isinstance(value, Iterable) else (value,)
     for policy in policies:
         if not isinstance(policy, RetryPolicy):
             raise DefinitionError(
-                f"retry_policy takes RetryPolicy(max_attempts=...) or several, not {policy!r}"
+                f"a retry is a number of attempts, a RetryPolicy(max_attempts=...) or several of these, not {policy!r}"
             )
     return policies

@@ -15,9 +15,13 @@ class Workflow:
 
     step: Step
 
-    def bind(self, input: Any) -> tuple[Any, ...]:
-        """The positional arguments of the step for this input."""
-        return (input,)
+    def bind(self, input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of the step for this input."""
+        return (input,), {}
+
+    def recorded_input(self, input: Any) -> Any:
+        """What a journal keeps of the input."""
+        return input
 
     def split_output(self, value: Any) -> tuple[Any, Any]:
         """What the run returns, and what its thread saves as ``previous``."""

@@ -1,0 +1,601 @@
+"""The compose style: workflows as values. ``parallel``, ``Sequence``, ``@decision``, ``@node``, ``a >> b``.
+
+After Egregore's workflows. A step is an ordinary function; a value becomes its arguments by
+:mod:`weft.core.binding`. What is composed is called with a value, and gives one.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, overload
+
+from weft.core.binding import Binding
+from weft.core.checks import check_count, check_seconds
+from weft.core.choices import choices_of
+from weft.core.policy import policy_of
+from weft.core.sizing import ESTIMATED_MEMORY, check_estimate
+from weft.core.timeout import TimeoutPolicy
+from weft.engine.block import Block, BlockOptions, Start
+from weft.engine.feed import Known
+from weft.engine.limits import limits_of
+from weft.engine.step import Step, retry_policies
+from weft.errors import DefinitionError, UsageError, WeftError
+from weft.nodes import as_runnable
+from weft.runnable import Runnable, running_call
+
+if TYPE_CHECKING:
+    from weft.engine.call import Call
+    from weft.engine.futures import Branch
+    from weft.engine.planned import PlannedCall
+
+#: How many steps a Sequence may take unless it is told otherwise: more is taken for a loop without an end.
+MAX_STEPS = 10_000
+
+
+# Blocks
+
+
+class _Composed(Runnable):
+    """What is called with a value."""
+
+    def __call__(self, input: Any, **options: Any) -> Any:
+        """Run with this value: as ``invoke``, or, in an async body, something to await."""
+        call = running_call()
+        if call is not None and call.is_on_loop:
+            return self._join(call, input, options)
+        return self.invoke(input, **options)
+
+
+class Parallel(_Composed):
+    """Branches that get the same value and run at the same time; made by :func:`parallel`.
+
+    Its result is a dict of theirs, by name, in declared order.
+    """
+
+    computes = False  # it finds out by itself how many of its branches may
+
+    def __init__(
+        self,
+        branches: tuple[Any, ...],
+        *,
+        options: BlockOptions,
+        name: str | None,
+        timeout: Any,
+        retry: Any,
+        total: float | None,
+    ) -> None:
+        parts = [as_runnable(branch, where="parallel()") for branch in branches]
+        self.branches = {part.key: part for part in parts}
+        if len(self.branches) < len(parts):
+            raise DefinitionError(_equal_names([part.key for part in parts]))
+        if not parts:
+            raise DefinitionError("parallel() needs at least one branch")
+        options.policy.check(len(parts))
+        self.options = options
+        self.key = name or "parallel"
+        self.step = Step(
+            self._conductor,
+            self.key,
+            is_async=True,
+            is_planned=True,
+            timeout=TimeoutPolicy.of(timeout),
+            retry=retry_policies(retry),
+            total=None if total is None else check_seconds("total", total),
+        )
+        self._starts = [_Start(key, part) for key, part in self.branches.items()]
+
+    def __repr__(self) -> str:
+        return f"parallel({', '.join(self.branches)})"
+
+    def _conductor(self, call: PlannedCall, value: Any) -> Block:
+        return Block(call, _ParallelStyle(self, value), Known(self._starts), self.options)
+
+    def problems(self) -> Iterator[str]:
+        """What can never work."""
+        for key, branch in self.branches.items():
+            yield from (f"branch {key!r}: {problem}" for problem in branch.problems())
+        limit = self.step.timeout.run_timeout if self.step.timeout is not None else None
+        for key, branch in self.branches.items():
+            inner = branch.step.timeout.run_timeout if branch.step.timeout is not None else None
+            if limit is not None and inner is not None and inner > limit:
+                yield (
+                    f"branch {key!r}: its timeout of {inner:g} s can never pass, since that of the block round it "
+                    f"is {limit:g} s"
+                )
+
+
+class _Start:
+    """A branch, ready to be started."""
+
+    def __init__(self, key: str, part: Runnable) -> None:
+        self.part = part
+        self.step = part.step if part.step.name == key else replace(part.step, name=key)
+        self.computes = part.computes
+
+
+class _ParallelStyle:
+    """What a block of ``parallel`` does with a branch; see :class:`weft.engine.block.Style`."""
+
+    is_mixed = True
+
+    def __init__(self, block: Parallel, value: Any) -> None:
+        self._block = block
+        self._value = value
+        self._names = tuple(block.branches)
+
+    def start_of(self, item: _Start) -> Start:
+        return Start(item.step, *item.part.bind_branch(self._value))
+
+    def fingerprint(self, call: PlannedCall, start: Start) -> bytes:
+        return b""  # names are unique, and what all of them get is part of the block's own identity
+
+    def computes(self, item: _Start) -> bool:
+        return item.computes
+
+    def name_of(self, index: int) -> str:
+        return self._names[index]
+
+    def result(self, values: list[Any]) -> dict[str, Any]:
+        return dict(zip(self._names, values, strict=True))
+
+
+def parallel(
+    *branches: Any,
+    max_concurrent: int | None = None,
+    timeout: Any = None,
+    on_error: Any = "fail_fast",
+    need: int | None = None,
+    name: str | None = None,
+    retry: Any = None,
+    total: float | None = None,
+    optimization_enabled: bool = True,
+    estimated_memory_per_node: int = ESTIMATED_MEMORY,
+) -> Parallel:
+    """Branches that run at the same time on the same value: ``parallel(a, b)(value) == {"a": ..., "b": ...}``.
+
+    Args:
+        *branches: Nodes, tasks, functions and other workflows. The key of each is its own name if it was given one,
+            else that of its last step.
+        max_concurrent: How many at once, exactly; when one ends the next one starts. None chooses by the branches,
+            the cores (for sync ones) and the memory available.
+        timeout: Seconds for the block: :class:`ParallelTimeoutError`.
+        on_error: "fail_fast" (the first failure stops the others: :class:`ParallelExecutionError`), "collect" (a dict
+            of outcomes), "race" (the first value, alone), or ``tolerate(count=..., ratio=...)`` (a dict of outcomes).
+        need: How many successes are enough; the others are stopped. Gives a dict of outcomes.
+        name: What results and errors call the block.
+        retry: How many attempts of the whole block, a :class:`RetryPolicy`, or several.
+        total: Seconds for all attempts together.
+        optimization_enabled: Whether to choose a width where ``max_concurrent`` is None; if not, all start at once.
+        estimated_memory_per_node: Bytes that a branch is taken to need.
+
+    Raises:
+        DefinitionError: Two branches of one name, or an option that can never work.
+    """
+    options = block_options(
+        max_concurrent=max_concurrent,
+        on_error=on_error,
+        need=need,
+        optimization_enabled=optimization_enabled,
+        estimated_memory_per_node=estimated_memory_per_node,
+    )
+    return Parallel(branches, options=options, name=name, timeout=timeout, retry=retry, total=total)
+
+
+def race(*branches: Any, name: str = "race", **options: Any) -> Parallel:
+    """The value of the first branch that succeeds; the rest is stopped. :func:`parallel` with ``on_error="race"``."""
+    return parallel(*branches, on_error="race", name=name, **options)
+
+
+def block_options(
+    *,
+    max_concurrent: int | None = None,
+    on_error: Any = "fail_fast",
+    need: int | None = None,
+    optimization_enabled: bool = True,
+    estimated_memory_per_node: int = ESTIMATED_MEMORY,
+) -> BlockOptions:
+    """The options of a block, checked; the same words in every style.
+
+    Raises:
+        DefinitionError: One of them can never work.
+    """
+    if max_concurrent is not None:
+        check_count("max_concurrent", max_concurrent)
+    return BlockOptions(
+        policy_of(on_error, need),
+        max_concurrent,
+        optimization_enabled,
+        check_estimate(estimated_memory_per_node),
+    )
+
+
+def _equal_names(keys: list[str]) -> str:
+    twice = next(key for key in keys if keys.count(key) > 1)
+    return (
+        f"parallel() has {keys.count(twice)} branches named {twice!r}, and its result has one place for each name; "
+        f'give them names: node("...")(function), parallel(..., name="...") or Sequence(..., name="...")'
+    )
+
+
+# Sequences
+
+
+class Sequence(_Composed):
+    """Steps one after the other, each given what the one before it gave. ``a >> b`` is another spelling.
+
+    Args:
+        *steps: Nodes, tasks, functions, decisions and other workflows. What ``>>`` made without a name becomes part of
+            this one.
+        name: What results and errors call it.
+        max_steps: How many steps a run may take: more is taken for a loop of decisions without an end.
+        timeout: Seconds for the whole of it.
+        retry: How many attempts of the whole, a :class:`RetryPolicy`, or several.
+        total: Seconds for all attempts together.
+
+    Raises:
+        DefinitionError: Something that is no step, or an option that can never work.
+    """
+
+    def __init__(
+        self,
+        *steps: Any,
+        name: str | None = None,
+        max_steps: int = MAX_STEPS,
+        timeout: Any = None,
+        retry: Any = None,
+        total: float | None = None,
+    ) -> None:
+        parts = [part for step in steps for part in _flattened(as_runnable(step, where="Sequence()"))]
+        if not parts:
+            raise DefinitionError("Sequence() needs at least one step")
+        self.steps = [part.within(parts) if isinstance(part, Decision) else part for part in parts]
+        self.own_name = name
+        self.max_steps = check_count("max_steps", max_steps)
+        self.key = name or parts[-1].key
+        self.step = Step(
+            functools.partial(Walk, self.steps, self.max_steps),
+            name or " >> ".join(part.key for part in parts),
+            is_async=True,
+            is_planned=True,
+            timeout=TimeoutPolicy.of(timeout),
+            retry=retry_policies(retry),
+            total=None if total is None else check_seconds("total", total),
+        )
+        self._is_bare = name is None and max_steps == MAX_STEPS and self.step.is_plain
+        self.computes = any(part.computes for part in parts)
+
+    def __repr__(self) -> str:
+        return f"<weft.Sequence {self.step.name!r}>"
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether it is nothing but its steps, so that it may become part of another."""
+        return self._is_bare
+
+    def problems(self) -> Iterator[str]:
+        """What can never work."""
+        for place, step in enumerate(self.steps, 1):
+            yield from (f"step {place} ({step.key!r}): {problem}" for problem in step.problems())
+        yield from _ambiguous(self.steps)
+        yield from _unreachable(self.steps)
+
+
+def _flattened(part: Runnable) -> list[Runnable]:
+    return list(part.steps) if isinstance(part, Sequence) and part.is_flat else [part]
+
+
+class Walk:
+    """The conductor of a sequence: one step at a time."""
+
+    is_looking = False
+    may_start_more = False
+
+    def __init__(self, steps: list[Runnable], max_steps: int, call: PlannedCall, value: Any) -> None:
+        self._steps = steps
+        self._max_steps = max_steps
+        self._call = call
+        self._value = value
+        self._next = 0
+        self._taken = 0
+        self._is_waiting = False
+        self._deciding: Decision | None = None
+        self._error: BaseException | None = None
+
+    def note(self, branch: Branch, call: Call) -> None:
+        """The step has ended."""
+        self._is_waiting = False
+        if call.error is not None:
+            self._error = call.error
+        elif self._deciding is None:
+            self._value = call.value
+            self._next += 1
+        else:
+            self._follow(call.value)
+
+    def advance(self) -> None:
+        """Start the next step, or conclude."""
+        if self._error is not None:
+            self._call.conclude(None, self._error)
+        elif self._is_waiting:
+            return
+        elif self._next == len(self._steps):
+            self._call.conclude(self._value, None)
+        else:
+            self._take(self._steps[self._next])
+
+    def _take(self, part: Runnable) -> None:
+        self._taken += 1
+        if self._taken > self._max_steps:
+            raise WeftError(
+                f"{self._call.step.name!r} has taken {self._max_steps} steps and is at {part.key!r} again: its "
+                "decisions form a loop without an end; max_steps= allows more"
+            )
+        if isinstance(part, Decision):
+            self._deciding = part
+            self._start(part.choose, part.bind_choice(self._value))
+        else:
+            self._start(part.step, part.bind_branch(self._value))
+
+    def _start(self, step: Step, arguments: tuple[tuple[Any, ...], dict[str, Any]]) -> None:
+        self._is_waiting = True
+        self._call.start(step, *arguments)
+
+    def _follow(self, choice: Any) -> None:
+        """Go where the decision says; what is there gets what the decision got."""
+        decision, self._deciding = self._deciding, None
+        assert decision is not None
+        try:
+            found = decision.resolve(choice)
+        except WeftError as error:
+            self._error = error
+            return
+        if isinstance(found, int):
+            self._next = found
+        else:
+            self._start(found.step, found.bind_branch(self._value))
+
+    def close(self, then: Callable[[], None]) -> None:
+        """There is nothing to close."""
+        then()
+
+    def timeout_error(self, limit: float, elapsed: float) -> None:
+        """The usual error will do."""
+
+
+# Decisions
+
+
+class Decision(_Composed):
+    """A step that says where to go on; made by :func:`decision`."""
+
+    def __init__(self, choose: Step, branches: Mapping[str, Runnable]) -> None:
+        self.choose = replace(choose, workflow=self)
+        self.branches = branches
+        self.key = choose.name
+        self.computes = not choose.is_async or any(branch.computes for branch in branches.values())
+        self._binding = Binding.of(choose.fn)
+        self._among: list[Runnable] = []
+        alone = functools.partial(Walk, [self], MAX_STEPS)
+        self.step = Step(alone, choose.name, is_async=True, is_planned=True)
+        functools.update_wrapper(self, choose.fn, updated=())
+        self.__name__ = choose.name
+
+    def __repr__(self) -> str:
+        return f"<weft.decision {self.key!r}>"
+
+    @property
+    def func(self) -> Callable[..., Any]:
+        """The plain function."""
+        return self.choose.fn
+
+    def within(self, steps: list[Runnable]) -> Decision:
+        """The same decision as a step of a sequence, to whose steps it can jump."""
+        placed = copy.copy(self)
+        placed._among = steps
+        placed.choose = replace(self.choose, workflow=placed)
+        return placed
+
+    def bind_choice(self, value: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of the function that decides."""
+        return self._binding.bind(value, step=self.key)
+
+    def split_output(self, value: Any) -> tuple[Any, Any]:
+        """What it chose, by name if it has one here, so that it can be recorded."""
+        if isinstance(value, Runnable):
+            name = next((name for name, part in self._named() if _is_same(part, value)), None)
+            if name is not None:
+                return name, name
+        return value, value
+
+    def resolve(self, choice: Any) -> int | Runnable:
+        """The place in the sequence to jump to, or what is to run in the decision's place.
+
+        Raises:
+            UsageError: The choice names nothing.
+        """
+        if isinstance(choice, Runnable):
+            return choice
+        if not isinstance(choice, str):
+            raise UsageError(
+                f"decision {self.key!r} returned {choice!r:.80}; it must return the name of a step, or a step"
+            )
+        for place, part in enumerate(self._among):
+            if part.key == choice:
+                return place
+        found = self.branches.get(choice) or _global_of(self.func, choice)
+        if found is None:
+            raise UsageError(
+                f"decision {self.key!r} chose {choice!r}, which names nothing; there are: {self._known()}"
+            )
+        return found
+
+    def _named(self) -> Iterator[tuple[str, Runnable]]:
+        for part in self._among:
+            yield part.key, part
+        yield from self.branches.items()
+        yield from _global_runnables(self.func)
+
+    def _known(self) -> str:
+        names = dict.fromkeys(name for name, _ in self._named())
+        return ", ".join(names) or "no steps, branches or globals that could be run"
+
+    def problems(self) -> Iterator[str]:
+        """What can never work."""
+        for choice in self.choices or ():
+            try:
+                self.resolve(choice)
+            except UsageError as error:
+                yield str(error)
+        for name, branch in self.branches.items():
+            yield from (f"branch {name!r}: {problem}" for problem in branch.problems())
+
+    @property
+    def choices(self) -> frozenset[str] | None:
+        """All that it can choose, where its annotation or its code says so; None where they do not."""
+        return choices_of(self.func)
+
+
+@overload
+def decision(func: Callable[..., Any], /) -> Decision: ...
+@overload
+def decision(
+    name: str | None = None,
+    /,
+    *,
+    branches: Any = None,
+    timeout: Any = None,
+    total: float | None = None,
+    retry: Any = None,
+    limit: Any = None,
+) -> Callable[[Callable[..., Any]], Decision]: ...
+def decision(
+    func: Any = None,
+    /,
+    *,
+    branches: Any = None,
+    timeout: Any = None,
+    total: float | None = None,
+    retry: Any = None,
+    limit: Any = None,
+) -> Any:
+    """Make a step that chooses: its function returns a name or a step, which gets what the decision got.
+
+    A step of the Sequence is a jump: it goes on from there, back too. One of ``branches``, or of the globals of the
+    function when it runs, runs in the decision's place, and the Sequence goes on after it.
+
+    Args:
+        func: The function, or the name.
+        branches: What can be chosen besides: a list of parts of a workflow, or a dict of them by name.
+        timeout: Of one attempt to decide, in seconds.
+        total: Seconds for all attempts to decide.
+        retry: How many attempts, a :class:`RetryPolicy`, or several.
+        limit: A :class:`Limit`, or several.
+
+    Raises:
+        DefinitionError: What is decorated is no function, or an option can never work.
+    """
+    name = func if isinstance(func, str) else None
+    named = _named_branches(branches)
+    options = {
+        "retry": retry_policies(retry),
+        "timeout": TimeoutPolicy.of(timeout),
+        "total": None if total is None else check_seconds("total", total),
+        "limits": limits_of(limit),
+    }
+
+    def decorate(fn: Callable[..., Any]) -> Decision:
+        if not callable(fn) or isinstance(fn, Runnable):
+            raise DefinitionError(f"@decision is put on a function, not on {fn!r}")
+        return Decision(Step.of(fn, name=name, **options), named)
+
+    return decorate if func is None or name is not None else decorate(func)
+
+
+def _named_branches(branches: Any) -> dict[str, Runnable]:
+    if branches is None:
+        return {}
+    if isinstance(branches, Mapping):
+        return {name: as_runnable(part, where="branches=") for name, part in branches.items()}
+    if not isinstance(branches, Iterable) or isinstance(branches, str | Runnable):
+        raise DefinitionError(
+            f"branches must be a list of parts of a workflow, or a dict by name, not {branches!r}"
+        )
+    parts = [as_runnable(part, where="branches=") for part in branches]
+    found = {part.key: part for part in parts}
+    if len(found) < len(parts):
+        raise DefinitionError(f"branches has equal names: {', '.join(part.key for part in parts)}")
+    return found
+
+
+def _is_same(part: Runnable, value: Runnable) -> bool:
+    return part is value or (
+        isinstance(part, Decision) and isinstance(value, Decision) and part.func is value.func
+    )
+
+
+def _global_of(fn: Callable[..., Any], name: str) -> Runnable | None:
+    return next((part for found, part in _global_runnables(fn) if found == name), None)
+
+
+def _global_runnables(fn: Callable[..., Any]) -> Iterator[tuple[str, Runnable]]:
+    """What the function sees: by the name of the variable, then by its own."""
+    seen = getattr(inspect.unwrap(fn), "__globals__", {})
+    parts = [(name, value) for name, value in list(seen.items()) if isinstance(value, Runnable)]
+    yield from parts
+    yield from ((part.key, part) for _, part in parts)
+
+
+# Looking for what can never work
+
+
+def _ambiguous(steps: list[Runnable]) -> Iterator[str]:
+    """Names that a decision may jump to and that several steps have."""
+    names = [step.key for step in steps]
+    chosen = {choice for step in steps if isinstance(step, Decision) for choice in step.choices or names}
+    for name in dict.fromkeys(names):
+        if names.count(name) > 1 and name in chosen:
+            yield f"{names.count(name)} steps are named {name!r}, and a decision may jump to it: name them differently"
+
+
+def _unreachable(steps: list[Runnable]) -> Iterator[str]:
+    reached: set[int] = set()
+    stack = [0]
+    while stack:
+        place = stack.pop()
+        if place in reached or place >= len(steps):
+            continue
+        reached.add(place)
+        stack += _ways_on(steps, place)
+    for place, step in enumerate(steps):
+        if place not in reached:
+            yield f"step {place + 1} ({step.key!r}) can never be reached: a decision before it always goes elsewhere"
+
+
+def _ways_on(steps: list[Runnable], place: int) -> list[int]:
+    step = steps[place]
+    if not isinstance(step, Decision):
+        return [place + 1]
+    if step.choices is None:
+        return list(range(len(steps)))
+    ways = []
+    for choice in step.choices:
+        try:
+            found = step.resolve(choice)
+        except UsageError:
+            continue
+        ways.append(found if isinstance(found, int) else place + 1)
+    return ways
+
+
+__all__ = [
+    "Decision",
+    "Parallel",
+    "Sequence",
+    "decision",
+    "parallel",
+    "race",
+]

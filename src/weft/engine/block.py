@@ -1,0 +1,394 @@
+"""A block: runs branches in parallel and collects their outcomes, under one set of options for every style.
+
+What it decides is in :mod:`weft.core`: the policy whether it has its result, the size how many branches are in
+flight. On a resume it first takes what is recorded, in the recorded order, and decides on that; only then does it
+start anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from weft.core.outcome import Cancelled, Failed, NotStarted, Ok, Outcome, TimedOut
+from weft.core.policy import Policy, Verdict
+from weft.core.sizing import ESTIMATED_MEMORY, GROWTH_AFTER, Size, grown, size_of
+from weft.engine import events
+from weft.engine.feed import NOTHING, Feed
+from weft.errors import (
+    InputError,
+    NodeTimeoutError,
+    ParallelExecutionError,
+    ParallelTimeoutError,
+    RunCancelledError,
+)
+
+if TYPE_CHECKING:
+    from weft.engine.call import Call
+    from weft.engine.futures import Branch
+    from weft.engine.planned import PlannedCall
+    from weft.engine.step import Step
+
+#: How many items that are not recorded are held back, on a resume, while the recorded ones are looked for.
+_HELD_BACK = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class BlockOptions:
+    """How a block runs its branches; the same for every style.
+
+    Attributes:
+        policy: What the outcomes of the branches mean for the block.
+        max_concurrent: How many branches at once, exactly; None to choose.
+        optimize: Whether to choose by cores and memory where ``max_concurrent`` is None; if not, all at once.
+        memory_per_node: Bytes that a branch is taken to need.
+    """
+
+    policy: Policy
+    max_concurrent: int | None = None
+    optimize: bool = True
+    memory_per_node: int = ESTIMATED_MEMORY
+
+
+class Start(NamedTuple):
+    """What to start for an item."""
+
+    step: Step
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+class Style(Protocol):
+    """What ``parallel``, ``map`` and other users of a block differ in."""
+
+    #: Whether some branches may compute and others not.
+    is_mixed: bool
+
+    def start_of(self, item: Any) -> Start:
+        """The call that an item becomes.
+
+        Raises:
+            Exception: It cannot become one; the branch has failed with that.
+        """
+
+    def fingerprint(self, call: PlannedCall, start: Start) -> bytes:
+        """What tells the branch from others of its name, in a journaled run."""
+
+    def computes(self, item: Any) -> bool:
+        """Whether the branch has a sync body, which needs a core."""
+
+    def name_of(self, index: int) -> str | int:
+        """What errors call a branch."""
+
+    def result(self, values: list[Any]) -> Any:
+        """The block's value, of those of its branches or of their outcomes."""
+
+
+class Sink(Protocol):
+    """Takes what a block's branches give, one by one, instead of a result."""
+
+    #: How many more branches may have begun than results were taken.
+    window: int
+
+    #: How many results were taken.
+    taken: int
+
+    def give(self, index: int, result: Any) -> None:
+        """A branch has ended; in the order of ending."""
+
+
+_MISSING: Any = object()
+
+
+class _Waiting(NamedTuple):
+    """A branch that is not started yet."""
+
+    place: int
+    item: Any
+    start: Start | None = None
+    identity: tuple[bytes, int] | None = None
+
+
+class Block:
+    """The conductor of a block."""
+
+    def __init__(
+        self, call: PlannedCall, style: Style, feed: Feed, options: BlockOptions, sink: Sink | None = None
+    ) -> None:
+        self._call = call
+        self._style = style
+        self._feed = feed
+        self._options = options
+        self._sink = sink
+        self._values: list[Any] = []  # by index: a value, or an outcome that is none
+        self._bad: dict[int, Outcome[Any]] = {}
+        self._ok = 0
+        self._begun = 0
+        self._started: set[int] = set()  # and not ended
+        self._computing: set[int] = set()
+        self._passed_by: deque[_Waiting] = deque()  # they compute, and no core is left
+        self._held_back: deque[_Waiting] = deque()  # not recorded, while recorded ones are looked for
+        self._error: BaseException | None = None  # ends the block whatever its policy is
+        self._size: Size | None = None
+        self._computing_width: int | None = None
+        self._growth: asyncio.TimerHandle | None = None
+        self._recalls = self.is_looking = call.scope is not None and call.scope.order.replaying
+        if feed.total:
+            options.policy.check(feed.total)
+
+    # What the engine tells
+
+    def note(self, branch: Branch, call: Call) -> None:
+        """A branch has ended."""
+        index = branch.index
+        self._started.discard(index)
+        self._computing.discard(index)
+        error = call.error
+        if error is None:
+            self._succeeded(index, call.value)
+        elif isinstance(error, Exception | asyncio.CancelledError):
+            self._failed(index, _outcome_of(call))
+        elif self._error is None:
+            self._error = error
+            with suppress(Exception):  # an error may refuse notes
+                error.add_note(f"raised by branch {self._name(index)!r} of {self._call.step.name!r}")
+
+    def advance(self) -> None:
+        """Decide, or start what there is room for."""
+        if self._error is not None:
+            self._call.conclude(None, self._error)
+            return
+        verdict = self._options.policy.verdict(self._ok, len(self._bad), self._feed.total)
+        if verdict is not Verdict.GO_ON:
+            self._decide(verdict)
+        elif self._recalls:
+            self._recall()
+        else:
+            self._fill()
+
+    @property
+    def may_start_more(self) -> bool:
+        """Whether its source may give another branch."""
+        return self._feed.total is None
+
+    def close(self, then: Callable[[], None]) -> None:
+        """Stop growing, and reading."""
+        if self._growth is not None:
+            self._growth.cancel()
+        self._feed.close(then)
+
+    def timeout_error(self, limit: float, elapsed: float) -> NodeTimeoutError:
+        """The error of a block that is out of time."""
+        names = [self._name(index) for index in sorted(self._started)]
+        return ParallelTimeoutError(self._call.step.name, timeout=limit, elapsed=elapsed, unfinished=names)
+
+    # Outcomes
+
+    def _succeeded(self, index: int, value: Any) -> None:
+        self._ok += 1
+        if self._sink is not None:
+            self._sink.give(index, Ok(value) if self._options.policy.gives_outcomes else value)
+        else:
+            self._values[index] = value
+
+    def _failed(self, index: int, outcome: Outcome[Any]) -> None:
+        self._bad[index] = outcome
+        if self._sink is not None and self._options.policy.gives_outcomes:
+            self._sink.give(index, outcome)
+
+    def _decide(self, verdict: Verdict) -> None:
+        policy, ok, failed, total = self._options.policy, self._ok, len(self._bad), self._feed.total
+        reason = policy.reason(ok, failed, total)
+        if self._call.run.is_observed:
+            self._call._tell(events.BlockDecided, reason=reason, ok=ok, failed=failed, total=total)
+        if verdict is Verdict.FAILED:
+            self._call.conclude(None, self._failure(reason), reason=reason)
+        else:
+            self._call.conclude(self._result(), None, reason=reason)
+
+    def _failure(self, reason: str) -> Exception:
+        if not self._bad:
+            return InputError(f"{self._call.step.name!r} cannot have its result: {reason}")
+        failures = {self._name(index): _error_of(self._bad[index]) for index in sorted(self._bad)}
+        return ParallelExecutionError(self._call.step.name, failures, reason)
+
+    def _result(self) -> Any:
+        if self._sink is not None:
+            return None
+        policy = self._options.policy
+        if not policy.gives_outcomes:
+            values = [value for value in self._values if value is not _MISSING]
+            return values[0] if policy.gives_one else self._style.result(values)
+        return self._style.result([self._outcome(index) for index in range(self._count)])
+
+    @property
+    def _count(self) -> int:
+        total = self._feed.total
+        return total if total is not None else len(self._values)
+
+    def _outcome(self, index: int) -> Outcome[Any]:
+        if index in self._bad:
+            return self._bad[index]
+        if index < len(self._values) and self._values[index] is not _MISSING:
+            return Ok(self._values[index])
+        return Cancelled("not needed any more") if index in self._started else NotStarted()
+
+    def _name(self, index: int) -> str | int:
+        return self._style.name_of(index)
+
+    # Starting
+
+    def _fill(self) -> None:
+        feed, was_known = self._feed, self._feed.total is not None
+        while self._has_room and (waiting := self._next()) is not None:
+            self._start(waiting)
+        if self._passed_by and self._growth is None:
+            self._growth = self._call.run.loop.call_later(GROWTH_AFTER, self._grow)
+        if not was_known and feed.total is not None:
+            self._call.advance_soon()  # perhaps the last has ended already
+
+    @property
+    def _has_room(self) -> bool:
+        if self._sink is not None and self._begun - self._sink.taken >= self._sink.window:
+            return False
+        width = self._sized.width
+        return width is None or len(self._started) < width
+
+    def _next(self) -> _Waiting | None:
+        may_compute = self._may_compute
+        if may_compute and self._passed_by:
+            return self._passed_by.popleft()
+        if self._passed_by and not self._style.is_mixed:
+            return None  # the others are like it
+        while (waiting := self._held_back.popleft() if self._held_back else self._read()) is not None:
+            if may_compute or not self._style.computes(waiting.item):
+                return waiting
+            self._passed_by.append(waiting)
+            if not self._style.is_mixed:
+                return None
+        return None
+
+    def _read(self) -> _Waiting | None:
+        item = self._feed.next()
+        if item is NOTHING:
+            return None
+        self._begun += 1
+        return _Waiting(self._begun - 1, item)
+
+    def _start(self, waiting: _Waiting) -> None:
+        index, item, start, identity = waiting
+        if self._sink is None:
+            self._values.extend([_MISSING] * (index + 1 - len(self._values)))
+        if start is None:
+            try:
+                start = self._style.start_of(item)
+            except Exception as error:
+                self._failed(index, Failed(error))
+                self._call.advance_soon()
+                return
+        if identity is None and self._call.run.recorder is not None:
+            identity = self._identify(start)
+        self._started.add(index)
+        if self._style.computes(item):
+            self._computing.add(index)
+        self._call.start(start.step, start.args, start.kwargs, index=index, identity=identity)
+
+    def _identify(self, start: Start) -> tuple[bytes, int]:
+        return self._call.identify(start.step.name, self._style.fingerprint(self._call, start))
+
+    # Size
+
+    @property
+    def _sized(self) -> Size:
+        if self._size is None:
+            self._size = self._chosen_size()
+            self._computing_width = self._size.computing
+            self._tell_size(self._size.reason)
+        return self._size
+
+    def _chosen_size(self) -> Size:
+        options = self._options
+        return size_of(
+            max_concurrent=options.max_concurrent,
+            optimize=options.optimize,
+            branches=self._feed.total,
+            computing=True,
+            resources=self._call.run.clock.resources,
+            estimated_memory_per_node=options.memory_per_node,
+        )
+
+    @property
+    def _may_compute(self) -> bool:
+        width = self._computing_width
+        return width is None or len(self._computing) < width
+
+    def _grow(self) -> None:
+        self._growth = None
+        width = self._computing_width
+        if not self._passed_by or width is None or self._call.concluded:
+            return
+        assert self._size is not None
+        self._computing_width = grown(width, self._size)
+        if self._computing_width > width:
+            self._tell_size(f"branches queue for {GROWTH_AFTER:g} s: from {width} computing at once")
+            self._call.advance_soon()
+
+    def _tell_size(self, reason: str) -> None:
+        if self._call.run.is_observed:
+            assert self._size is not None
+            self._call._tell(
+                events.BlockSized, width=self._size.width, computing=self._computing_width, reason=reason
+            )
+
+    # What is recorded
+
+    def _recall(self) -> None:
+        """Ask for every recorded branch, and for nothing else, until all of them have been seen."""
+        scope = self._call.scope
+        assert scope is not None
+        order = scope.order
+        while self.is_looking:
+            if order.all_asked or len(self._held_back) >= _HELD_BACK:
+                self.is_looking = False
+            elif (waiting := self._read()) is not None:
+                self._recall_one(waiting)
+            elif self._feed.total is None:
+                return  # the source will give more
+            else:
+                self.is_looking = False
+        if order.replaying:
+            scope.pump()
+            return
+        self._recalls = False
+        self._call.advance_soon()
+
+    def _recall_one(self, waiting: _Waiting) -> None:
+        try:
+            start = self._style.start_of(waiting.item)
+        except Exception as error:
+            self._values.extend([_MISSING] * (waiting.place + 1 - len(self._values)))
+            self._failed(waiting.place, Failed(error))
+            return
+        identity = self._identify(start)
+        found = waiting._replace(start=start, identity=identity)
+        if self._call.has_record(identity[0]):
+            self._start(found)
+        else:
+            self._held_back.append(found)
+
+
+def _outcome_of(call: Call) -> Outcome[Any]:
+    outcome = call.outcome
+    if isinstance(outcome, Cancelled):
+        return Failed(RunCancelledError(f"{call.step.name!r} was cancelled: {outcome.reason or 'by itself'}"))
+    return outcome
+
+
+def _error_of(outcome: Outcome[Any]) -> Exception:
+    assert isinstance(outcome, Failed | TimedOut)
+    assert isinstance(outcome.error, Exception)
+    return outcome.error

@@ -1,0 +1,287 @@
+"""Where the branches of a block come from: what is there already, or a source that is read as there is room."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Protocol
+
+from weft.errors import InputError
+
+if TYPE_CHECKING:
+    from weft.engine.caller import Reader
+    from weft.engine.planned import PlannedCall
+
+#: How many items of a source are read ahead of being started.
+_AHEAD = 64
+
+#: Seconds between two attempts to cancel the reading of a source that swallows its cancellation.
+_INSIST = 0.05
+
+_IN_MEMORY = (list, tuple, range, dict, set, frozenset, deque, str, bytes)
+
+#: What :meth:`Feed.next` gives when nothing is there at the moment.
+NOTHING = object()
+
+
+class Feed(Protocol):
+    """Gives the items of a block, in order; on the loop of the run."""
+
+    @property
+    def total(self) -> int | None:
+        """How many there are; None while that is not known."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is nothing more to come."""
+
+    def next(self) -> Any:
+        """The next item, or :data:`NOTHING`: at the moment, or because it is over.
+
+        Raises:
+            BaseException: What the source raised.
+        """
+
+    def close(self, then: Callable[[], None]) -> None:
+        """Read no further; ``then`` when nothing is being read any more."""
+
+
+def is_in_memory(source: object) -> bool:
+    """Whether the items of this source are there, so that reading them does not wait, and can be done again."""
+    return isinstance(source, _IN_MEMORY) or type(source).__name__ in {
+        "dict_keys",
+        "dict_values",
+        "dict_items",
+    }
+
+
+def feed_of(source: Any, call: PlannedCall) -> Feed:
+    """The feed of any sync or async iterable.
+
+    Raises:
+        InputError: It is no iterable.
+    """
+    if is_in_memory(source):
+        return Known(source)
+    if isinstance(source, AsyncIterable):
+        return Streamed(source, call)
+    if isinstance(source, Iterable):
+        reader = call.reader()
+        return Drawn(source, call) if reader is None else Pulled(source, call, reader)
+    raise InputError(
+        f"{call.step.name!r} takes an iterable or async iterable, not {type(source).__name__}: {source!r:.80}"
+    )
+
+
+class Known:
+    """Items that are in memory."""
+
+    def __init__(self, items: Any) -> None:
+        self.total: int | None = len(items)
+        self._items = iter(items)
+        self._left = len(items)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is nothing more to come."""
+        return not self._left
+
+    def next(self) -> Any:
+        """The next item."""
+        if not self._left:
+            return NOTHING
+        self._left -= 1
+        return next(self._items)
+
+    def close(self, then: Callable[[], None]) -> None:
+        """There is nothing to close."""
+        then()
+
+
+class Drawn:
+    """A sync iterable of an async program: read on its loop, one item when there is room, as a ``for`` would."""
+
+    def __init__(self, source: Iterable[Any], call: PlannedCall) -> None:
+        self.total: int | None = None
+        self.is_over = False
+        self._call = call
+        self._iterator = iter(source)
+        self._context = call.source_context()
+        self._taken = 0
+
+    def next(self) -> Any:
+        """The next item."""
+        if self.is_over:
+            return NOTHING
+        try:
+            item = self._context.run(next, self._iterator, NOTHING)
+        except BaseException as error:
+            _say_whence(error, self._call)
+            raise
+        if item is NOTHING:
+            self.is_over, self.total = True, self._taken
+        else:
+            self._taken += 1
+        return item
+
+    def close(self, then: Callable[[], None]) -> None:
+        """There is nothing to close: it is read only when it is asked."""
+        then()
+
+
+class _Read:
+    """What the two kinds of sources share: items that were read and not taken yet."""
+
+    total: int | None = None
+
+    def __init__(self, call: PlannedCall) -> None:
+        self._call = call
+        self._items: deque[Any] = deque()
+        self._taken = 0
+        self._error: BaseException | None = None
+        self._ended = False
+        self._closed: list[Callable[[], None]] = []
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is nothing more to come."""
+        return self._ended and not self._items and self._error is None
+
+    def _take(self) -> Any:
+        if self._items:
+            self._taken += 1
+            return self._items.popleft()
+        if self._error is not None:
+            raise self._error
+        return NOTHING
+
+    def _source_ended(self, error: BaseException | None) -> None:
+        self._ended = True
+        self._error = error
+        if error is not None:
+            _say_whence(error, self._call)
+        else:
+            self.total = self._taken + len(self._items)
+        self._call.advance_soon()
+
+
+class Streamed(_Read):
+    """An async iterable, read by a task of its own that waits when enough is there."""
+
+    def __init__(self, source: AsyncIterable[Any], call: PlannedCall) -> None:
+        super().__init__(call)
+        self._source = source
+        self._room: asyncio.Future[None] | None = None
+        self._task = call.run.loop.create_task(self._read(), context=call.source_context())
+
+    def next(self) -> Any:
+        """The next item, if one has been read."""
+        item = self._take()
+        if self._room is not None and len(self._items) < _AHEAD // 2:
+            room, self._room = self._room, None
+            if not room.done():
+                room.set_result(None)
+        return item
+
+    async def _read(self) -> None:
+        error = None
+        try:
+            async for item in self._source:
+                self._items.append(item)
+                self._call.advance_soon()
+                if len(self._items) >= _AHEAD:
+                    self._room = self._call.run.loop.create_future()
+                    await self._room
+        except (
+            BaseException
+        ) as caught:  # it is raised where the items are taken; SystemExit must not reach the loop
+            error = caught
+        self._source_ended(error)
+
+    def close(self, then: Callable[[], None]) -> None:
+        """Cancel what is being waited for."""
+        if self._task.done():
+            then()
+            return
+        self._task.add_done_callback(lambda _: then())
+        self._cancel()
+
+    def _cancel(self) -> None:
+        if not self._task.done():
+            self._task.cancel()
+            self._call.run.loop.call_later(_INSIST, self._cancel)
+
+
+class Pulled(_Read):
+    """A sync iterable of a sync program, which may block: read in the thread of its caller, or in one of ours."""
+
+    def __init__(self, source: Iterable[Any], call: PlannedCall, reader: Reader) -> None:
+        super().__init__(call)
+        self._source = source
+        self._iterator: Iterator[Any] | None = None
+        self._context = call.source_context()
+        self._is_pulling = False
+        self._is_hungry = False  # the block has room and found nothing
+        self._is_closed = False
+        self._reader = reader
+
+    def next(self) -> Any:
+        """The next item, if one has been read."""
+        self._is_hungry = True
+        item = self._take()
+        if item is not NOTHING:
+            self._is_hungry = False
+        if not self._is_pulling and not self._ended and len(self._items) <= _AHEAD // 2:
+            self._begin()
+        return item
+
+    def _begin(self) -> None:
+        self._is_pulling = True
+        self._reader.put(lambda: self._context.run(self._pull))
+
+    def _pull(self) -> None:
+        post, error, ended = self._call.run.post, None, False
+        try:
+            if self._iterator is None:
+                self._iterator = iter(self._source)
+            while len(self._items) < _AHEAD and not self._is_closed and not self._reader.is_wanted:
+                self._items.append(next(self._iterator))
+                if self._is_hungry:
+                    self._is_hungry = False
+                    post(self._call.advance_soon)
+        except StopIteration:
+            ended = True
+        except BaseException as caught:  # it is raised where the items are taken
+            ended, error = True, caught
+        post(self._paused, ended, error)
+
+    def _paused(self, ended: bool, error: BaseException | None) -> None:
+        self._is_pulling = False
+        if ended:
+            self._source_ended(error)
+        elif self._is_hungry:
+            self._call.advance_soon()
+        for then in self._closed:
+            then()
+        self._closed.clear()
+
+    def close(self, then: Callable[[], None]) -> None:
+        """Wait for the item that is being read, but not longer than a sync body is waited for."""
+        self._is_closed = True
+        if not self._is_pulling:
+            then()
+            return
+        self._closed.append(then)
+        self._call.run.loop.call_later(self._call.run.grace, self._give_up)
+
+    def _give_up(self) -> None:
+        closed, self._closed = self._closed, []
+        for then in closed:
+            then()
+
+
+def _say_whence(error: BaseException, call: PlannedCall) -> None:
+    with suppress(Exception):  # an error may refuse notes
+        error.add_note(f"raised by the source of {call.step.name!r}")

@@ -1,0 +1,246 @@
+"""A call that has a conductor where others have a body: it starts other calls, and makes its outcome of theirs.
+
+A body is code of the user, which runs on the loop or in a thread, and waits. A conductor is code of ours, which
+is told of each outcome and says at once what is to start next, or how the call ends. So it needs no task, no
+thread and no future, and a thousand of them may be nested in each other. Blocks, sequences and graphs are
+conductors; identity, limits, deadlines, stopping and the journal are those of any call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextvars import Context, copy_context
+from typing import TYPE_CHECKING, Any, Protocol
+
+from weft.engine.call import Call
+from weft.engine.futures import Branch, ThreadFuture
+from weft.engine.scope import Scope
+from weft.engine.states import State, Stop, StopKind
+from weft.errors import NodeTimeoutError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from weft.engine.caller import Reader
+    from weft.engine.clock import Clock
+    from weft.engine.execution import Execution
+    from weft.engine.step import Step
+
+
+class Conductor(Protocol):
+    """What decides in a planned call. Everything happens on the loop of the run, and nothing may block."""
+
+    def note(self, branch: Branch, call: Call) -> None:
+        """A call that was started has ended; :meth:`advance` follows, perhaps after several of these."""
+
+    def advance(self) -> None:
+        """Start what is to start now, or conclude."""
+
+    def close(self, then: Callable[[], None]) -> None:
+        """Let go of what is not a call, such as a source that is being read; ``then`` when that is done."""
+
+    @property
+    def is_looking(self) -> bool:
+        """Whether it still looks for recorded calls, so that nothing of those it has asked for is shown out of turn."""
+
+    @property
+    def may_start_more(self) -> bool:
+        """Whether something other than an outcome, such as a source, may make it start another call."""
+
+    def timeout_error(self, limit: float, elapsed: float) -> NodeTimeoutError | None:
+        """What its timeout is raised as; None for the usual error."""
+
+
+class PlannedCall(Call):
+    """A call with a conductor, which ``step.fn(call, *args)`` gives."""
+
+    conductor: Conductor | None = None
+    concluded = False  # it starts nothing more
+    waits_to_return = (
+        False  # a conductor does nothing at an outcome that anybody would have to be held up for
+    )
+    _will_advance = False
+
+    def __init__(
+        self, run: Execution, parent: Call | None, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        super().__init__(run, parent, step, args, kwargs)
+        self.scope_type = PlannedScope
+        self.context: Context = copy_context()
+
+    # The conductor
+
+    def _launch(self) -> None:
+        self.state = State.RUNNING
+        self.attempt += 1
+        self.concluded = False
+        if not (self.run.is_plain and self.step.is_plain):
+            self._prepare_attempt()
+        self.run.soon(self._begin_conducting)
+
+    def _begin_conducting(self) -> None:
+        if self.state is not State.RUNNING or self.told:
+            return
+        if self.run.recorder is not None:
+            self.run.recorder.scope_of(self)  # which says whether anything is recorded
+        try:
+            self.conductor = self.step.fn(self, *self.args, **self.kwargs)
+        except BaseException as error:  # it becomes the outcome, as that of any body
+            self.concluded = True
+            self._conclude(None, error)
+            return
+        self.advance_soon()
+
+    def advance_soon(self) -> None:
+        """Have the conductor look what is to be done, in this turn of the loop."""
+        if not self._will_advance:
+            self._will_advance = True
+            self.run.soon(self._advance)
+
+    def _advance(self) -> None:
+        self._will_advance = False
+        if self.concluded or self.stopping is not None or self.state is not State.RUNNING:
+            return
+        assert self.conductor is not None
+        try:
+            self.conductor.advance()
+        except BaseException as error:  # what a user's key function or iterator raises ends the call
+            self.conclude(None, error)
+
+    def branch_ended(self, branch: Branch, call: Call) -> None:
+        """The outcome of a call that the conductor has started is visible."""
+        if self.concluded or self.stopping is not None or self.conductor is None:
+            return
+        self.conductor.note(branch, call)
+        self.advance_soon()
+
+    def source_context(self) -> Context:
+        """A context of its own for what reads a source."""
+        return self.context.copy()
+
+    def reader(self) -> Reader | None:
+        """Where a sync iterable that this call was given is read; None for on the loop, as an async body would."""
+        call: Call = self
+        while call.parent is not None and call.parent.step.is_planned:
+            call = call.parent
+        run = self.run
+        if call.parent is not None:
+            return None if call.parent.step.is_async else _Worker(run.clock)
+        if run.caller is not None and not run.clock.is_virtual:
+            return run.caller
+        return _Worker(run.clock) if isinstance(run.future, ThreadFuture) else None
+
+    # What a conductor does
+
+    def identify(self, name: str, fingerprint: bytes) -> tuple[bytes, int]:
+        """The identity and the ordinal of the next call, in a journaled run; in the order of the program."""
+        assert self.run.recorder is not None
+        return self.run.recorder.scope_of(self).siblings.next(name, fingerprint)
+
+    def has_record(self, identity: bytes) -> bool:
+        """Whether the outcome of this call is recorded."""
+        return self.scope is not None and identity in self.scope.records
+
+    def start(
+        self,
+        step: Step,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        index: int = 0,
+        identity: tuple[bytes, int] | None = None,
+    ) -> Branch:
+        """Start a call; the conductor is told when it has ended."""
+        run = self.run
+        call = (PlannedCall if step.is_planned else Call)(run, self, step, args, kwargs)
+        branch = Branch(self, index)
+        branch.call = call
+        call.future = branch
+        call.context = self.context
+        fingerprint = b""
+        if identity is not None:
+            call.identity, call.ordinal = identity
+        elif run.recorder is not None:
+            fingerprint = run.recorder.fingerprint(step, args, kwargs)
+        call.begin(fingerprint)
+        return branch
+
+    def conclude(self, value: Any, error: BaseException | None, *, reason: str = "") -> None:
+        """End with this value or error; what still goes on is stopped, and waited for."""
+        if self.concluded:
+            return
+        self.concluded = True
+        if self.pending:
+            why = reason or f"{self.step.name!r} has what it needs"
+            self._stop_children(Stop(StopKind.CANCEL, why, self.run.grace))
+        self._close(value, error)
+
+    def _close(self, value: Any, error: BaseException | None) -> None:
+        if self.conductor is None:
+            self._conclude(value, error)
+        else:
+            self.conductor.close(lambda: self._conclude(value, error))
+
+    # Being stopped
+
+    def _stop_body(self) -> None:
+        if self.has_ended or self.state is not State.RUNNING:
+            super()._stop_body()
+            return
+        if self.told:
+            return
+        self.told = True
+        if not self.concluded:  # else it is being closed already
+            self.concluded = True
+            assert self.stopping is not None
+            self._close(None, asyncio.CancelledError(self.stopping.reason))
+
+    def _timeout_error(self, limit: float, elapsed: float, *, idle: bool, given_up: bool) -> NodeTimeoutError:
+        if self.conductor is not None and (error := self.conductor.timeout_error(limit, elapsed)) is not None:
+            return error
+        return super()._timeout_error(limit, elapsed, idle=idle, given_up=given_up)
+
+
+class _Worker:
+    """A worker thread as the reader of a source."""
+
+    is_wanted = False
+
+    def __init__(self, clock: Clock) -> None:
+        self.put = clock.start_thread
+
+
+class PlannedScope(Scope):
+    """What a conductor sees and when: it acts at once, so it is always ready, and waits for nothing but calls."""
+
+    def pump(self) -> None:
+        """Show the next batch, have the conductor act on the whole of it, and so on."""
+        self.owner.run.soon(self._show_next)
+
+    def _show_next(self) -> None:
+        if not self.order.has_more:
+            return
+        batch = self.order.next_batch(stuck=self._is_stuck)
+        if batch:
+            self._show(batch)
+            self.owner.run.soon(self._show_next)
+        else:
+            self._planned.advance_soon()  # what was recorded is not asked for any more
+
+    def body_waits(self) -> bool:
+        """Whether nothing but an outcome can make it go on."""
+        conductor = self._planned.conductor
+        return conductor is not None and not conductor.may_start_more
+
+    @property
+    def _is_stuck(self) -> bool:
+        conductor = self._planned.conductor
+        return not self.owner.is_running or conductor is None or not conductor.is_looking
+
+    @property
+    def _planned(self) -> PlannedCall:
+        assert isinstance(self.owner, PlannedCall)
+        return self.owner
+
+    def _begin_rounds(self) -> None:
+        """A conductor has acted on what it saw before anything else can happen."""

@@ -1,0 +1,533 @@
+"""One workflow for every item: ``map``, ``amap``, ``pipeline``, for lists and for sources without an end in sight."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import functools
+import queue
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from weft.compose import Decision, Walk, block_options
+from weft.core.checks import check_count, check_seconds
+from weft.core.limits import Capacity
+from weft.core.sizing import ESTIMATED_MEMORY
+from weft.core.timeout import TimeoutPolicy
+from weft.engine.block import Block, BlockOptions, Start
+from weft.engine.drive import start_on_loop, start_streaming
+from weft.engine.feed import feed_of, is_in_memory
+from weft.engine.futures import AnyFuture, ThreadFuture
+from weft.engine.step import Step, retry_policies
+from weft.errors import DefinitionError, InputError, UsageError
+from weft.nodes import as_runnable
+from weft.runnable import Runnable, running_call
+
+if TYPE_CHECKING:
+    from weft.engine.call import Call
+    from weft.engine.execution import Execution
+    from weft.engine.planned import PlannedCall
+
+#: How many results of a stream may wait to be taken, or, in order, for one before them, for each branch at once.
+_WINDOW = 8
+
+#: The least of that, and what it is where the width is chosen.
+_LEAST_WINDOW, _USUAL_WINDOW = 64, 1_024
+
+#: How many items of a pipeline may be on their way at least, and for each place at a stage.
+_ON_THE_WAY, _ON_THE_WAY_EACH = 1_000, 10
+
+_NO_ITEMS: Any = object()
+_LAZY = "items of a source that is read once"
+
+
+class Map(Runnable):
+    """A workflow that takes items and runs another one for each; made by :func:`map`.
+
+    ``invoke(items)`` gives a list in the order of the items; ``stream(items)`` gives each result when it is there, and
+    needs no more memory for a million items than for a hundred.
+    """
+
+    computes = False  # it finds out by itself how many of its branches may
+
+    def __init__(
+        self,
+        part: Runnable,
+        *,
+        options: BlockOptions,
+        name: str | None = None,
+        timeout: Any = None,
+        retry: Any = None,
+        total: float | None = None,
+    ) -> None:
+        self.part = part
+        self.options = options
+        self.key = name or part.key
+        self.step = Step(
+            self._conductor,
+            name or f"map({part.key})",
+            is_async=True,
+            is_planned=True,
+            timeout=TimeoutPolicy.of(timeout),
+            retry=retry_policies(retry),
+            total=None if total is None else check_seconds("total", total),
+            key=_for_identity,
+        )
+
+    def __repr__(self) -> str:
+        return f"<weft.{self.step.name}>"
+
+    def problems(self) -> Iterator[str]:
+        """What can never work."""
+        return self.part.problems()
+
+    def recorded_input(self, input: Any) -> Any:
+        """What a journal keeps of the items: all of them, or, if they can be read only once, that they are such."""
+        return _for_identity(input)
+
+    def _conductor(self, call: PlannedCall, items: Any) -> Block:
+        sink = None
+        if isinstance(items, _Streaming):
+            items, sink = items.items, items.sink
+        if isinstance(items, str) and items == _LAZY:
+            raise InputError(
+                f"{self.step.name!r} was begun with items that could be read only once; pass them again to go on"
+            )
+        if sink is not None or not is_in_memory(items):
+            call.is_recorded = False  # another time there may be other items; each of them is recorded
+        if sink is not None:
+            sink.begin(call)
+        return Block(call, self._style(), feed_of(items, call), self.options, sink)
+
+    def _style(self) -> _MapStyle:
+        return _MapStyle(self.part, self.part.step, self.step.name)
+
+    # Streams
+
+    def stream(
+        self, input: Any, config: Mapping[str, Any] | None = None, *, ordered: bool = True, **options: Any
+    ) -> Iterator[Any]:
+        """Yield the result of each item when it is there; leaving the iterator cancels the run.
+
+        Args:
+            input: The items: any iterable or async iterable; it is read as there is room.
+            config: Another spelling of the options.
+            ordered: In the order of the items; if not, ``(index, result)`` as they are completed.
+            **options: Those of a run; with ``stream_mode=`` the chunks of :meth:`Runnable.stream` instead.
+        """
+        if "stream_mode" in options:
+            return super().stream(input, config, **options)
+        results = _ThreadResults(self._window, ordered=ordered)
+        if (call := running_call()) is not None:
+            future = self._join(call, _Streaming(input, results), options)
+            if not isinstance(future, ThreadFuture):
+                raise UsageError(
+                    f"stream() would block the loop of this body; write `async for` on {self.key}.astream(...)"
+                )
+            return results.serve(future, call)
+        parsed = self._options(input, config, options)
+        return self._stream_items(start_streaming(self, _Streaming(input, results), parsed, results), results)
+
+    @staticmethod
+    def _stream_items(run: Execution, results: _ThreadResults) -> Iterator[Any]:
+        return results.serve(run.future, run.root, run)
+
+    async def astream(
+        self, input: Any, config: Mapping[str, Any] | None = None, *, ordered: bool = True, **options: Any
+    ) -> AsyncIterator[Any]:
+        """As :meth:`stream`, on the running loop."""
+        if "stream_mode" in options:
+            async for chunk in super().astream(input, config, **options):
+                yield chunk
+            return
+        results = _LoopResults(self._window, ordered=ordered)
+        if (call := running_call()) is not None:
+            future: Any = self._join(call, _Streaming(input, results), options)
+            async for item in results.serve(future, None):
+                yield item
+            return
+        run = start_on_loop(self, _Streaming(input, results), self._options(input, config, options))
+        async for item in results.serve(run.future, run):
+            yield item
+
+    @property
+    def _window(self) -> int:
+        width = self.options.max_concurrent
+        return _USUAL_WINDOW if width is None else max(_LEAST_WINDOW, _WINDOW * width)
+
+
+class _MapStyle:
+    """What a block of ``map`` does with an item; see :class:`weft.engine.block.Style`."""
+
+    is_mixed = False
+
+    def __init__(self, part: Runnable, step: Step, name: str) -> None:
+        self._part = part
+        self._step = step
+        self._name = name
+        self._computes = part.computes
+
+    def start_of(self, item: Any) -> Start:
+        return Start(self._step, *self._part.bind(item))
+
+    def fingerprint(self, call: PlannedCall, start: Start) -> bytes:
+        assert call.run.recorder is not None
+        return call.run.recorder.fingerprint(start.step, start.args, start.kwargs)
+
+    def computes(self, item: Any) -> bool:
+        return self._computes
+
+    def name_of(self, index: int) -> int:
+        return index
+
+    def result(self, values: list[Any]) -> list[Any]:
+        return values
+
+
+def _for_identity(items: Any) -> Any:
+    if isinstance(items, _Streaming):
+        items = items.items
+    if not is_in_memory(items):
+        return _LAZY
+    return items if isinstance(items, list | tuple | dict | str | bytes | set | frozenset) else list(items)
+
+
+# The functions
+
+
+def map(  # noqa: A001 - the word that everybody looks for
+    step: Any,
+    items: Any = _NO_ITEMS,
+    /,
+    *,
+    max_concurrent: int | None = None,
+    timeout: Any = None,
+    on_error: Any = "fail_fast",
+    need: int | None = None,
+    name: str | None = None,
+    retry: Any = None,
+    total: float | None = None,
+    optimization_enabled: bool = True,
+    estimated_memory_per_node: int = ESTIMATED_MEMORY,
+    **options: Any,
+) -> Any:
+    """Run ``step`` for every item, in parallel, and return the list of results in the order of the items.
+
+    Without items it gives a workflow that takes them: ``map(fetch, max_concurrent=100).stream(urls)`` yields results
+    with flat memory, and ``Sequence(load, map(clean), combine)`` has it as a step.
+
+    Args:
+        step: A node, task, function or other workflow; each item becomes its arguments.
+        items: Any iterable or async iterable. One that can be read only once is read as there is room.
+        max_concurrent: How many items at once, exactly. None chooses by the cores (for sync steps) and the memory.
+        timeout: Seconds for all of it: :class:`ParallelTimeoutError`.
+        on_error: As in :func:`parallel`: "fail_fast", "collect", "race" or ``tolerate(...)``.
+        need: How many successes are enough; the others are stopped. Gives outcomes.
+        name: What results and errors call it.
+        retry: How many attempts of the whole, a :class:`RetryPolicy`, or several.
+        total: Seconds for all attempts together.
+        optimization_enabled: Whether to choose a width where ``max_concurrent`` is None; if not, all start at once.
+        estimated_memory_per_node: Bytes that an item is taken to need.
+        **options: Those of a run: ``checkpointer, run_id, thread_id, durability, limit, progress``. With a
+            checkpointer each item is recorded, and a resume runs only those that are missing.
+
+    Raises:
+        ParallelExecutionError: Items failed, and that is not tolerated; its branches are their numbers.
+        DefinitionError: An option that can never work.
+        UsageError: In an async body; it names ``amap``.
+    """
+    block = block_options(
+        max_concurrent=max_concurrent,
+        on_error=on_error,
+        need=need,
+        optimization_enabled=optimization_enabled,
+        estimated_memory_per_node=estimated_memory_per_node,
+    )
+    made = Map(
+        as_runnable(step, where="map()"), options=block, name=name, timeout=timeout, retry=retry, total=total
+    )
+    if items is not _NO_ITEMS:
+        return made.invoke(items, **options)
+    if options:
+        raise DefinitionError(
+            f"{next(iter(options))!r} is an option of a run: pass it to a verb, with the items"
+        )
+    return made
+
+
+async def amap(step: Any, items: Any, /, **options: Any) -> Any:
+    """As :func:`map`, on the running loop; in an async body it joins the run."""
+    block = {name: options.pop(name) for name in _BLOCK_OPTIONS & options.keys()}
+    return await map(step, **block).ainvoke(items, **options)
+
+
+_BLOCK_OPTIONS = frozenset(
+    {
+        "max_concurrent",
+        "timeout",
+        "on_error",
+        "need",
+        "name",
+        "retry",
+        "total",
+        "optimization_enabled",
+        "estimated_memory_per_node",
+    }
+)
+
+
+# Pipelines
+
+
+class Pipeline(Map):
+    """Items that go through stages, each item as fast as it can; made by :func:`pipeline`."""
+
+    def __init__(
+        self, stages: list[Runnable], widths: Mapping[str, int], *, options: BlockOptions, **rest: Any
+    ) -> None:
+        super().__init__(stages[-1], options=options, **rest)
+        self.stages = stages
+        self.widths = widths
+
+    def problems(self) -> Iterator[str]:
+        """What can never work."""
+        for stage in self.stages:
+            yield from (f"stage {stage.key!r}: {problem}" for problem in stage.problems())
+
+    def _style(self) -> _MapStyle:
+        parts = [self._gated(stage) for stage in self.stages]
+        walk = functools.partial(Walk, parts, len(parts))
+        step = Step(walk, self.key, is_async=True, is_planned=True)
+        return _PipelineStyle(self.stages, step, self.step.name)
+
+    def _gated(self, stage: Runnable) -> Runnable:
+        """The stage with its width: that of this run, whatever other runs do."""
+        width = self.widths.get(stage.key)
+        if width is None:
+            return stage
+        part = copy.copy(stage)
+        part.step = replace(stage.step, gates=(Capacity(stage.key, concurrent=width),))
+        return part
+
+
+class _PipelineStyle(_MapStyle):
+    def __init__(self, stages: list[Runnable], step: Step, name: str) -> None:
+        super().__init__(stages[0], step, name)
+        self._computes = any(stage.computes for stage in stages)
+
+    def start_of(self, item: Any) -> Start:
+        return Start(self._step, (item,), {})
+
+
+def pipeline(
+    items: Any,
+    /,
+    *stages: Any,
+    max_concurrent: int | Mapping[str, int] | None = None,
+    timeout: Any = None,
+    on_error: Any = "fail_fast",
+    need: int | None = None,
+    name: str | None = None,
+    **options: Any,
+) -> Any:
+    """Send every item through all stages, without a barrier between them; returns the list of what the last one gave.
+
+    An item enters a stage when it has left the one before and there is a place, whatever the other items do.
+
+    Args:
+        items: As in :func:`map`. None gives a workflow that takes them: ``pipeline(None, load, embed).stream(docs)``.
+        *stages: Nodes, tasks, functions and other workflows; each takes what the one before gave.
+        max_concurrent: How many items at once in each stage, or a dict of that by the name of the stage; None, or
+            a stage that is left out: as many as come.
+        timeout: Seconds for all of it.
+        on_error: As in :func:`parallel`, for items.
+        need: How many items are enough.
+        name: What results and errors call it.
+        **options: Those of a run.
+
+    Raises:
+        ParallelExecutionError: Items failed, and that is not tolerated.
+        DefinitionError: Stages of one name, or an option that can never work.
+    """
+    parts = [as_runnable(stage, where="pipeline()") for stage in stages]
+    widths = _widths(parts, max_concurrent)
+    on_the_way = max(_ON_THE_WAY, _ON_THE_WAY_EACH * sum(widths.values())) if widths else None
+    block = block_options(max_concurrent=on_the_way, on_error=on_error, need=need)
+    made = Pipeline(
+        parts,
+        widths,
+        options=block,
+        name=name or f"pipeline({', '.join(p.key for p in parts)})",
+        timeout=timeout,
+    )
+    return made if items is None else made.invoke(items, **options)
+
+
+def _widths(stages: list[Runnable], given: Any) -> dict[str, int]:
+    if not stages:
+        raise DefinitionError("pipeline() needs at least one stage, after the items")
+    names = [stage.key for stage in stages]
+    if len(set(names)) < len(names):
+        raise DefinitionError(f"the stages of a pipeline need different names, not {', '.join(names)}")
+    if any(isinstance(stage, Decision) for stage in stages):
+        raise DefinitionError(
+            "a decision is no stage of a pipeline; put it into a Sequence, and that into a stage"
+        )
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        return dict.fromkeys(names, check_count("max_concurrent", given))
+    for name, width in given.items():
+        if name not in names:
+            raise DefinitionError(f"max_concurrent names {name!r}; the stages are: {', '.join(names)}")
+        check_count(f"max_concurrent of {name!r}", width)
+    return dict(given)
+
+
+# Results one by one
+
+
+class _Streaming:
+    """Items whose results are wanted one by one."""
+
+    def __init__(self, items: Any, sink: _Results) -> None:
+        self.items = items
+        self.sink = sink
+
+
+class _Results:
+    """What a stream's consumer has still to take; see :class:`weft.engine.block.Sink`."""
+
+    def __init__(self, window: int, *, ordered: bool) -> None:
+        self.window = window
+        self.taken = 0
+        self._ordered = ordered
+        self._early: dict[int, Any] = {}  # in order, those that wait for one before them
+        self._next = 0
+        self._call: PlannedCall | None = None
+
+    def begin(self, call: PlannedCall) -> None:
+        """The block that gives the results."""
+        self._call = call
+
+    def give(self, index: int, result: Any) -> None:
+        """A branch has ended."""
+        if not self._ordered:
+            self._hand_over((index, result))
+            return
+        self._early[index] = result
+        while self._next in self._early:
+            self._hand_over(self._early.pop(self._next))
+            self._next += 1
+
+    def _hand_over(self, result: Any) -> None:
+        raise NotImplementedError
+
+    def _took(self) -> None:
+        self.taken += 1
+        if self.taken % (self.window // 4) == 0 and self._call is not None:
+            self._call.run.post(self._call.advance_soon)
+
+
+class _Job:
+    """Something that the consumer's thread is asked to do while it waits: to read the source."""
+
+    def __init__(self, run: Callable[[], None]) -> None:
+        self.run = run
+
+
+_END: Any = object()
+
+
+class _ThreadResults(_Results):
+    """For a consumer in a thread, which also reads a sync source while it waits."""
+
+    def __init__(self, window: int, *, ordered: bool) -> None:
+        super().__init__(window, ordered=ordered)
+        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def _hand_over(self, result: Any) -> None:
+        self._queue.put(result)
+
+    def put(self, job: Callable[[], None]) -> None:
+        """Have the consumer's thread do this."""
+        self._queue.put(_Job(job))
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether something is there for the consumer, so that reading should pause."""
+        return not self._queue.empty()
+
+    def serve(
+        self, future: AnyFuture | asyncio.Future[Any], call: Call, run: Execution | None = None
+    ) -> Iterator[Any]:
+        """Yield the results until the run, or the call in a run, has ended."""
+        return self._serve(future, call, run)
+
+    def _serve(self, future: Any, call: Call, run: Execution | None) -> Iterator[Any]:
+        clock = call.run.clock
+        future.add_done_callback(lambda _: self._queue.put(_END))
+        try:
+            if run is not None:
+                run.begin()
+            while True:
+                clock.leave()
+                try:
+                    item = self._queue.get()
+                finally:
+                    clock.enter()
+                if item is _END:
+                    break
+                if isinstance(item, _Job):
+                    item.run()
+                    continue
+                self._took()
+                yield item
+            future.result()
+        finally:
+            if not future.done():
+                self._leave(future, run)
+
+    def _leave(self, future: Any, run: Execution | None) -> None:
+        if run is None:
+            future.cancel()
+            return
+        run.begin()  # an interrupt may have come in the middle of it
+        run.post(run.cancel, "its stream was left")
+        while (item := self._queue.get()) is not _END:
+            if isinstance(item, _Job):
+                item.run()
+
+
+class _LoopResults(_Results):
+    """For a consumer on the loop of the run."""
+
+    def __init__(self, window: int, *, ordered: bool) -> None:
+        super().__init__(window, ordered=ordered)
+        self._queue: asyncio.Queue[Any] = asyncio.Queue()
+
+    def _hand_over(self, result: Any) -> None:
+        self._queue.put_nowait(result)
+
+    async def serve(self, future: Any, run: Execution | None) -> AsyncIterator[Any]:
+        """Yield the results until the run, or the call in a run, has ended."""
+        future.add_done_callback(lambda _: self._queue.put_nowait(_END))
+        try:
+            if run is not None:
+                run.begin()
+            while (item := await self._queue.get()) is not _END:
+                self._took()
+                yield item
+            future.result()
+        finally:
+            if not future.done():
+                if run is None:
+                    future.cancel()
+                else:
+                    run.cancel("its stream was left")
+                while await self._queue.get() is not _END:
+                    pass
+
+
+__all__ = ["Map", "Pipeline", "amap", "map", "pipeline"]
