@@ -6,26 +6,33 @@ import asyncio
 import copy
 import functools
 import queue
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from weft.checkpoint.base import RecordKind
 from weft.compose import Decision, Walk, block_options
 from weft.core.checks import check_count, check_seconds
+from weft.core.identity import root_identity
 from weft.core.limits import Capacity
+from weft.core.outcome import Failed, Ok, TimedOut
 from weft.core.sizing import ESTIMATED_MEMORY
 from weft.core.timeout import TimeoutPolicy
-from weft.engine.block import Block, BlockOptions, Start
+from weft.engine.block import HANDED_OUT, Block, BlockOptions, Start
 from weft.engine.drive import start_on_loop, start_streaming
 from weft.engine.feed import feed_of, is_in_memory
-from weft.engine.futures import AnyFuture, ThreadFuture
+from weft.engine.futures import ThreadFuture
+from weft.engine.recorder import load_run
 from weft.engine.step import Step, retry_policies
 from weft.errors import DefinitionError, InputError, UsageError
 from weft.nodes import as_runnable
 from weft.runnable import Runnable, running_call
 
 if TYPE_CHECKING:
+    from weft.checkpoint.base import Checkpointer, Record
+    from weft.checkpoint.codec import Codec
     from weft.engine.call import Call
+    from weft.engine.caller import Reader
     from weft.engine.execution import Execution
     from weft.engine.planned import PlannedCall
 
@@ -86,10 +93,26 @@ class Map(Runnable):
         """What a journal keeps of the items: all of them, or, if they can be read only once, that they are such."""
         return _for_identity(input)
 
+    def recorded_output(self, value: Any, store: Checkpointer, run_id: str) -> Any:
+        """The results of a finished run; of one that was streamed, those of its items."""
+        if value != HANDED_OUT:
+            return value
+        loaded, root = load_run(store, run_id), root_identity(self.step.name)
+        found = sorted(loaded.outcomes.get(root, ()), key=lambda record: record.ordinal)
+        return [self._recorded_result(record, store.codec) for record in found]
+
+    def _recorded_result(self, record: Record, codec: Codec) -> Any:
+        if record.kind is RecordKind.OK:
+            value = codec.decode(record.value)
+            return Ok(value) if self.options.policy.gives_outcomes else value
+        error = codec.decode_error(record.value)
+        assert error is not None  # or it had not been loaded
+        return TimedOut(error) if record.kind is RecordKind.TIMED_OUT else Failed(error)
+
     def _conductor(self, call: PlannedCall, items: Any) -> Block:
         sink = None
-        if isinstance(items, _Streaming):
-            items, sink = items.items, items.sink
+        if isinstance(items, _Given):
+            sink, call.reader, items = items.sink, items.reader, items.items
         if isinstance(items, str) and items == _LAZY:
             raise InputError(
                 f"{self.step.name!r} was begun with items that could be read only once; pass them again to go on"
@@ -103,6 +126,16 @@ class Map(Runnable):
     def _style(self) -> _MapStyle:
         return _MapStyle(self.part, self.part.step, self.step.name)
 
+    def _join_here(self, call: Call, input: Any, options: Mapping[str, Any]) -> Any:
+        if call.is_on_loop or is_in_memory(input) or isinstance(input, AsyncIterable):
+            return super()._join_here(call, input, options)
+        jobs = _Jobs()  # a sync source of a sync body is read in the thread of that body
+        future = self._join(call, _Given(input, reader=jobs), options)
+        assert isinstance(future, ThreadFuture)
+        for _ in jobs.serve(future):
+            pass
+        return future.result()
+
     # Streams
 
     def stream(
@@ -114,24 +147,24 @@ class Map(Runnable):
             input: The items: any iterable or async iterable; it is read as there is room.
             config: Another spelling of the options.
             ordered: In the order of the items; if not, ``(index, result)`` as they are completed.
+                A sync source is read by the thread that takes the results, while it waits for one: what the source
+                waits for must not depend on results that are still to be taken.
             **options: Those of a run; with ``stream_mode=`` the chunks of :meth:`Runnable.stream` instead.
         """
         if "stream_mode" in options:
             return super().stream(input, config, **options)
         results = _ThreadResults(self._window, ordered=ordered)
         if (call := running_call()) is not None:
-            future = self._join(call, _Streaming(input, results), options)
+            future = self._join(call, _Given(input, results, results), options)
             if not isinstance(future, ThreadFuture):
                 raise UsageError(
                     f"stream() would block the loop of this body; write `async for` on {self.key}.astream(...)"
                 )
-            return results.serve(future, call)
-        parsed = self._options(input, config, options)
-        return self._stream_items(start_streaming(self, _Streaming(input, results), parsed, results), results)
-
-    @staticmethod
-    def _stream_items(run: Execution, results: _ThreadResults) -> Iterator[Any]:
-        return results.serve(run.future, run.root, run)
+            return _stream_in_body(future, results)
+        given = _Given(input, results, results)
+        return _stream_run(
+            start_streaming(self, given, self._options(input, config, options), results), results
+        )
 
     async def astream(
         self, input: Any, config: Mapping[str, Any] | None = None, *, ordered: bool = True, **options: Any
@@ -143,11 +176,11 @@ class Map(Runnable):
             return
         results = _LoopResults(self._window, ordered=ordered)
         if (call := running_call()) is not None:
-            future: Any = self._join(call, _Streaming(input, results), options)
+            future: Any = self._join(call, _Given(input, results), options)
             async for item in results.serve(future, None):
                 yield item
             return
-        run = start_on_loop(self, _Streaming(input, results), self._options(input, config, options))
+        run = start_on_loop(self, _Given(input, results), self._options(input, config, options))
         async for item in results.serve(run.future, run):
             yield item
 
@@ -186,7 +219,7 @@ class _MapStyle:
 
 
 def _for_identity(items: Any) -> Any:
-    if isinstance(items, _Streaming):
+    if isinstance(items, _Given):
         items = items.items
     if not is_in_memory(items):
         return _LAZY
@@ -388,12 +421,16 @@ def _widths(stages: list[Runnable], given: Any) -> dict[str, int]:
 # Results one by one
 
 
-class _Streaming:
-    """Items whose results are wanted one by one."""
+class _Given:
+    """Items, with where their results go if those are wanted one by one, and the thread that reads them."""
 
-    def __init__(self, items: Any, sink: _Results) -> None:
+    def __init__(self, items: Any, sink: _Results | None = None, reader: Reader | None = None) -> None:
         self.items = items
         self.sink = sink
+        self.reader = reader
+
+    def __repr__(self) -> str:
+        return repr(self.items)
 
 
 class _Results:
@@ -421,6 +458,12 @@ class _Results:
             self._hand_over(self._early.pop(self._next))
             self._next += 1
 
+    def recorded(self, output: list[Any]) -> Iterable[Any]:
+        """The results of a run that had been finished before: nothing was given."""
+        if self._call is not None:
+            return ()
+        return output if self._ordered else enumerate(output)
+
     def _hand_over(self, result: Any) -> None:
         raise NotImplementedError
 
@@ -431,7 +474,7 @@ class _Results:
 
 
 class _Job:
-    """Something that the consumer's thread is asked to do while it waits: to read the source."""
+    """Something that a thread is asked to do while it waits: to read a source."""
 
     def __init__(self, run: Callable[[], None]) -> None:
         self.run = run
@@ -440,64 +483,78 @@ class _Job:
 _END: Any = object()
 
 
-class _ThreadResults(_Results):
+class _Jobs:
+    """A thread that waits for a call and does meanwhile what it is given; see :class:`weft.engine.caller.Reader`."""
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether something is there for the thread, so that reading should pause."""
+        return not self._queue.empty()
+
+    def put(self, job: Callable[[], None]) -> None:
+        """Have the waiting thread do this."""
+        self._queue.put(_Job(job))
+
+    def serve(self, future: ThreadFuture) -> Iterator[Any]:
+        """Do the jobs, and yield what else comes, until the call has ended."""
+        future.add_done_callback(lambda _: self._queue.put(_END))
+        while (item := self._get(future)) is not _END:
+            if isinstance(item, _Job):
+                item.run()
+            else:
+                yield item
+
+    def finish(self) -> None:
+        """Do the jobs, and drop what else comes, until the call has ended."""
+        while (item := self._queue.get()) is not _END:
+            if isinstance(item, _Job):
+                item.run()
+
+    def _get(self, future: ThreadFuture) -> Any:
+        with future.attended():
+            return self._queue.get()
+
+
+class _ThreadResults(_Results, _Jobs):
     """For a consumer in a thread, which also reads a sync source while it waits."""
 
     def __init__(self, window: int, *, ordered: bool) -> None:
-        super().__init__(window, ordered=ordered)
-        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        _Results.__init__(self, window, ordered=ordered)
+        _Jobs.__init__(self)
 
     def _hand_over(self, result: Any) -> None:
         self._queue.put(result)
 
-    def put(self, job: Callable[[], None]) -> None:
-        """Have the consumer's thread do this."""
-        self._queue.put(_Job(job))
+    def serve(self, future: ThreadFuture) -> Iterator[Any]:
+        """Yield the results as they are taken."""
+        for result in super().serve(future):
+            self._took()
+            yield result
 
-    @property
-    def is_wanted(self) -> bool:
-        """Whether something is there for the consumer, so that reading should pause."""
-        return not self._queue.empty()
 
-    def serve(
-        self, future: AnyFuture | asyncio.Future[Any], call: Call, run: Execution | None = None
-    ) -> Iterator[Any]:
-        """Yield the results until the run, or the call in a run, has ended."""
-        return self._serve(future, call, run)
+def _stream_run(run: Execution, results: _ThreadResults) -> Iterator[Any]:
+    future = run.future
+    assert isinstance(future, ThreadFuture)
+    try:
+        run.begin()
+        yield from results.serve(future)
+        yield from results.recorded(future.result())
+    finally:
+        if not future.done():
+            run.begin()  # an interrupt may have come in the middle of it
+            run.post(run.cancel, "its stream was left")
+            results.finish()
 
-    def _serve(self, future: Any, call: Call, run: Execution | None) -> Iterator[Any]:
-        clock = call.run.clock
-        future.add_done_callback(lambda _: self._queue.put(_END))
-        try:
-            if run is not None:
-                run.begin()
-            while True:
-                clock.leave()
-                try:
-                    item = self._queue.get()
-                finally:
-                    clock.enter()
-                if item is _END:
-                    break
-                if isinstance(item, _Job):
-                    item.run()
-                    continue
-                self._took()
-                yield item
-            future.result()
-        finally:
-            if not future.done():
-                self._leave(future, run)
 
-    def _leave(self, future: Any, run: Execution | None) -> None:
-        if run is None:
-            future.cancel()
-            return
-        run.begin()  # an interrupt may have come in the middle of it
-        run.post(run.cancel, "its stream was left")
-        while (item := self._queue.get()) is not _END:
-            if isinstance(item, _Job):
-                item.run()
+def _stream_in_body(future: ThreadFuture, results: _ThreadResults) -> Iterator[Any]:
+    try:
+        yield from results.serve(future)
+        yield from results.recorded(future.result())
+    finally:
+        future.cancel()
 
 
 class _LoopResults(_Results):
@@ -519,7 +576,8 @@ class _LoopResults(_Results):
             while (item := await self._queue.get()) is not _END:
                 self._took()
                 yield item
-            future.result()
+            for item in self.recorded(future.result()):
+                yield item
         finally:
             if not future.done():
                 if run is None:

@@ -20,6 +20,7 @@ from weft.core.sizing import ESTIMATED_MEMORY, GROWTH_AFTER, Size, grown, size_o
 from weft.engine import events
 from weft.engine.feed import NOTHING, Feed
 from weft.errors import (
+    DefinitionError,
     InputError,
     NodeTimeoutError,
     ParallelExecutionError,
@@ -35,6 +36,13 @@ if TYPE_CHECKING:
 
 #: How many items that are not recorded are held back, on a resume, while the recorded ones are looked for.
 _HELD_BACK = 10_000
+
+
+#: How many failures of a stream are kept for the error that ends it.
+_KEPT_FAILURES = 100
+
+#: How many branches of a source without a known end are started in one go.
+_IN_ONE_GO = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +111,9 @@ class Sink(Protocol):
 
 _MISSING: Any = object()
 
+#: The value of a block whose results were given to a sink; storable.
+HANDED_OUT = "the results were handed out one by one"
+
 
 class _Waiting(NamedTuple):
     """A branch that is not started yet."""
@@ -126,7 +137,7 @@ class Block:
         self._sink = sink
         self._values: list[Any] = []  # by index: a value, or an outcome that is none
         self._bad: dict[int, Outcome[Any]] = {}
-        self._ok = 0
+        self._ok = self._not_ok = 0
         self._begun = 0
         self._started: set[int] = set()  # and not ended
         self._computing: set[int] = set()
@@ -138,7 +149,10 @@ class Block:
         self._growth: asyncio.TimerHandle | None = None
         self._recalls = self.is_looking = call.scope is not None and call.scope.order.replaying
         if feed.total:
-            options.policy.check(feed.total)
+            try:
+                options.policy.check(feed.total)
+            except DefinitionError as error:  # how many items there are was no part of the definition
+                raise InputError(str(error)) from None
 
     # What the engine tells
 
@@ -162,7 +176,7 @@ class Block:
         if self._error is not None:
             self._call.conclude(None, self._error)
             return
-        verdict = self._options.policy.verdict(self._ok, len(self._bad), self._feed.total)
+        verdict = self._options.policy.verdict(self._ok, self._not_ok, self._feed.total)
         if verdict is not Verdict.GO_ON:
             self._decide(verdict)
         elif self._recalls:
@@ -196,12 +210,14 @@ class Block:
             self._values[index] = value
 
     def _failed(self, index: int, outcome: Outcome[Any]) -> None:
-        self._bad[index] = outcome
+        self._not_ok += 1
+        if self._sink is None or len(self._bad) < _KEPT_FAILURES:
+            self._bad[index] = outcome
         if self._sink is not None and self._options.policy.gives_outcomes:
             self._sink.give(index, outcome)
 
     def _decide(self, verdict: Verdict) -> None:
-        policy, ok, failed, total = self._options.policy, self._ok, len(self._bad), self._feed.total
+        policy, ok, failed, total = self._options.policy, self._ok, self._not_ok, self._feed.total
         reason = policy.reason(ok, failed, total)
         if self._call.run.is_observed:
             self._call._tell(events.BlockDecided, reason=reason, ok=ok, failed=failed, total=total)
@@ -218,7 +234,7 @@ class Block:
 
     def _result(self) -> Any:
         if self._sink is not None:
-            return None
+            return HANDED_OUT
         policy = self._options.policy
         if not policy.gives_outcomes:
             values = [value for value in self._values if value is not _MISSING]
@@ -244,8 +260,13 @@ class Block:
 
     def _fill(self) -> None:
         feed, was_known = self._feed, self._feed.total is not None
+        started = 0
         while self._has_room and (waiting := self._next()) is not None:
             self._start(waiting)
+            started += 1
+            if started == _IN_ONE_GO and feed.total is None:
+                self._call.run.loop.call_soon(self._call.advance_soon)  # others are to have their turn
+                break
         if self._passed_by and self._growth is None:
             self._growth = self._call.run.loop.call_later(GROWTH_AFTER, self._grow)
         if not was_known and feed.total is not None:

@@ -684,11 +684,11 @@ class Call:
             parent.watch.touch()
         if not self.run.is_plain:
             self._note_delivery()
-        future, error = self.future, self.error
-        future.settle(self.value, error)
+        error = self.error
+        if error is not None and parent.state is State.DRAINING and not parent.step.is_planned:
+            self._note_unread(error)
+        self.future.settle(self.value, error)
         if parent.state is State.DRAINING:
-            if error is not None:
-                self._note_unread(error)
             self.run.soon(parent.after_child)
 
     def _note_delivery(self) -> None:

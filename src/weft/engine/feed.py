@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
-from collections.abc import AsyncIterable, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,6 +14,8 @@ from weft.errors import InputError
 if TYPE_CHECKING:
     from weft.engine.caller import Reader
     from weft.engine.planned import PlannedCall
+
+logger = logging.getLogger("weft")
 
 #: How many items of a source are read ahead of being started.
 _AHEAD = 64
@@ -68,7 +71,7 @@ def feed_of(source: Any, call: PlannedCall) -> Feed:
     if isinstance(source, AsyncIterable):
         return Streamed(source, call)
     if isinstance(source, Iterable):
-        reader = call.reader()
+        reader = call.reader_of_source()
         return Drawn(source, call) if reader is None else Pulled(source, call, reader)
     raise InputError(
         f"{call.step.name!r} takes an iterable or async iterable, not {type(source).__name__}: {source!r:.80}"
@@ -107,7 +110,8 @@ class Drawn:
         self.total: int | None = None
         self.is_over = False
         self._call = call
-        self._iterator = iter(source)
+        self._source = source
+        self._iterator: Iterator[Any] | None = None
         self._context = call.source_context()
         self._taken = 0
 
@@ -116,7 +120,7 @@ class Drawn:
         if self.is_over:
             return NOTHING
         try:
-            item = self._context.run(next, self._iterator, NOTHING)
+            item = self._context.run(self._draw)
         except BaseException as error:
             _say_whence(error, self._call)
             raise
@@ -126,8 +130,15 @@ class Drawn:
             self._taken += 1
         return item
 
+    def _draw(self) -> Any:
+        if self._iterator is None:
+            self._iterator = iter(self._source)
+        return next(self._iterator, NOTHING)
+
     def close(self, then: Callable[[], None]) -> None:
-        """There is nothing to close: it is read only when it is asked."""
+        """A generator that was not read to its end runs its ``finally``."""
+        if isinstance(self._iterator, Generator):
+            self._context.run(_close, self._iterator, self._call)
         then()
 
 
@@ -186,9 +197,10 @@ class Streamed(_Read):
         return item
 
     async def _read(self) -> None:
-        error = None
+        error, iterator = None, None
         try:
-            async for item in self._source:
+            iterator = aiter(self._source)
+            async for item in iterator:
                 self._items.append(item)
                 self._call.advance_soon()
                 if len(self._items) >= _AHEAD:
@@ -198,6 +210,11 @@ class Streamed(_Read):
             BaseException
         ) as caught:  # it is raised where the items are taken; SystemExit must not reach the loop
             error = caught
+        if isinstance(iterator, AsyncGenerator):  # its `finally` runs now, not when it is collected
+            try:
+                await iterator.aclose()
+            except BaseException as caught:
+                error = error or caught
         self._source_ended(error)
 
     def close(self, then: Callable[[], None]) -> None:
@@ -255,10 +272,16 @@ class Pulled(_Read):
             ended = True
         except BaseException as caught:  # it is raised where the items are taken
             ended, error = True, caught
+        if self._is_closed and isinstance(self._iterator, Generator):
+            _close(self._iterator, self._call)
+            self._iterator = None
         post(self._paused, ended, error)
 
     def _paused(self, ended: bool, error: BaseException | None) -> None:
         self._is_pulling = False
+        if self._is_closed and isinstance(self._iterator, Generator):
+            self._begin()  # it was told to close in the very moment in which it paused
+            return
         if ended:
             self._source_ended(error)
         elif self._is_hungry:
@@ -270,16 +293,25 @@ class Pulled(_Read):
     def close(self, then: Callable[[], None]) -> None:
         """Wait for the item that is being read, but not longer than a sync body is waited for."""
         self._is_closed = True
-        if not self._is_pulling:
+        if not self._is_pulling and not isinstance(self._iterator, Generator):
             then()
             return
         self._closed.append(then)
+        if not self._is_pulling:
+            self._begin()  # which runs the `finally` of a generator
         self._call.run.loop.call_later(self._call.run.grace, self._give_up)
 
     def _give_up(self) -> None:
         closed, self._closed = self._closed, []
         for then in closed:
             then()
+
+
+def _close(generator: Generator[Any, Any, Any], call: PlannedCall) -> None:
+    try:
+        generator.close()
+    except Exception:  # the block has its outcome already
+        logger.exception("the source of %r failed when it was closed", call.step.name)
 
 
 def _say_whence(error: BaseException, call: PlannedCall) -> None:

@@ -205,6 +205,15 @@ class ThreadFuture(concurrent.futures.Future[Any]):
         parent = call.parent if call is not None else None
         return parent.scope if parent is not None else None
 
+    @contextmanager
+    def attended(self) -> Iterator[None]:
+        """Meanwhile this thread waits for the call in a way of its own, as :meth:`result` would."""
+        told = self._attend(None)
+        try:
+            yield
+        finally:
+            self._leave(told)
+
     def _attend(self, timeout: float | None) -> tuple[Scope | None, Clock | None]:
         call = self.call
         if super().done() or call is None:

@@ -100,7 +100,7 @@ def _open(run: Execution, store: Checkpointer) -> Opened:
     row = store.open(request)
     if row.status is RunStatus.FINISHED:
         output = store.codec.decode(row.output) if row.output is not None else None
-        return Opened(row, input=value, output=output)
+        return Opened(row, input=value, output=workflow.recorded_output(output, store, run_id))
     try:
         if answers:
             records = [answer_record(key, store.codec.encode(v, root="answer")) for key, v in answers.items()]

@@ -55,6 +55,7 @@ class PlannedCall(Call):
     """A call with a conductor, which ``step.fn(call, *args)`` gives."""
 
     conductor: Conductor | None = None
+    reader: Reader | None = None  # a thread that waits for this call, and can read its source meanwhile
     concluded = False  # it starts nothing more
     waits_to_return = (
         False  # a conductor does nothing at an outcome that anybody would have to be held up for
@@ -118,8 +119,10 @@ class PlannedCall(Call):
         """A context of its own for what reads a source."""
         return self.context.copy()
 
-    def reader(self) -> Reader | None:
-        """Where a sync iterable that this call was given is read; None for on the loop, as an async body would."""
+    def reader_of_source(self) -> Reader | None:
+        """The thread that reads a sync iterable which this call was given; None for the loop itself."""
+        if self.reader is not None and not self.run.clock.is_virtual:
+            return self.reader
         call: Call = self
         while call.parent is not None and call.parent.step.is_planned:
             call = call.parent

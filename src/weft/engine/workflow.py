@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from weft.checkpoint.base import Checkpointer
     from weft.engine.call import Call
     from weft.engine.execution import Execution
     from weft.engine.step import Step
@@ -22,6 +23,10 @@ class Workflow:
     def recorded_input(self, input: Any) -> Any:
         """What a journal keeps of the input."""
         return input
+
+    def recorded_output(self, value: Any, store: Checkpointer, run_id: str) -> Any:
+        """The output of a finished run, made of what its journal has kept as such."""
+        return value
 
     def split_output(self, value: Any) -> tuple[Any, Any]:
         """What the run returns, and what its thread saves as ``previous``."""

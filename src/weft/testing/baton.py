@@ -226,7 +226,8 @@ class Baton:
     @property
     def next_moment(self) -> float | None:
         """The virtual time at which a body wants to go on, if one waits for a time."""
-        found = [where.until for where in self._away.values() if where is not None]
+        with self._lock:
+            found = [where.until for where in self._away.values() if where is not None]
         moments = [until for until in found if until is not None]
         if self._asleep:
             moments.append(self._asleep[0][0])
@@ -239,7 +240,8 @@ class Baton:
 
     def where(self) -> list[str]:
         """Where the threads of bodies are, in words."""
-        found = sorted(self._bodies, key=lambda body: body.number)
+        with self._lock:
+            found = sorted(self._bodies, key=lambda body: body.number)
         return [f"a body in a thread is at {where_thread(body.thread)}" for body in found]
 
     @property

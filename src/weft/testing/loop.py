@@ -19,7 +19,7 @@ from functools import partial
 from threading import get_ident
 from typing import Any, TypeVar, TypeVarTuple
 
-from weft.core.checks import check_count
+from weft.core.checks import check_count, check_seconds
 from weft.core.sizing import Resources
 from weft.errors import DefinitionError
 from weft.testing.baton import here
@@ -122,13 +122,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         weft_clock: The clock that runs on this loop use.
 
     Raises:
-        DefinitionError: A seed, a number of cores or an amount of memory that cannot be.
+        DefinitionError: A seed or a number that cannot be.
     """
 
     _closed = True  # until it is open: asyncio complains of loops that are lost and not closed
     _ready: deque[asyncio.Handle]
     _scheduled: list[_Timer]
     _clock_resolution: float
+    _thread_id: int | None
     _default_executor: concurrent.futures.Executor | None
     _executor_shutdown_called: bool
 
@@ -143,6 +144,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         check_seed(seed)
         check_count("cores", cores)
         check_count("memory", memory)
+        if patience is not None:
+            check_seconds("patience", patience)
         self._now = 0.0
         self._numbers = itertools.count()
         self._order = None if seed is None else random.Random(seed)
@@ -404,6 +407,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def _stand_still(self) -> list[Any]:
         """Nothing is to come that this loop knows of."""
         if self._goals:
+            # Threads that time goes on without may still give something to do.
+            events = self._own_selector.really_select(self._patience) if self.weft_clock.complaints else []
+            if events:
+                return events
             raise StandstillError(self._standstill())
         waits = bool(self._baton.has_bodies or asyncio.all_tasks(self))
         events = self._own_selector.really_select(_STANDS_STILL if waits and not self._has_warned else None)
@@ -416,7 +423,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         tasks = sorted(asyncio.all_tasks(self), key=lambda task: task.get_name())
         return (
             f"at {self._now:g} s of virtual time nothing can happen any more: nothing is ready, no timer is set and "
-            "no thread works. If something comes from a thread of your own, have it started by asyncio.to_thread()"
+            "no thread works that time would wait for. If something comes from a thread of your own, have it started "
+            "by asyncio.to_thread()"
             f"{list_of([*map(where_task, tasks), *self._baton.where()])}"
         )
 
@@ -430,7 +438,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
                 raise
 
     def _wake(self) -> None:
-        self._write_to_self()  # type: ignore[attr-defined]
+        if self._thread_id != get_ident():
+            self._write_to_self()  # type: ignore[attr-defined]
 
 
 def _is_step(handle: asyncio.Handle) -> bool:
