@@ -18,7 +18,7 @@ LAYERS = [
     {"engine"},
     {"observe"},
     {"run"},
-    {"runnable", "functional", "nodes", "compose", "mapping", "state", "history"},
+    {"provided", "runnable", "functional", "nodes", "compose", "mapping", "state", "history"},
     {"testing"},
     {"cli"},
 ]

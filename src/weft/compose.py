@@ -291,6 +291,7 @@ def _flattened(part: Runnable) -> list[Runnable]:
 class Walk:
     """The conductor of a sequence: one step at a time."""
 
+    is_serial = True
     is_looking = False
     may_start_more = False
 

@@ -26,6 +26,7 @@ from weft.engine.limits import limits_of
 from weft.engine.options import RunOptions, as_checkpointer
 from weft.engine.step import Step, name_of, retry_policies
 from weft.errors import DefinitionError, DirectCallError, InputError, Interrupted, NotInRunError, UsageError
+from weft.provided import PROVIDERS
 from weft.runnable import Runnable
 from weft.types import Runtime, StateSnapshot, StreamWriter
 
@@ -59,15 +60,9 @@ if TYPE_CHECKING:
 
 
 class _Functional(Runnable):
-    """What tasks and entrypoints share: what their bodies may have injected, and the cache."""
+    """What tasks and entrypoints share: the cache."""
 
-    memory: BaseStore | None = None
     cache: Cache | None = None
-    context_schema: type | None = None
-
-    def provide(self, name: str, call: Call) -> Any:
-        """The value of ``config``, ``previous``, ``runtime``, ``store`` or ``writer`` for a body."""
-        return _PROVIDERS[name](self, call)
 
     def look_up(self, call: Call) -> tuple[bool, Any]:
         """Whether the cache has a value for this call, and the value."""
@@ -83,12 +78,6 @@ class _Functional(Runnable):
             self.cache.set(
                 _namespace(call.step), _cache_key(call), _codec(call).encode(call.value), ttl=policy.ttl
             )
-
-    def context_of(self, given: Any) -> Any:
-        """The run's context, made of a mapping where the entrypoint has a schema for it."""
-        if self.context_schema is not None and isinstance(given, Mapping):
-            return self.context_schema(**given)
-        return given
 
 
 # Tasks
@@ -470,65 +459,28 @@ def interrupt(value: Any) -> Any:
 
 def get_config() -> Mapping[str, Any]:
     """The run's ``config``."""
-    return _of_this_call("config", "get_config()")  # type: ignore[no-any-return]  # see _PROVIDERS
+    return _of_this_call("config", "get_config()")  # type: ignore[no-any-return]  # see PROVIDERS
 
 
 def get_store() -> BaseStore | None:
     """The long-term memory of the entrypoint."""
-    return _of_this_call("store", "get_store()")  # type: ignore[no-any-return]  # see _PROVIDERS
+    return _of_this_call("store", "get_store()")  # type: ignore[no-any-return]  # see PROVIDERS
 
 
 def get_stream_writer() -> StreamWriter:
     """What writes to the run's ``custom`` stream."""
-    return _of_this_call("writer", "get_stream_writer()")  # type: ignore[no-any-return]  # see _PROVIDERS
+    return _of_this_call("writer", "get_stream_writer()")  # type: ignore[no-any-return]  # see PROVIDERS
 
 
 def get_runtime() -> Runtime[Any]:
     """Everything that the run gives to its bodies."""
-    return _of_this_call("runtime", "get_runtime()")  # type: ignore[no-any-return]  # see _PROVIDERS
+    return _of_this_call("runtime", "get_runtime()")  # type: ignore[no-any-return]  # see PROVIDERS
 
 
 def _of_this_call(name: str, what: str) -> Any:
     call = current_call(what)
     return call.workflow.provide(name, call)
 
-
-def _config(workflow: _Functional, call: Call) -> Mapping[str, Any]:
-    run = call.run
-    given = run.options.config
-    configurable = {**(given.get("configurable") or {}), "thread_id": run.thread_id, "run_id": run.id}
-    return {"metadata": {}, "tags": [], **given, "configurable": configurable}
-
-
-def _writer(workflow: _Functional, call: Call) -> StreamWriter:
-    run = call.run
-
-    def write(value: Any) -> None:
-        run.post(call.tell_user_event, value)
-
-    return write
-
-
-def _runtime(workflow: _Functional, call: Call) -> Runtime[Any]:
-    run = call.run
-    return Runtime(
-        context=workflow.context_of(run.options.context),
-        store=workflow.memory,
-        stream_writer=_writer(workflow, call),
-        previous=run.previous,
-        heartbeat=call.heartbeat,
-        run_id=run.id,
-        thread_id=run.thread_id,
-    )
-
-
-_PROVIDERS: Mapping[str, Callable[[_Functional, Call], Any]] = {
-    "config": _config,
-    "previous": lambda _workflow, call: call.run.previous,
-    "runtime": _runtime,
-    "store": lambda workflow, _call: workflow.memory,
-    "writer": _writer,
-}
 
 #: With which annotation a parameter of that name is injected; without one it always is.
 _ANNOTATED = {"config": "RunnableConfig", "store": "BaseStore", "writer": "StreamWriter"}
@@ -543,7 +495,7 @@ def _injected(fn: Callable[..., Any], *, skip: int) -> tuple[tuple[str, int], ..
     return tuple(
         (p.name, position if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD else sys.maxsize)
         for position, p in enumerate(parameters, skip)
-        if p.name in _PROVIDERS and p.kind in _BY_NAME and _fits(p)
+        if p.name in PROVIDERS and p.kind in _BY_NAME and _fits(p)
     )
 
 

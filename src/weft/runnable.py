@@ -47,6 +47,10 @@ class Runnable(Workflow):
     #: Whether it has a sync body, which needs a core; not counting what chooses its own width.
     computes: bool = False
 
+    #: Long-term memory, and the class of ``invoke(context=...)``, where the style has them.
+    memory: Any = None
+    context_schema: type | None = None
+
     # The verbs
 
     def invoke(self, input: Any, config: Mapping[str, Any] | None = None, **options: Any) -> Any:
@@ -180,6 +184,20 @@ class Runnable(Workflow):
         from weft.mapping import amap  # noqa: PLC0415 - as above
 
         return await amap(self, items, **options)
+
+    # What its bodies may have
+
+    def provide(self, name: str, call: Call) -> Any:
+        """The value of ``config``, ``previous``, ``runtime``, ``store`` or ``writer`` for a body."""
+        from weft.provided import PROVIDERS  # noqa: PLC0415 - most bodies ask for none of it
+
+        return PROVIDERS[name](self, call)
+
+    def context_of(self, given: Any) -> Any:
+        """The run's context, made of a mapping where the workflow has a schema for it."""
+        if self.context_schema is not None and isinstance(given, Mapping):
+            return self.context_schema(**given)
+        return given
 
     # As a part of a workflow
 

@@ -127,6 +127,8 @@ class _Waiting(NamedTuple):
 class Block:
     """The conductor of a block."""
 
+    is_serial = False
+
     def __init__(
         self, call: PlannedCall, style: Style, feed: Feed, options: BlockOptions, sink: Sink | None = None
     ) -> None:

@@ -31,6 +31,7 @@ from weft.core.limits import Needs
 from weft.core.outcome import Cancelled, Failed, Ok, Outcome, TimedOut
 from weft.core.retry import next_delay, retry_after
 from weft.engine import events, limits
+from weft.engine.caller import Caller
 from weft.engine.context import current
 from weft.engine.futures import AnyFuture, LoopFuture, Reply, ThreadFuture
 from weft.engine.raised import say_where, signal_in, without_our_frame
@@ -54,6 +55,7 @@ class Call:
     """One use of a step. What few calls need is a class attribute until it is set."""
 
     scope_type: type[Scope] = Scope
+    is_serial = False  # it has one child at a time, and does nothing else
     record: Record | None = None  # the recorded outcome that is to be shown
     scope: Scope | None = None  # in a journaled run, what its body has asked for
     identity = b""
@@ -79,6 +81,7 @@ class Call:
     is_lending = False  # what it holds was given back for the time in which it has children
     refuses = 0  # grants on their way here that it does not want any more
     arrival: Call | None = None  # its last child, whose outcome waits until it has a slot again
+    failed_child: BaseException | None = None  # what the last of its children that failed has raised
     failed_with: BaseException | None = None  # the attempt before
     is_held = False  # its outcome is durable and waits to be shown
     children: AbstractSet[Call] = frozenset()  # asked for, and their outcome not shown yet
@@ -413,13 +416,27 @@ class Call:
         def job() -> None:
             context.run(self._run_in_thread, attempt)
 
-        if self.parent is None and run.caller is not None and not (self.step.timeout or run.options.timeout):
+        if self._is_alone and isinstance(run.caller, Caller) and not run.clock.is_virtual:
             run.caller.put(job)
             return
         try:
             run.clock.start_thread(job)
         except RuntimeError as error:  # the system has no thread to give
             self._body_ended(None, error)
+
+    @property
+    def _is_alone(self) -> bool:
+        """Whether a sync caller can lend it his thread: nothing else is at work, and nobody may give it up."""
+        run, call = self.run, self
+        if run.options.timeout is not None:
+            return False
+        while not (call.step.timeout or call.step.total):
+            if call.parent is None:
+                return True
+            if not call.parent.is_serial:
+                return False
+            call = call.parent
+        return False
 
     def _run_in_thread(self, attempt: int) -> None:
         if attempt != self.attempt or self.state is not State.RUNNING:
@@ -541,7 +558,7 @@ class Call:
         if isinstance(error, Interrupted):
             self._open_question(error)
             return
-        if self.step.limits or self.run.limits:
+        if (self.step.limits or self.run.limits) and not self.step.is_planned:
             self._heed_pause(error)
         if self.step.retry and not self.is_last and not isinstance(error, Unwind):
             delay = self._delay_after(error)
@@ -552,7 +569,8 @@ class Call:
 
     def _heed_pause(self, error: BaseException) -> None:
         """The provider has said when to come back: that is for everybody on its limit."""
-        if (seconds := retry_after(error)) is not None:
+        seconds = retry_after(error)
+        if seconds is not None and self.failed_child is not error:
             limits.pause(self, (*self.step.limits, *self.run.limits), seconds)
 
     def _delay_after(self, error: BaseException) -> float | None:
@@ -685,8 +703,10 @@ class Call:
         if not self.run.is_plain:
             self._note_delivery()
         error = self.error
-        if error is not None and parent.state is State.DRAINING and not parent.step.is_planned:
-            self._note_unread(error)
+        if error is not None:
+            parent.failed_child = error
+            if parent.state is State.DRAINING and not parent.step.is_planned:
+                self._note_unread(error)
         self.future.settle(self.value, error)
         if parent.state is State.DRAINING:
             self.run.soon(parent.after_child)

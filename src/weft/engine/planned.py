@@ -39,6 +39,9 @@ class Conductor(Protocol):
     def close(self, then: Callable[[], None]) -> None:
         """Let go of what is not a call, such as a source that is being read; ``then`` when that is done."""
 
+    #: Whether it has one call at a time.
+    is_serial: bool
+
     @property
     def is_looking(self) -> bool:
         """Whether it still looks for recorded calls, so that nothing of those it has asked for is shown out of turn."""
@@ -75,6 +78,7 @@ class PlannedCall(Call):
         self.state = State.RUNNING
         self.attempt += 1
         self.concluded = False
+        self.is_serial = False
         if not (self.run.is_plain and self.step.is_plain):
             self._prepare_attempt()
         self.run.soon(self._begin_conducting)
@@ -90,6 +94,7 @@ class PlannedCall(Call):
             self.concluded = True
             self._conclude(None, error)
             return
+        self.is_serial = self.conductor.is_serial
         self.advance_soon()
 
     def advance_soon(self) -> None:

@@ -7,6 +7,8 @@ import linecache
 import sys
 import sysconfig
 from collections.abc import Iterable
+from contextvars import Context
+from functools import partial
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
@@ -43,7 +45,10 @@ def where_thread(thread: int | None) -> str:
 
 
 def name_of(fn: Any) -> str:
-    """What a function is called."""
+    """What a function is called, also where ``asyncio.to_thread`` has wrapped it."""
+    while isinstance(fn, partial):
+        is_in_context = isinstance(getattr(fn.func, "__self__", None), Context)
+        fn = fn.args[0] if is_in_context and fn.args else fn.func
     return str(getattr(fn, "__qualname__", None) or repr(fn))
 
 
