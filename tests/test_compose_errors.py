@@ -887,8 +887,8 @@ def test_cancelling_the_run_stops_every_branch(kind):
 
     def held(name):
         async def body(value):
-            await asyncio.to_thread(inside.wait)
             try:
+                await asyncio.to_thread(inside.wait)
                 await asyncio.sleep(60)
             finally:
                 left.append(name)

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, overload
 
 from weft.core.binding import Binding
-from weft.core.checks import check_count, check_seconds
+from weft.core.checks import check_count, check_name, check_seconds
 from weft.core.choices import choices_of
 from weft.core.policy import policy_of
 from weft.core.sizing import ESTIMATED_MEMORY, check_estimate
@@ -76,7 +76,7 @@ class Parallel(_Composed):
             raise DefinitionError("parallel() needs at least one branch")
         options.policy.check(len(parts))
         self.options = options
-        self.key = name or "parallel"
+        self.key = "parallel" if name is None else check_name("parallel()", name)
         self.step = Step(
             self._conductor,
             self.key,
@@ -255,7 +255,7 @@ class Sequence(_Composed):
         self.steps = [part.within(parts) if isinstance(part, Decision) else part for part in parts]
         self.own_name = name
         self.max_steps = check_count("max_steps", max_steps)
-        self.key = name or parts[-1].key
+        self.key = parts[-1].key if name is None else check_name("Sequence()", name)
         self.step = Step(
             functools.partial(Walk, self.steps, self.max_steps),
             name or " >> ".join(part.key for part in parts),
@@ -499,7 +499,7 @@ def decision(
     Raises:
         DefinitionError: What is decorated is no function, or an option can never work.
     """
-    name = func if isinstance(func, str) else None
+    name = check_name("a decision", func) if isinstance(func, str) else None
     named = _named_branches(branches)
     options = {
         "retry": retry_policies(retry),

@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 class WeftError(Exception):
     """The base of every error that Weft raises."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (type(self), self.args), self.__dict__
+
 
 class DefinitionError(WeftError, ValueError):
     """A step, block or workflow was declared in a way that can never work."""
@@ -164,13 +167,17 @@ class ParallelExecutionError(WeftError, ExceptionGroup[Exception]):
             if mine is error or (
                 isinstance(mine, BaseExceptionGroup)
                 and isinstance(error, BaseExceptionGroup)
-                and mine.message == error.message  # a part of a nested group
+                and _leaves(error) <= _leaves(mine)  # a part of a nested group
             ):
                 return name
         return self.branch
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuilt, (self.message, list(self.exceptions), list(self.branches), self.reason)
+        return (
+            _rebuilt,
+            (self.message, list(self.exceptions), list(self.branches), self.reason),
+            self.__dict__,
+        )
 
 
 def _rebuilt(
@@ -179,7 +186,20 @@ def _rebuilt(
     made = ExceptionGroup.__new__(ParallelExecutionError, message, exceptions)
     made.branches = tuple(branches)
     made.reason = reason
+    made.__cause__ = made.exceptions[0]
     return made
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> set[int]:
+    found: set[int] = set()
+    stack: list[BaseException] = [group]
+    while stack:
+        error = stack.pop()
+        if isinstance(error, BaseExceptionGroup):
+            stack.extend(error.exceptions)
+        else:
+            found.add(id(error))
+    return found
 
 
 class RetryAfter(WeftError):  # noqa: N818 - it is named for what it asks
@@ -271,6 +291,13 @@ class Suspended(Unwind):
 
 class Stopped(Unwind):
     """Nobody waits for this body any more: it was cancelled, or is out of time."""
+
+
+def _restored(cls: type[WeftError], args: tuple[Any, ...]) -> WeftError:
+    """An error as it was pickled, whatever its class takes to make one."""
+    made = cls.__new__(cls, *args)
+    made.args = args
+    return made
 
 
 def _described(error: BaseException) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from weft.checkpoint.base import RecordKind
 from weft.compose import Decision, Walk, block_options
-from weft.core.checks import check_count, check_seconds
+from weft.core.checks import check_count, check_name, check_seconds
 from weft.core.identity import root_identity
 from weft.core.limits import Capacity
 from weft.core.outcome import Failed, Ok, TimedOut
@@ -70,7 +70,7 @@ class Map(Runnable):
     ) -> None:
         self.part = part
         self.options = options
-        self.key = name or part.key
+        self.key = part.key if name is None else check_name("map()", name)
         self.step = Step(
             self._conductor,
             name or f"map({part.key})",

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from weft.core.binding import Binding
-from weft.core.checks import check_seconds
+from weft.core.checks import check_name, check_seconds
 from weft.core.timeout import TimeoutPolicy
 from weft.engine.limits import limits_of
 from weft.engine.step import Step, retry_policies
@@ -116,8 +116,8 @@ def node(
         if name is not None:
             raise DefinitionError(f"node({func!r}, name={name!r}) has two names; leave one of them out")
         func, name = None, func
-    if name is not None and (not isinstance(name, str) or not name):
-        raise DefinitionError(f"the name of a node must be a string that is not empty, not {name!r}")
+    if name is not None:
+        check_name("a node", name)
     options = {
         "retry": retry_policies(retry),
         "timeout": TimeoutPolicy.of(timeout),

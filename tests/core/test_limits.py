@@ -189,6 +189,17 @@ def test_a_pause_holds_up_everybody_once():
     assert due(needs, now=30.0).granted == ("a",)
 
 
+def test_who_asks_is_told_though_he_was_told_before():
+    """1. Both have a timer for 10. 2. That of b fires: c is told 20. 3. That of c fires before c hears of it."""
+    api, gpu = Capacity("api", rate=Rate(1, 10.0)), Capacity("gpu", concurrent=9)
+    take("a", (api,))
+    assert take("b", (api,), now=1.0) == 10.0
+    assert take("c", (api, gpu), now=1.0) == 10.0
+    assert due((api,), now=10.0, who="b").later == (("c", 20.0),)
+    assert due((api, gpu), now=10.0) is NOBODY
+    assert due((api, gpu), now=10.0, who="c").later == (("c", 20.0),)
+
+
 def test_a_pause_that_is_prolonged_is_told_anew():
     needs = (Capacity("api"),)
     needs[0].pause(30.0)
@@ -598,7 +609,7 @@ class World:
         granted = []
         while ready := [who for who, when in self.alarms.items() if when <= self.now]:
             self.alarms.pop(ready[-1])  # in no particular order
-            granted += self.note(due(self.real(self.waiting[ready[-1]]), now=self.now))
+            granted += self.note(due(self.real(self.waiting[ready[-1]]), now=self.now, who=ready[-1]))
         return granted
 
     def acquire(self, needs, *, ahead, begins):
@@ -807,10 +818,9 @@ def test_a_crowd_is_served_in_full_and_within_the_limits(seed):
         for who in [each for each in holding if draw.random() < 0.4]:
             tell(release(holding.pop(who)[0], now=now))
         for who in [each for each, when in alarms.items() if when <= now and draw.random() < 0.7]:
-            if alarms[who] <= now:  # else it was told a later moment while its timer fired
-                del alarms[who]
+            del alarms[who]  # perhaps it was told a later moment while its timer fired
             if who in waiting:
-                tell(due(waiting[who][0], now=now))
+                tell(due(waiting[who][0], now=now, who=who))
         longest = max([longest, *(step - since[who] for who in waiting)])
     assert not waiting, "served in the end, every one"
     assert longest < 2500

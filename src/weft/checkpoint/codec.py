@@ -30,6 +30,7 @@ from weft.checkpoint.wire import (
     WriteTable,
     pack,
 )
+from weft.core.outcome import Cancelled, Failed, NotStarted, Ok, Skipped, TimedOut
 from weft.errors import CorruptDataError, DefinitionError, UnstorableError
 
 T = TypeVar("T")
@@ -41,6 +42,9 @@ _DESCRIBERS: ReadTable = {
     **shapes.DESCRIBERS,
     **errors_codec.DESCRIBERS,
 }
+
+
+_OUTCOMES = (Ok, Failed, TimedOut, Cancelled, Skipped, NotStarted)
 
 
 class Codec:
@@ -62,7 +66,7 @@ class Codec:
         self._describer = Reader(_DESCRIBERS, self._shapes)
         self._lock = threading.Lock()
         self._hinted: WeakSet[Any] = WeakSet()
-        self.register(*types)
+        self.register(*_OUTCOMES, *types)
 
     def register(self, *types: type) -> None:
         """Make application types storable, with those that the annotations of their fields name.

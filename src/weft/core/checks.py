@@ -20,6 +20,17 @@ def check_count(name: str, value: object) -> int:
     return value
 
 
+def check_name(what: str, value: object) -> str:
+    """A string that is not empty.
+
+    Raises:
+        DefinitionError: It is not one.
+    """
+    if not isinstance(value, str) or not value:
+        raise DefinitionError(f"the name of {what} must be a string that is not empty, not {value!r}")
+    return value
+
+
 def check_seconds(name: str, value: object) -> float:
     """A time span in seconds, above 0 and finite.
 

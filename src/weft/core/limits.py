@@ -201,8 +201,8 @@ class Turn(Generic[T]):
 
     Attributes:
         granted: Who holds what they need from now on, in the order in which they should go on.
-        later: Who is first in their lane and lacks only time, and the moment at which to call :func:`due` with
-            what they need. Told once: so a timer for this moment must survive until then, or until they go.
+        later: Who is first in their lane and lacks only time, and the moment at which to call :func:`due` for
+            them. Told once, and again when they ask: so each needs one timer, for the earliest moment told.
     """
 
     granted: tuple[T, ...] = ()
@@ -342,11 +342,18 @@ def release(needs: Needs, *, now: float) -> Turn[Any]:
     return due(needs, now=now) if waited_for else NOBODY
 
 
-def due(needs: Needs, *, now: float) -> Turn[Any]:
-    """Who goes now of those who wait for any of ``needs``: time has passed, or a pause was set."""
+def due(needs: Needs, *, now: float, who: Hashable = None) -> Turn[Any]:
+    """Who goes now of those who wait for any of ``needs``: a pause was set, or the moment told to ``who`` has come.
+
+    The timer of ``who`` is spent: if he still lacks only time he is told another moment, whatever he was told before.
+    """
     for capacity in needs:
         capacity._see(now)
     line = _line(needs)
+    if who is not None:
+        for _, lane in line:
+            if who is next(iter(lane.waiters)):
+                lane.told = -inf
     if any(capacity._insistent for capacity in needs):
         line += _set_free_by(needs, -1)
     return _serve(line, now)

@@ -134,18 +134,16 @@ def retry_after(error: BaseException) -> float | None:
     Looked for by name, so that no client library is imported: an attribute ``retry_after`` (seconds), or the HTTP
     header ``retry-after`` (seconds; the form with a date is not read) of ``error.response``.
     """
-    told = getattr(error, "retry_after", None)
-    if told is None:
-        headers = getattr(getattr(error, "response", None), "headers", None)
-        if headers is None:
+    try:
+        told = getattr(error, "retry_after", None)
+        if told is None:
+            headers = getattr(getattr(error, "response", None), "headers", None) or {}
+            told = float(headers.get("retry-after") or headers.get("Retry-After") or math.nan)
+        if isinstance(told, bool) or not isinstance(told, int | float):
             return None
-        try:
-            told = float(headers.get("retry-after") or headers.get("Retry-After"))
-        except (AttributeError, TypeError, ValueError):
-            return None
-    if isinstance(told, bool) or not isinstance(told, int | float):
+        return float(told) if 0 <= told < math.inf else None
+    except Exception:  # an attribute of a foreign error may raise anything: then it says nothing
         return None
-    return float(told) if 0 <= told < math.inf else None
 
 
 def _interval(policy: RetryPolicy, attempt: int) -> float:

@@ -26,6 +26,7 @@ from weft.errors import (
     ParallelExecutionError,
     ParallelTimeoutError,
     RunCancelledError,
+    UnstorableError,
 )
 
 if TYPE_CHECKING:
@@ -213,10 +214,23 @@ class Block:
 
     def _failed(self, index: int, outcome: Outcome[Any]) -> None:
         self._not_ok += 1
+        if self._options.policy.gives_outcomes and self._call.run.recorder is not None:
+            outcome = self._storable(index, outcome)
         if self._sink is None or len(self._bad) < _KEPT_FAILURES:
             self._bad[index] = outcome
         if self._sink is not None and self._options.policy.gives_outcomes:
             self._sink.give(index, outcome)
+
+    def _storable(self, index: int, outcome: Outcome[Any]) -> Outcome[Any]:
+        """The outcome, or one that says so where it could not be recorded as part of the block's own result."""
+        assert self._call.run.recorder is not None
+        try:
+            self._call.run.recorder.codec.encode(outcome)
+        except UnstorableError as refused:
+            error = UnstorableError(f"the failure of branch {self._name(index)!r}", refused.reason)
+            error.__cause__ = getattr(outcome, "error", None)
+            return Failed(error)
+        return outcome
 
     def _decide(self, verdict: Verdict) -> None:
         policy, ok, failed, total = self._options.policy, self._ok, self._not_ok, self._feed.total
