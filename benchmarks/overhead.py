@@ -215,6 +215,74 @@ def _weft_case(shape: str, kind: str, *, sync: bool = False) -> Case:
     return measure
 
 
+# Blocks, beside a semaphore of the same width and a task each
+
+WIDTH = 100
+
+
+async def asyncio_semaphore(setting: Setting) -> Measures:
+    async def once() -> None:
+        room = asyncio.Semaphore(WIDTH)
+
+        async def branch(i: int) -> int:
+            async with room:
+                return await _noop(i)
+
+        await asyncio.gather(*[asyncio.create_task(branch(i)) for i in range(setting.size)])
+
+    return await _timed(once, setting)
+
+
+async def weft_parallel(setting: Setting) -> Measures:
+    weft = _weft()
+    branches = [weft.node(f"branch {i}")(_noop) for i in range(setting.size)]
+    block = weft.parallel(*branches, max_concurrent=WIDTH)
+
+    async def once() -> None:
+        assert len(await block.ainvoke(1)) == setting.size
+
+    return await _timed(once, setting)
+
+
+async def weft_sequence(setting: Setting) -> Measures:
+    weft = _weft()
+    steps = weft.Sequence(*[weft.node(f"step {i}")(_noop) for i in range(setting.size)])
+
+    async def once() -> None:
+        assert await steps.ainvoke(1) == 1
+
+    return await _timed(once, setting)
+
+
+def _map_case(kind: str, source: Callable[[int], Any]) -> Case:
+    async def measure(setting: Setting) -> Measures:
+        weft = _weft()
+        saver = _saver(kind, setting)
+        step = weft.node("noop")(_noop)
+
+        async def once() -> None:
+            options = {"run_id": uuid.uuid4().hex, "checkpointer": saver} if saver is not None else {}
+            found = await weft.amap(step, source(setting.size), max_concurrent=WIDTH, **options)
+            assert len(found) == setting.size
+
+        return await _timed(once, setting)
+
+    return measure
+
+
+async def weft_map_stream(setting: Setting) -> Measures:
+    weft = _weft()
+    block = weft.map(weft.node("noop")(_noop), max_concurrent=WIDTH)
+
+    async def once() -> None:
+        found = 0
+        async for _ in block.astream(i for i in range(setting.size)):
+            found += 1
+        assert found == setting.size
+
+    return await _timed(once, setting)
+
+
 # Sync bodies, beside a hop to a thread and back
 
 
@@ -505,6 +573,27 @@ SECTIONS = (
         limits=("asyncio", "sqlite"),
     ),
     Section(
+        "blocks",
+        f"blocks of no-op async branches, {WIDTH} at once (asyncio: a task each and a semaphore)",
+        {
+            "asyncio": asyncio_semaphore,
+            "weft parallel": weft_parallel,
+            "weft map": _map_case("none", lambda n: list(range(n))),
+            "weft map, generator": _map_case("none", lambda n: (i for i in range(n))),
+            "weft map, stream": weft_map_stream,
+            "weft map, sqlite": _map_case("sqlite", lambda n: list(range(n))),
+        },
+        limits=("asyncio",),
+        unit="µs a branch",
+    ),
+    Section(
+        "sequence",
+        "sequence of no-op async nodes (asyncio: a task each)",
+        {"asyncio": asyncio_chain, "weft": weft_sequence},
+        limits=("asyncio",),
+        unit="µs a step",
+    ),
+    Section(
         "sync-fanout",
         "fan-out of no-op sync tasks (hop: 32 threads of one's own)",
         {"hop": hop_fanout, "weft": _weft_case("fanout", "none", sync=True)},
@@ -585,6 +674,12 @@ TARGETS = (
         for section in ("fanout", "chain")
         for contender in ("weft", "weft+memory", "weft+sqlite")
     ),
+    *(
+        Target("blocks", contender, 3, "asyncio")
+        for contender in ("weft parallel", "weft map", "weft map, generator", "weft map, stream")
+    ),
+    Target("sequence", "weft", 3, "asyncio"),
+    *(Target("blocks", contender, LINEAR, is_growth=True) for contender in ("weft parallel", "weft map")),
     Target("resume", "fan-out", LINEAR, is_growth=True),
     Target("resume", "chain", LINEAR, is_growth=True),
     Target("import", "import weft", 100, sizes=(1,)),

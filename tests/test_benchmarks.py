@@ -39,6 +39,15 @@ def test_every_section_has_figures_beside_its_limit(run):
     _, figures = run
     results = figures["results"]
     assert {name: set(found) for name, found in results.items() if name not in ("fanout", "chain")} == {
+        "blocks": {
+            "asyncio",
+            "weft parallel",
+            "weft map",
+            "weft map, generator",
+            "weft map, stream",
+            "weft map, sqlite",
+        },
+        "sequence": {"asyncio", "weft"},
         "sync-fanout": {"hop", "weft"},
         "sync-chain": {"hop", "weft", "weft, sync body"},
         "memory": {"asyncio", "weft", "weft+sqlite"},

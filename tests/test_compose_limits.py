@@ -95,7 +95,6 @@ class Tree:
         self.all = Gauge()
         self.count = 0
         self.fails = self.rng.random() < 0.4
-        self.clock = lambda: 0.0
 
     def name(self):
         self.count += 1
@@ -184,6 +183,8 @@ def test_random_trees_under_limits_all_end_and_no_limit_is_ever_exceeded(ends):
         if ends == "out of time":
             options["timeout"] = tree.rng.choice([0.5, 1.5, 4])
 
+        given_up = []
+
         async def main():
             handle = workflow.submit(1, **options)
             if ends == "cancelled":
@@ -192,9 +193,11 @@ def test_random_trees_under_limits_all_end_and_no_limit_is_ever_exceeded(ends):
             with suppress(Exception, asyncio.CancelledError):
                 await handle
             assert handle.status in {"finished", "failed", "cancelled"}
-            if not handle.given_up:
+            given_up.extend(handle.given_up)
+            if not given_up:
                 assert idle(*tree.limits), [repr(each) for each in tree.limits]
                 assert tree.all.now == 0
+                await asyncio.sleep(0)  # for tasks that were cancelled before they began
                 left = [each for each in asyncio.all_tasks() if each is not asyncio.current_task()]
                 assert left == []
             await asyncio.sleep(20)  # for what was given up
@@ -205,8 +208,8 @@ def test_random_trees_under_limits_all_end_and_no_limit_is_ever_exceeded(ends):
             run(main, seed=seed)
             for limit, gauge in tree.gauges.items():
                 assert gauge.most <= limit.concurrent
-            if width is not None and ends == "by itself" and not tree.fails:
-                assert tree.all.most <= width or "timeout" in str(tree.rng)
+            if width is not None and not given_up:  # the width of the run is not kept by those
+                assert tree.all.most <= width
         except BaseException as error:
             error.add_note(f"the tree of seed {seed}")
             raise
@@ -834,7 +837,7 @@ def test_deadlines_are_inherited_and_can_only_get_nearer():
             seen[name] = weft.remaining()
 
         def sync_body(value):
-            seen[name] = weft.remaining()
+            seen[f"{name} sync"] = weft.remaining()
 
         return parallel(node(name)(body), node(f"{name} sync")(sync_body), name=name)
 
