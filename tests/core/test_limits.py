@@ -261,6 +261,16 @@ def test_a_loop_that_is_late_is_not_another_clock():
     assert take("c", needs, now=4.6) == 15.0
     assert due(needs, now=14.9) is NOBODY  # b counts as begun at 5.0, when it really did
     assert due(needs, now=15.0).granted == ("c",)
+    assert due(needs, now=25.0) is NOBODY
+    assert take("d", needs, now=24.9) is True  # it is 25.0
+    assert take("e", needs, now=24.9) is True
+
+
+def test_a_beginning_is_not_noted_earlier_than_it_was():
+    needs = (Capacity("api", rate=Rate(1, 10.0)),)
+    assert due(needs, now=5.0) is NOBODY
+    assert take("a", needs, now=4.5) is True
+    assert take("b", needs, now=5.0) == 15.0
 
 
 # Several capacities
@@ -386,6 +396,21 @@ def test_who_waits_for_tomorrow_keeps_no_place_until_then(monkeypatch):
     assert due((day, gpu), now=1000.0) is NOBODY  # his day has come, and the gpu is next
     assert take("youngest", (day,), now=1001.0) is False
     assert release((gpu,), now=1002.0).granted == ("old",)
+
+
+def test_what_somebody_in_front_takes_sets_free_what_was_kept_behind_it(monkeypatch):
+    """Nobody gave a place of the gpu back, and yet who waits for it goes: it is of no use to old before tomorrow."""
+    other, day = Capacity("other", concurrent=1), Capacity("day", rate=Rate(1, 1000.0))
+    gpu, disk = Capacity("gpu", concurrent=1), Capacity("disk", concurrent=2)
+    take("holder", (other,))
+    take("holder", (gpu,))
+    take("holder", (disk,))
+    make_insistent(monkeypatch, "old", (day, gpu, disk), (disk,))
+    assert take("first", (other, day), ahead=True) is False
+    assert release((gpu,), now=0.0) is NOBODY
+    assert take("young", (gpu,)) is False
+    turn = release((other,), now=1.0)
+    assert (turn.granted, turn.later) == (("first", "young"), ())
 
 
 def test_a_pause_gives_free_what_was_kept(monkeypatch):

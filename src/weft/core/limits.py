@@ -352,7 +352,7 @@ def due(needs: Needs, *, now: float, who: Hashable = None) -> Turn[Any]:
     line = _line(needs)
     if who is not None:
         for _, lane in line:
-            if who is next(iter(lane.waiters)):
+            if who == next(iter(lane.waiters)):
                 lane.told = -inf
     if any(capacity._insistent for capacity in needs):
         line += _set_free_by(needs, -1)
@@ -367,11 +367,11 @@ def withdraw(who: Hashable, needs: Needs, *, begins: bool, now: float) -> Turn[A
     if lane.waiters[who] != lane.place:
         lane.remove(who)
         return NOBODY
-    held_up_others = lane.insists or lane.told <= now
+    held_up_others = lane.insists
     lane.remove(who)
     if held_up_others:
         return due(needs, now=now)
-    return _serve([(lane.place, lane)], now)  # nobody can go, but the next is told when
+    return _serve([(lane.place, lane)], now)  # if he lacks only time, the next is told when
 
 
 def _lane_of(who: Hashable, needs: Needs, *, begins: bool) -> _Lane | None:

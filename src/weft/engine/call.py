@@ -703,11 +703,12 @@ class Call:
         if not self.run.is_plain:
             self._note_delivery()
         error = self.error
+        unread = error is not None and parent.state is State.DRAINING and not parent.step.is_planned
+        self.future.settle(self.value, error)
         if error is not None:
             parent.failed_child = error
-            if parent.state is State.DRAINING and not parent.step.is_planned:
+            if unread:
                 self._note_unread(error)
-        self.future.settle(self.value, error)
         if parent.state is State.DRAINING:
             self.run.soon(parent.after_child)
 
