@@ -6,6 +6,7 @@ import asyncio
 import collections
 import gc
 import itertools
+import os
 import signal
 import sqlite3
 import threading
@@ -1125,7 +1126,7 @@ def test_ctrl_c_while_a_stream_is_waited_for_stops_it():
     ended = []
 
     async def work(x):
-        asyncio.get_running_loop().call_later(0.05, signal.raise_signal, signal.SIGINT)
+        asyncio.get_running_loop().call_later(0.05, os.kill, os.getpid(), signal.SIGINT)
         try:
             await asyncio.sleep(60)
         finally:

@@ -162,7 +162,7 @@ class Call:
             self._end_stopped()
             return
         if self.step.total is not None:
-            self._begin_total(self.step.total)
+            self.begin_total(self.step.total)
         if run.is_plain and not parent.needs:
             if not parent.step.is_async:
                 parent._has_children()
@@ -241,11 +241,11 @@ class Call:
         assert self.parent is not None
         self._keep_context()
         self.needs = needs
+        self.state = State.QUEUED
         # A child of a call at work goes before new starts: what has begun is finished first.
         if limits.acquire(self, needs, ahead=self.parent.parent is not None, begins=True):
             self.holds = needs
             return True
-        self.state = State.QUEUED
         if self.run.is_observed:
             self._tell(events.CallQueued, limits=tuple(each.name for each in needs))
         return False
@@ -365,7 +365,7 @@ class Call:
         assert policy is not None
         if self.state is not State.RUNNING or attempt != self.attempt or self.stopping is not None:
             return
-        if policy.run_timeout is not None:
+        if policy.run_timeout is not None and self.step.is_async:  # else it was set by the thread
             self._set_deadline(policy.run_timeout)
         self.watch = AttemptWatch(policy, self.run.loop, self.out_of_time)
 
@@ -381,10 +381,15 @@ class Call:
             return inherited
         return self.latest if inherited is None else min(inherited, self.latest)
 
-    def _begin_total(self, seconds: float) -> None:
+    def begin_total(self, seconds: float) -> None:
         self.latest = self.run.loop.time() + seconds
         self.deadline = self._inherited_deadline
         self.total = self.run.loop.call_at(self.latest, self._total_passed, seconds)
+
+    def _end_total(self) -> None:
+        if self.total is not None:
+            self.total.cancel()
+            self.total = None
 
     def _total_passed(self, seconds: float) -> None:
         self.is_last = True
@@ -445,6 +450,8 @@ class Call:
         self.thread = get_ident()
         step, run = self.step, self.run
         if step.timeout is not None:
+            if step.timeout.run_timeout is not None:
+                self._set_deadline(step.timeout.run_timeout)
             run.post(self._begin_watch, attempt)
         value, error, payload, then = None, None, None, False
         try:
@@ -498,6 +505,8 @@ class Call:
 
     def _body_ended(self, value: Any, error: BaseException | None) -> None:
         self.body = None
+        if error is not None and (self.step.limits or self.run.limits) and not self.step.is_planned:
+            self._heed_pause(error)  # before anybody gets what it holds
         if self.counts_as_left:
             self._has_no_children()
         if self.timer is not None or self.watch is not None:
@@ -558,8 +567,6 @@ class Call:
         if isinstance(error, Interrupted):
             self._open_question(error)
             return
-        if (self.step.limits or self.run.limits) and not self.step.is_planned:
-            self._heed_pause(error)
         if self.step.retry and not self.is_last and not isinstance(error, Unwind):
             delay = self._delay_after(error)
             if delay is not None and self._may_wait(delay):
@@ -608,8 +615,7 @@ class Call:
 
     def _finish(self) -> None:
         """The outcome is final."""
-        if self.total is not None:
-            self.total.cancel()
+        self._end_total()
         if self.step.cache is not None and self.error is None and not self.cached:
             self._keep_in_cache()
         recorder = self.run.recorder
@@ -885,6 +891,7 @@ class Call:
             self._forget_children()
             self._settle()
             return
+        self._end_total()
         if why.kind is StopKind.SUSPEND:
             self.error = Suspended()
         elif not isinstance(self.error, Unwind | asyncio.CancelledError):

@@ -142,6 +142,8 @@ class Execution:
         self.root.args, self.root.kwargs = self.workflow.bind(self.input)
         if self.options.timeout is not None:
             self._set_deadline(self.options.timeout)
+        if self.root.step.total is not None:
+            self.root.begin_total(self.root.step.total)
         self.root._admit()
 
     async def _open(self) -> Opened | None:
