@@ -1,20 +1,18 @@
-"""Limits, widths, timeouts and retries over nested blocks: never exceeded, never a deadlock, nothing kept at the end."""
+"""Limits, widths, timeouts and retries over nested blocks: never exceeded, no deadlock, nothing kept at the end."""
 
 from __future__ import annotations
 
 import asyncio
-import random
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import pytest
-from killing import seeded
-from leftovers import eventually, nothing_left, within
+from leftovers import busy_workers, eventually, nothing_left, within
 
 import weft
 from weft import (
@@ -82,137 +80,7 @@ def idle(*limits):
     return all((each.in_use, each.waiting) == (0, 0) for each in limits)
 
 
-# Trees of blocks under limits: a random search in virtual time
-
-
-class Tree:
-    """A random workflow of nested blocks, sequences and tasks that wait for each other, with limits on leaves."""
-
-    def __init__(self, seed):
-        self.rng = random.Random(seed)
-        self.limits = [Limit("one", concurrent=1), Limit("two", concurrent=2), Limit("three", concurrent=3)]
-        self.gauges = {each: Gauge() for each in self.limits}
-        self.all = Gauge()
-        self.count = 0
-        self.fails = self.rng.random() < 0.4
-
-    def name(self):
-        self.count += 1
-        return f"n{self.count}"
-
-    @contextmanager
-    def counted(self, limits):
-        found = [self.gauges[each].counted() for each in limits]
-        for each in found:
-            each.__enter__()
-        try:
-            with self.all.counted():
-                yield
-        finally:
-            for each in found:
-                each.__exit__(None, None, None)
-
-    def leaf(self):
-        limits = self.rng.sample(self.limits, self.rng.choice([0, 1, 1, 2, 3]))
-        seconds = self.rng.choice([0, 1, 1, 2, 5])
-        fails = self.fails and self.rng.random() < 0.15
-        options = {"limit": limits}
-        if self.rng.random() < 0.2:
-            options["retry"] = RetryPolicy(initial_interval=1, jitter=False, max_attempts=2, retry_on=Boom)
-        if self.rng.random() < 0.15:
-            options["timeout"] = 1.5
-
-        def ended(value):
-            if fails:
-                raise Boom("no")
-            return 1
-
-        async def body(value):
-            with self.counted(limits):
-                await asyncio.sleep(seconds)
-            return ended(value)
-
-        def sync_body(value):
-            with self.counted(limits):
-                sleep(seconds)
-            return ended(value)
-
-        return node(name=self.name(), **options)(self.rng.choice([body, sync_body]))
-
-    def caller(self, depth):
-        """A body under a limit that runs a workflow inside itself: it has to give its slot back."""
-        inner = self.grow(depth - 1)
-        limits = self.rng.sample(self.limits, self.rng.choice([0, 1, 2]))
-
-        async def body(value):
-            await inner.ainvoke(value)
-            return 1
-
-        def sync_body(value):
-            inner.invoke(value)
-            return 1
-
-        return node(name=self.name(), limit=limits)(self.rng.choice([body, sync_body]))
-
-    def grow(self, depth):
-        if depth == 0 or self.rng.random() < 0.15:
-            return self.leaf()
-        kind = self.rng.random()
-        if kind < 0.25:
-            return self.caller(depth)
-        parts = [self.grow(depth - 1) for _ in range(self.rng.randint(1, 4))]
-        options = {"name": self.name()}
-        if self.rng.random() < 0.15:
-            options["timeout"] = self.rng.choice([2, 10])
-        if kind < 0.45:
-            return Sequence(*parts, **options)
-        policy = self.rng.choice(["fail_fast", "fail_fast", "collect", "race"])
-        width = self.rng.choice([None, None, 1, 2, 3])
-        return parallel(*parts, max_concurrent=width, on_error=policy, **options)
-
-
-@pytest.mark.parametrize("ends", ["by itself", "cancelled", "out of time"])
-def test_random_trees_under_limits_all_end_and_no_limit_is_ever_exceeded(ends):
-    rng = seeded(f"trees that end {ends}")
-    for _ in range(60):
-        seed = rng.randrange(2**32)
-        tree = Tree(seed)
-        workflow = tree.grow(4)
-        width = tree.rng.choice([None, 1, 2, 4])
-        options = {"max_concurrent": width}
-        if ends == "out of time":
-            options["timeout"] = tree.rng.choice([0.5, 1.5, 4])
-
-        given_up = []
-
-        async def main():
-            handle = workflow.submit(1, **options)
-            if ends == "cancelled":
-                await asyncio.sleep(tree.rng.choice([0, 0.5, 1, 3]))
-                handle.cancel("enough")
-            with suppress(Exception, asyncio.CancelledError):
-                await handle
-            assert handle.status in {"finished", "failed", "cancelled"}
-            given_up.extend(handle.given_up)
-            if not given_up:
-                assert idle(*tree.limits), [repr(each) for each in tree.limits]
-                assert tree.all.now == 0
-                await asyncio.sleep(0)  # for tasks that were cancelled before they began
-                left = [each for each in asyncio.all_tasks() if each is not asyncio.current_task()]
-                assert left == []
-            await asyncio.sleep(20)  # for what was given up
-            assert idle(*tree.limits), [(each.in_use, each.waiting) for each in tree.limits]
-            assert tree.all.now == 0
-
-        try:
-            run(main, seed=seed)
-            for limit, gauge in tree.gauges.items():
-                assert gauge.most <= limit.concurrent
-            if width is not None and not given_up:  # the width of the run is not kept by those
-                assert tree.all.most <= width
-        except BaseException as error:
-            error.add_note(f"the tree of seed {seed}")
-            raise
+# Nested blocks and bodies
 
 
 @KINDS
@@ -725,6 +593,31 @@ def test_the_slot_of_a_branch_that_was_given_up_is_kept_until_it_ends():
     eventually(lambda: idle(limit))
 
 
+def test_the_slot_of_a_branch_that_was_given_up_is_free_when_its_loop_was_closed_meanwhile():
+    """Its thread ends between the last turn of the loop and its closing, as happens at the end of asyncio.run()."""
+    limit = Limit("l", concurrent=1)
+    release = threading.Event()
+
+    @node(limit=limit, timeout=0.02)
+    def deaf(value):
+        release.wait(10)
+
+    async def main():
+        with pytest.raises(ParallelExecutionError):
+            await parallel(deaf).ainvoke(1)
+
+    busy = busy_workers()
+    loop = asyncio.new_event_loop()
+    try:
+        loop.run_until_complete(main())
+        assert limit.in_use == 1
+        release.set()
+        eventually(lambda: busy_workers() <= busy)
+    finally:
+        loop.close()
+    eventually(lambda: idle(limit), seconds=0.5)
+
+
 def test_a_nodes_timeout_is_of_one_attempt_and_waiting_for_limits_does_not_count():
     limit = Limit("l", concurrent=1)
 
@@ -817,7 +710,9 @@ def test_a_total_of_a_whole_workflow(make):
     whole = make(
         node("bad")(body),
         total=7,
-        retry=RetryPolicy(initial_interval=1, backoff_factor=1, jitter=False, max_attempts=9, retry_on=Exception),
+        retry=RetryPolicy(
+            initial_interval=1, backoff_factor=1, jitter=False, max_attempts=9, retry_on=Exception
+        ),
     )
 
     async def main():
@@ -984,7 +879,9 @@ def flaky(kind, fails, name="flaky", error=Boom, **options):
 
 
 @KINDS
-@pytest.mark.parametrize("retry", [3, at_once(), [at_once()], (at_once(retry_on=KeyError), at_once(retry_on=Boom))])
+@pytest.mark.parametrize(
+    "retry", [3, at_once(), [at_once()], (at_once(retry_on=KeyError), at_once(retry_on=Boom))]
+)
 def test_a_node_is_tried_again(retry, kind):
     step, attempts = flaky(kind, 2, retry=retry)
     with virtual_clock():

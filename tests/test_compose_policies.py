@@ -273,14 +273,17 @@ def test_the_order_in_which_things_run_at_one_moment_changes_no_invariant(policy
         return value is not None
 
     decisions = {run(main, seed=seed) for seed in range(25)}
-    assert decisions <= {
-        "fail_fast": {False},
-        "collect": {True},
-        "race": {True},
-        "count": {False},
-        "ratio": {True},
-        "need": {True},
-    }[policy[0]]
+    assert (
+        decisions
+        <= {
+            "fail_fast": {False},
+            "collect": {True},
+            "race": {True},
+            "count": {False},
+            "ratio": {True},
+            "need": {True},
+        }[policy[0]]
+    )
 
 
 # With the real clock, and in every way of asking for it
@@ -404,9 +407,7 @@ def boom():
 @way_param()
 def test_the_first_failure_stops_the_others_and_all_have_left_before_it_is_seen(way, kind):
     held = Held(3, kind)
-    block = parallel(
-        held.forever("a"), held.last("bad", boom), held.forever("c"), optimization_enabled=False
-    )
+    block = parallel(held.forever("a"), held.last("bad", boom), held.forever("c"), optimization_enabled=False)
     with nothing_left():
         with pytest.raises(ParallelExecutionError) as caught:
             within(10, lambda: way(block, 1))
@@ -701,7 +702,10 @@ def test_sync_programs_have_the_same_times():
     with virtual_clock() as clock:
         log.clock = lambda: clock.now
         block = parallel(
-            log.branch("a", "sync", 4), log.branch("b", "async", 1), log.branch("c", "sync", 2), max_concurrent=2
+            log.branch("a", "sync", 4),
+            log.branch("b", "async", 1),
+            log.branch("c", "sync", 2),
+            max_concurrent=2,
         )
         assert list(block(1)) == ["a", "b", "c"]
         assert clock.now == 4

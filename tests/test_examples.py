@@ -1,4 +1,4 @@
-"""The main job, as its users run it: a process that is killed, started again, and asked for its report."""
+"""The examples, as their users run them: a process that is killed, started again, and asked for its report."""
 
 import json
 import os
@@ -317,3 +317,101 @@ def test_an_answer_that_is_no_completion_is_one_sentence(digest, model):
     done = digest.run()
     assert done.returncode == 1
     assert "404 Not Found" in done.stderr.splitlines()[-1]
+
+
+class Post:
+    """One day's post, and the command that sorts it."""
+
+    SCRIPT = ROOT / "examples" / "fanout.py"
+    MESSAGES = 20
+    AT_ONCE = 10  # requests
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        self.folder = folder
+        self.log = folder / "answers.log"
+
+    def start(self, *options: object) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [
+                *(sys.executable, "-W", "error", str(self.SCRIPT), "--messages", str(self.MESSAGES)),
+                *("--log", str(self.log), *map(str, options)),
+            ],
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def sort(self, *options: object) -> tuple[list[str], str]:
+        """A line for each message, and what is said about all of them."""
+        process = self.start(*options)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+        assert not err
+        lines, _, summary = out.partition("\n\n")
+        return lines.splitlines(), summary
+
+    def answers(self) -> list[tuple[str, str]]:
+        """(process, question) of each answer that the model gave."""
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        return [(process, question) for process, _, question in (line.partition(" ") for line in lines)]
+
+
+def test_the_post_is_sorted_within_what_the_model_allows(tmp_path):
+    post = Post(tmp_path)
+    lines, summary = post.sort()
+    assert [int(line.split()[0]) for line in lines] == list(range(1, post.MESSAGES + 1))
+    assert lines[12] == "  13  FAILED  message: the message is empty"
+    assert sum("FAILED" in line for line in lines) == 1
+    desks = re.findall(r"\d+ (person|reply|refund)", summary)
+    assert sorted(desks) == ["person", "refund", "reply"]
+    assert 5 < int(re.search(r"to (\d+) requests at once", summary)[1]) <= post.AT_ONCE
+    refused, lost = re.search(r"asked again: (\d+) refused, (\d+) with a lost connection", summary).groups()
+    assert int(refused) >= 1, "the model was too busy once"
+    assert int(lost) >= 1
+    assert len(post.answers()) == int(re.search(r"gave (\d+) answers", summary)[1])
+
+
+def test_sorting_the_post_goes_on_where_it_was_killed_and_asks_nothing_twice(tmp_path):
+    """1. it is killed when some answers have come; 2. the same command ends it; 3. it says the same as undisturbed."""
+    undisturbed = Post(tmp_path / "undisturbed")
+    expected, _ = undisturbed.sort()
+    post = Post(tmp_path / "killed")
+    assert kill_at_effect(post.start(), post.log, 30), "it was to be killed half-way"
+    killed_at = len(post.answers())
+    lines, summary = post.sort()
+    assert lines == expected
+    times = Counter(question for _, question in post.answers())
+    wanted = Counter(question for _, question in undisturbed.answers())
+    assert times.keys() == wanted.keys()
+    again = sum((times - wanted).values())
+    assert again <= post.AT_ONCE, "only answers that were on their way are asked for again"
+    assert int(re.search(r"gave (\d+) answers", summary)[1]) == wanted.total() - killed_at + again
+
+
+def test_post_that_is_sorted_is_shown_again_and_the_model_is_not_asked(tmp_path):
+    post = Post(tmp_path)
+    lines, _ = post.sort()
+    again, summary = post.sort()
+    assert again == lines
+    assert "gave 0 answers" in summary
+    answers = len(post.answers())
+    assert post.sort("--fresh")[0] == lines
+    assert len(post.answers()) == 2 * answers
+
+
+def test_sorting_the_post_stops_at_ctrl_c(tmp_path):
+    post = Post(tmp_path)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a child of `pytest &` would ignore it
+    try:
+        process = post.start()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    deadline = time.monotonic() + 20
+    while len(post.answers()) < 20 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=10)
+    assert process.returncode == 130, err
+    assert err == "fanout: stopped; the same command goes on from here\n"

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from leftovers import eventually, nothing_left, within
+from leftovers import eventually, nothing_left, takes, timed, within
 
 import weft
 from weft import (
@@ -35,6 +35,13 @@ from weft import (
     entrypoint,
     task,
 )
+from weft.testing import sleep, virtual_clock
+from weft.testing.clock import EPOCH
+
+
+def now():
+    """The time of the running loop."""
+    return asyncio.get_running_loop().time()
 
 
 def thread(saver, name="t"):
@@ -574,6 +581,33 @@ def test_async_as_completed_gives_them_as_they_end(any_saver):
 
 
 def test_waiting_for_a_result_may_time_out_and_be_tried_again(any_saver):
+    @task
+    def t():
+        sleep(10)
+        return 1
+
+    @entrypoint(checkpointer=any_saver)
+    def wf(x):
+        future = t()
+        with pytest.raises(TimeoutError):
+            future.result(timeout=2)
+        assert clock.now == 2
+        with pytest.raises(TimeoutError):
+            future.exception(timeout=0)
+        with pytest.raises(TimeoutError):
+            future.exception(timeout=1)
+        assert clock.now == 3
+        assert not concurrent.futures.wait([future], timeout=3).done
+        assert clock.now == 6
+        assert not future.done()
+        return future.result(timeout=5)
+
+    with takes(10) as clock:
+        assert wf.invoke(1, **thread(any_saver)) == 1
+
+
+def test_as_completed_may_time_out_and_be_tried_again(any_saver):
+    """It looks at the real time itself."""
     gate = threading.Event()
 
     @task
@@ -584,11 +618,6 @@ def test_waiting_for_a_result_may_time_out_and_be_tried_again(any_saver):
     @entrypoint(checkpointer=any_saver)
     def wf(x):
         future = t()
-        with pytest.raises(TimeoutError):
-            future.result(timeout=0.02)
-        with pytest.raises(TimeoutError):
-            future.exception(timeout=0)
-        assert not concurrent.futures.wait([future], timeout=0.01).done
         with pytest.raises(TimeoutError):
             list(concurrent.futures.as_completed([future], timeout=0.01))
         assert not future.done()
@@ -710,12 +739,12 @@ def test_unread_futures_are_waited_for(any_saver, is_async):
 
     @task
     def slow():
-        time.sleep(0.05)
+        sleep(50)
         ended.append("sync")
 
     @task
     async def aslow():
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(60)
         ended.append("async")
 
     if is_async:
@@ -733,9 +762,9 @@ def test_unread_futures_are_waited_for(any_saver, is_async):
             aslow()
             return "ok"
 
-    with nothing_left():
+    with takes(60):
         assert wf.invoke(1, **thread(any_saver)) == "ok"
-        assert sorted(ended) == ["async", "sync"]
+        assert ended == ["sync", "async"]
 
 
 @pytest.mark.parametrize("is_async", [False, True])
@@ -744,12 +773,12 @@ def test_a_failure_that_nobody_reads_does_not_fail_the_run(any_saver, is_async, 
 
     @task
     def bad():
-        time.sleep(0.02)
+        sleep(2)
         raise Boom("unread")
 
     @task
     async def abad():
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(2)
         raise Boom("unread")
 
     if is_async:
@@ -766,7 +795,7 @@ def test_a_failure_that_nobody_reads_does_not_fail_the_run(any_saver, is_async, 
             return "ok"
 
     with caplog.at_level(logging.WARNING):
-        assert asyncio.run(wf.ainvoke(1, **thread(any_saver))) == "ok"
+        assert timed(lambda: wf.ainvoke(1, **thread(any_saver))) == ("ok", 2)
         gc.collect()
     assert [r.name for r in caplog.records] == ["weft", "weft"]
 
@@ -851,14 +880,14 @@ def test_async_siblings_are_cancelled_at_once_and_awaited(any_saver):
         try:
             await asyncio.sleep(30)
         except asyncio.CancelledError:
-            log.append("cancelled")
-            await asyncio.sleep(0.02)
-            log.append("cleaned")
+            log.append(("cancelled", now()))
+            await asyncio.sleep(0.5)
+            log.append(("cleaned", now()))
             raise
 
     @task
     async def bad():
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(1)
         raise Boom("x")
 
     @entrypoint(checkpointer=any_saver)
@@ -866,15 +895,11 @@ def test_async_siblings_are_cancelled_at_once_and_awaited(any_saver):
         await asyncio.gather(slow(), bad())
 
     async def main():
-        begun = time.monotonic()
         with pytest.raises(Boom):
             await wf.ainvoke(1, **thread(any_saver))
-        assert time.monotonic() - begun < 2
-        assert log == ["cancelled", "cleaned"]
-        assert asyncio.all_tasks() == {asyncio.current_task()}
 
-    with nothing_left():
-        asyncio.run(main())
+    assert timed(main) == (None, 1.5)
+    assert log == [("cancelled", 1), ("cleaned", 1.5)]
 
 
 def test_sync_siblings_are_told_and_waited_for(any_saver):
@@ -883,13 +908,14 @@ def test_sync_siblings_are_told_and_waited_for(any_saver):
     @task
     def slow():
         while not weft.cancelled():
-            time.sleep(0.002)
-        time.sleep(0.03)
-        log.append("ended")
+            sleep(0.25)
+        log.append(clock.now)
+        sleep(0.5)
+        log.append(clock.now)
 
     @task
     def bad():
-        time.sleep(0.01)
+        sleep(1.125)
         raise Boom("x")
 
     @entrypoint(checkpointer=any_saver)
@@ -898,18 +924,17 @@ def test_sync_siblings_are_told_and_waited_for(any_saver):
         bad().result()
         other.result()
 
-    with nothing_left():
+    with takes(1.75) as clock:
         with pytest.raises(Boom):
             within(5, lambda: wf.invoke(1, **thread(any_saver)))
-        assert log == ["ended"]
+        assert log == [1.25, 1.75]
 
 
-def test_sync_siblings_that_do_not_listen_are_given_up_after_the_grace(any_saver):
-    gate = threading.Event()
-
+@pytest.mark.parametrize(("options", "ended"), [({}, 1), ({"grace": 3}, 3), ({"grace": 0}, 0)])
+def test_sync_siblings_that_do_not_listen_are_given_up_after_the_grace(any_saver, options, ended):
     @task
     def deaf():
-        gate.wait(5)
+        sleep(50)
         weft.call_id()
         add(1)
 
@@ -922,14 +947,12 @@ def test_sync_siblings_that_do_not_listen_are_given_up_after_the_grace(any_saver
         deaf()
         bad().result()
 
-    with nothing_left():
-        run = wf.submit(1, grace=0.1, **thread(any_saver))
-        begun = time.monotonic()
+    with takes(50):
+        run = wf.submit(1, **options, **thread(any_saver))
         with pytest.raises(Boom):
             run.result(5)
-        assert 0.08 < time.monotonic() - begun < 1
+        assert list(run.events())[-1].time - EPOCH == ended
         assert [left.step for left in run.given_up] == ["deaf"]
-        gate.set()
 
 
 def test_the_next_call_of_a_body_that_was_given_up_raises(any_saver):
@@ -964,8 +987,8 @@ def test_a_failed_body_does_not_start_what_was_queued(any_saver):
 
     @task
     def t(i):
-        ran.append(i)
-        time.sleep(0.01)
+        ran.append((i, clock.now))
+        sleep(1)
         if i == 0:
             raise Boom("x")
 
@@ -975,9 +998,10 @@ def test_a_failed_body_does_not_start_what_was_queued(any_saver):
         for future in futures:
             future.result()
 
-    with nothing_left(), pytest.raises(Boom):
+    with virtual_clock() as clock, nothing_left(), pytest.raises(Boom):
         wf.invoke(1, max_concurrent=2, **thread(any_saver))
-    assert len(ran) < 20
+    assert ran[:2] == [(0, 0), (1, 0)]
+    assert len(ran) <= 4, "what had a slot before the body knew of the failure"
 
 
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
@@ -1253,6 +1277,7 @@ def test_cancelling_an_asyncio_future_cancels_the_call_and_all_below_it(any_save
         try:
             await asyncio.sleep(30)
         finally:
+            await asyncio.sleep(0.5)
             log.append("leaf")
 
     @task
@@ -1260,20 +1285,22 @@ def test_cancelling_an_asyncio_future_cancels_the_call_and_all_below_it(any_save
         try:
             await leaf()
         finally:
+            await asyncio.sleep(0.5)
             log.append("parent")
 
     @entrypoint(checkpointer=any_saver)
     async def wf(x):
         future = parent()
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(1)
         assert future.cancel()
         with pytest.raises(asyncio.CancelledError):
             await future
         assert future.cancelled()
         assert log == ["leaf", "parent"]
+        assert now() == 2
         return await aadd(x, 1)
 
-    assert within(5, lambda: asyncio.run(wf.ainvoke(1, **thread(any_saver)))) == 2
+    assert within(5, lambda: timed(lambda: wf.ainvoke(1, **thread(any_saver)))) == (2, 2)
 
 
 @pytest.mark.parametrize("how", ["timeout", "wait_for"])
@@ -1291,33 +1318,37 @@ def test_asyncio_timeouts_cancel_calls(any_saver, how):
     async def wf(x):
         with pytest.raises(TimeoutError):
             if how == "timeout":
-                async with asyncio.timeout(0.02):
+                async with asyncio.timeout(2):
                     await slow()
             else:
-                await asyncio.wait_for(slow(), 0.02)
+                await asyncio.wait_for(slow(), 2)
         assert log == ["ended"]
+        assert now() == 2
         return await aadd(x, 1)
 
-    assert within(5, lambda: asyncio.run(wf.ainvoke(1, **thread(any_saver)))) == 2
+    assert within(5, lambda: timed(lambda: wf.ainvoke(1, **thread(any_saver)))) == (2, 2)
 
 
 def test_cancelling_a_concurrent_future_cancels_the_call(any_saver):
-    stopped = threading.Event()
+    stopped = []
 
     @task
     def slow():
         while not weft.cancelled():
-            time.sleep(0.002)
-        stopped.set()
+            sleep(0.25)
+        stopped.append(clock.now)
 
     @task
     async def aslow():
-        await asyncio.sleep(30)
+        try:
+            await asyncio.sleep(30)
+        finally:
+            stopped.append(now())
 
     @entrypoint(checkpointer=any_saver)
     def wf(x):
         one, two = slow(), aslow()
-        time.sleep(0.01)
+        sleep(1.125)
         assert one.cancel() and two.cancel()
         assert one.cancelled() and one.done()
         with pytest.raises(concurrent.futures.CancelledError):
@@ -1327,9 +1358,9 @@ def test_cancelling_a_concurrent_future_cancels_the_call(any_saver):
         assert not ended.cancel()
         return 2
 
-    with nothing_left():
+    with takes(1.25) as clock:
         assert within(5, lambda: wf.invoke(1, **thread(any_saver))) == 2
-        assert stopped.is_set()
+        assert stopped == [1.125, 1.25]
 
 
 def test_cancelling_a_call_that_waits_for_its_turn(any_saver):
@@ -1337,8 +1368,8 @@ def test_cancelling_a_call_that_waits_for_its_turn(any_saver):
 
     @task
     async def t(i):
-        ran.append(i)
-        await asyncio.sleep(0.005)
+        ran.append((i, now()))
+        await asyncio.sleep(1)
         return i
 
     @entrypoint(checkpointer=any_saver)
@@ -1348,9 +1379,9 @@ def test_cancelling_a_call_that_waits_for_its_turn(any_saver):
         futures[3].cancel()
         return [type(each).__name__ for each in await asyncio.gather(*futures, return_exceptions=True)]
 
-    found = within(5, lambda: asyncio.run(wf.ainvoke(1, max_concurrent=1, **thread(any_saver))))
-    assert found == ["int", "int", "int", "CancelledError"]
-    assert ran == [0, 1, 2]
+    found = within(5, lambda: timed(lambda: wf.ainvoke(1, max_concurrent=1, **thread(any_saver))))
+    assert found == (["int", "int", "int", "CancelledError"], 3)
+    assert ran == [(0, 0), (1, 1), (2, 2)]
 
 
 def test_cancelling_a_call_in_the_moment_of_asking(any_saver):
@@ -1430,23 +1461,21 @@ def test_a_task_that_fails_at_once_stops_siblings_that_have_not_begun(any_saver)
 
 @pytest.mark.parametrize("body", ["sync", "async"])
 def test_cancelling_ainvoke_ends_everything_before_it_returns(any_saver, body):
-    log, begun = [], [threading.Event(), threading.Event()]
+    log = []
 
     @task
     def slow():
-        begun[0].set()
         while not weft.cancelled():
-            time.sleep(0.002)
-        time.sleep(0.02)
+            sleep(0.25)
+        sleep(0.25)
         log.append("sync")
 
     @task
     async def aslow():
-        begun[1].set()
         try:
             await asyncio.sleep(30)
         finally:
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.25)
             log.append("async")
 
     if body == "sync":
@@ -1462,16 +1491,13 @@ def test_cancelling_ainvoke_ends_everything_before_it_returns(any_saver, body):
 
     async def main():
         running = asyncio.create_task(wf.ainvoke(1, **thread(any_saver)))
-        while not all(event.is_set() for event in begun):
-            await asyncio.sleep(0.001)
+        await asyncio.sleep(1.125)
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
-        assert sorted(log) == ["async", "sync"]
-        assert asyncio.all_tasks() == {asyncio.current_task()}
+        assert log == ["async", "sync"]
 
-    with nothing_left():
-        within(5, lambda: asyncio.run(main()))
+    assert within(5, lambda: timed(main)) == (None, 1.5)
 
 
 @pytest.mark.parametrize("pause", [0, 0.001, 0.005])
@@ -1503,7 +1529,7 @@ def test_a_timeout_round_ainvoke(any_saver):
     @task
     def slow():
         while not weft.cancelled():
-            time.sleep(0.002)
+            sleep(0.5)
 
     @entrypoint(checkpointer=any_saver)
     async def wf(x):
@@ -1511,11 +1537,10 @@ def test_a_timeout_round_ainvoke(any_saver):
 
     async def main():
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.05):
+            async with asyncio.timeout(5.25):
                 await wf.ainvoke(1, **thread(any_saver))
 
-    with nothing_left():
-        within(5, lambda: asyncio.run(main()))
+    assert within(5, lambda: timed(main)) == (None, 5.5)
 
 
 def test_a_body_that_swallows_its_cancellation_is_still_ended(any_saver):
@@ -1530,11 +1555,11 @@ def test_a_body_that_swallows_its_cancellation_is_still_ended(any_saver):
     @entrypoint(checkpointer=any_saver)
     async def wf(x):
         stubborn()
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(1)
         raise Boom("x")
 
-    with nothing_left(), pytest.raises(Boom):
-        within(5, lambda: wf.invoke(1, grace=0.02, **thread(any_saver)))
+    with takes(1 + 2 * 2), pytest.raises(Boom):  # cancelled three times, a grace apart
+        within(5, lambda: wf.invoke(1, grace=2, **thread(any_saver)))
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs signals to threads")
@@ -1771,14 +1796,14 @@ def test_a_width_is_exact_and_nesting_never_blocks(any_saver, spelling, is_async
     @task
     def leaf(i, j):
         enter()
-        time.sleep(0.001)
+        sleep(1)
         leave()
         return j
 
     @task
     async def aleaf(i, j):
         enter()
-        await asyncio.sleep(0.001)
+        await asyncio.sleep(1)
         leave()
         return j
 
@@ -1801,9 +1826,9 @@ def test_a_width_is_exact_and_nesting_never_blocks(any_saver, spelling, is_async
             if spelling == "max_concurrent"
             else {"config": {"max_concurrency": width}}
         )
-        assert within(20, lambda: wf.invoke(12, **options, **thread(any_saver, str(width)))) == 36
-        assert most <= width
-        assert most == width or width == 5
+        with takes(-(-36 // width)):  # no slot is ever idle
+            assert within(20, lambda: wf.invoke(12, **options, **thread(any_saver, str(width)))) == 36
+        assert most == width
         assert at_work == 0
 
 
@@ -1866,13 +1891,13 @@ def test_however_a_sync_parent_waits_it_gives_its_slot(any_saver, wait):
 
 
 def test_slots_come_back_after_failures_timeouts_and_cancels(any_saver):
-    @task(timeout=0.02)
+    @task(timeout=2)
     async def slow():
         await asyncio.sleep(30)
 
-    @task(timeout=0.02)
+    @task(timeout=2)
     def deaf():
-        time.sleep(0.06)
+        sleep(6)
 
     @task
     def bad():
@@ -1886,9 +1911,11 @@ def test_slots_come_back_after_failures_timeouts_and_cancels(any_saver):
         cancelled = slow()
         await asyncio.sleep(0)
         cancelled.cancel()
-        return await asyncio.gather(*[aadd(i) for i in range(5)])
+        return await asyncio.gather(*[aadd(i) for i in range(5)]), now()
 
-    assert within(5, lambda: wf.invoke(1, max_concurrent=1, **thread(any_saver))) == [0, 1, 2, 3, 4]
+    with takes(8):
+        found = within(5, lambda: wf.invoke(1, max_concurrent=1, **thread(any_saver)))
+        assert found == ([0, 1, 2, 3, 4], 4)
 
 
 # Context variables
@@ -1985,7 +2012,7 @@ def test_a_body_cannot_ask_after_it_has_ended(any_saver):
     @entrypoint(checkpointer=any_saver)
     async def wf(x):
         async def later():
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(2)
             try:
                 aadd(1)
             except BaseException as error:
@@ -1996,9 +2023,10 @@ def test_a_body_cannot_ask_after_it_has_ended(any_saver):
 
     async def main():
         assert await wf.ainvoke(1, **thread(any_saver)) == 1
+        assert now() == 0
         await seen[0]
 
-    asyncio.run(main())
+    assert timed(main) == (None, 2)
     assert isinstance(seen[1], UsageError)
 
 

@@ -8,7 +8,7 @@ import time
 from datetime import timedelta
 
 import pytest
-from leftovers import eventually, nothing_left, within
+from leftovers import nothing_left, takes, timed, within
 
 import weft
 from weft import (
@@ -21,6 +21,8 @@ from weft import (
     task,
 )
 from weft.engine import events
+from weft.testing import sleep, virtual_clock
+from weft.testing.clock import EPOCH
 
 
 class Boom(Exception):
@@ -49,6 +51,11 @@ def flaky(attempts, errors, policy, *, is_async=False):
         return body(x)
 
     return task(name="flaky", retry_policy=policy)(abody if is_async else body)
+
+
+def now():
+    """The time of the running loop."""
+    return asyncio.get_running_loop().time()
 
 
 def run_one(t, saver, **options):
@@ -148,15 +155,15 @@ def test_children_of_a_failed_attempt_are_ended_before_the_next(any_saver):
         try:
             await asyncio.sleep(30)
         finally:
-            log.append(f"child {i} ended")
+            log.append((f"child {i} ended", now()))
 
     @task(retry_policy=quick())
     async def t():
-        log.append("attempt")
-        attempt = len([each for each in log if each == "attempt"])
+        log.append(("attempt", now()))
+        attempt = len([each for each, _ in log if each == "attempt"])
         if attempt < 3:
             child(attempt)
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(1)
             raise Boom("x")
         return attempt
 
@@ -164,30 +171,38 @@ def test_children_of_a_failed_attempt_are_ended_before_the_next(any_saver):
     async def wf(x):
         return await t()
 
-    with nothing_left():
+    with takes(2):
         assert within(5, lambda: wf.invoke(1, thread_id="t")) == 3
-    assert log == ["attempt", "child 1 ended", "attempt", "child 2 ended", "attempt"]
+    assert log == [
+        ("attempt", 0),
+        ("child 1 ended", 1),
+        ("attempt", 1),
+        ("child 2 ended", 2),
+        ("attempt", 2),
+    ]
 
 
 def test_delays_are_waited_and_shown(any_saver):
     attempts = []
 
     class Slow(Boom):
-        retry_after = 0.03
+        retry_after = 300
 
-    policy = RetryPolicy(initial_interval=0.01, backoff_factor=2, jitter=False, max_attempts=4)
+    policy = RetryPolicy(
+        initial_interval=100, backoff_factor=2, max_interval=1000, jitter=False, max_attempts=4
+    )
     t = flaky(attempts, [Boom("1"), Slow("2"), Boom("3")], policy)
 
     @entrypoint(checkpointer=any_saver)
     def wf(x):
         return t(x).result()
 
-    begun = time.monotonic()
-    run = wf.submit(7, thread_id="t")
-    assert run.result(5) == 7
-    assert time.monotonic() - begun >= 0.08
+    with takes(800):
+        run = wf.submit(7, thread_id="t")
+        assert run.result(5) == 7
     retrying = [event for event in run.events() if isinstance(event, events.CallRetrying)]
-    assert [event.delay for event in retrying] == [0.01, 0.03, 0.04]
+    assert [event.delay for event in retrying] == [100, 300, 400]
+    assert [event.time - EPOCH for event in retrying] == [0, 100, 400]
     assert [event.attempt for event in retrying] == [1, 2, 3]
     assert [str(event.error) for event in retrying] == ["1", "2", "3"]
 
@@ -196,11 +211,13 @@ def test_a_back_off_never_goes_past_the_deadline(any_saver):
     attempts = []
     policy = RetryPolicy(initial_interval=10, jitter=False)
     t = flaky(attempts, [Boom("1")] * 3, policy, is_async=True)
-    begun = time.monotonic()
-    with pytest.raises(Boom, match="1"):
-        run_one(t, any_saver, timeout=0.3)
-    assert time.monotonic() - begun < 0.25
+    with takes(0), pytest.raises(Boom, match="1"):
+        run_one(t, any_saver, timeout=9)
     assert len(attempts) == 1
+    t = flaky(attempts, [Boom("1"), Boom("2"), Boom("3")], policy, is_async=True)
+    with takes(10), pytest.raises(Boom, match="2"):
+        run_one(t, any_saver, timeout=29)
+    assert len(attempts) == 3
 
 
 def test_a_back_off_is_left_at_once_when_the_run_is_cancelled(any_saver):
@@ -211,13 +228,16 @@ def test_a_back_off_is_left_at_once_when_the_run_is_cancelled(any_saver):
     async def wf(x):
         await t(x)
 
-    with nothing_left():
+    async def main():
         run = wf.submit(1, thread_id="t")
-        eventually(lambda: bool(attempts))
-        time.sleep(0.01)
+        await asyncio.sleep(5)
+        assert len(attempts) == 1
         run.cancel()
         with pytest.raises(asyncio.CancelledError):
-            within(3, lambda: run.result(3))
+            await run
+
+    assert within(5, lambda: timed(main)) == (None, 5)
+    assert len(attempts) == 1
 
 
 def test_a_replayed_failure_is_not_tried_again_by_the_policy(any_saver):
@@ -316,59 +336,86 @@ def test_a_failure_that_ended_the_attempt_is_tried_again_in_the_next(any_saver, 
 # Timeouts
 
 
-@pytest.mark.parametrize("limit", [0.03, timedelta(milliseconds=30), TimeoutPolicy(run_timeout=0.03)])
+@pytest.mark.parametrize("limit", [30, timedelta(seconds=30), TimeoutPolicy(run_timeout=30)])
 @pytest.mark.parametrize("is_async", [False, True])
 def test_a_task_that_is_out_of_time_fails_on_time(any_saver, limit, is_async):
-    gate, log = threading.Event(), []
+    log = []
 
     @task(timeout=limit)
     def slow():
-        gate.wait(5)
+        sleep(100)
+        log.append("ended")
 
     @task(timeout=limit)
     async def aslow():
         try:
-            await asyncio.sleep(30)
+            await asyncio.sleep(100)
         finally:
             log.append("cancelled")
 
     @entrypoint(checkpointer=any_saver)
     def wf(x):
-        begun = time.monotonic()
         with pytest.raises(NodeTimeoutError, match="slow") as caught:
             (aslow if is_async else slow)().result()
-        took = time.monotonic() - begun
         error = caught.value
         assert isinstance(error, TimeoutError)
-        assert error.timeout == 0.03
-        assert error.elapsed >= 0.03
+        assert error.timeout == 30
+        assert error.elapsed == 30
         assert error.given_up is not is_async
-        return took
+        return clock.now, list(log)
+
+    with takes(30 if is_async else 100) as clock:
+        run = wf.submit(1, thread_id="t")
+        assert run.result(5) == (30, ["cancelled"] if is_async else [])
+        assert [left.step for left in run.given_up] == ([] if is_async else ["slow"])
+
+
+def test_a_task_that_really_blocks_is_given_up_on_time(any_saver):
+    gate = threading.Event()
+
+    @task(timeout=0.03)
+    def slow():
+        gate.wait(5)
+
+    @entrypoint(checkpointer=any_saver)
+    def wf(x):
+        begun = time.monotonic()
+        with pytest.raises(NodeTimeoutError, match="slow") as caught:
+            slow().result()
+        assert caught.value.elapsed >= 0.03
+        return time.monotonic() - begun
 
     with nothing_left():
         run = wf.submit(1, thread_id="t")
         assert 0.025 < run.result(5) < 0.25
-        assert [left.step for left in run.given_up] == ([] if is_async else ["slow"])
-        assert log == (["cancelled"] if is_async else [])
+        assert [left.step for left in run.given_up] == ["slow"]
         gate.set()
 
 
-@pytest.mark.parametrize("is_async", [False, True])
-def test_an_entrypoint_and_a_run_that_are_out_of_time(any_saver, is_async):
-    gate = threading.Event()
+@pytest.mark.parametrize("made", [True, False], ids=["when made", "when run"])
+def test_an_entrypoint_and_a_run_that_are_out_of_time(any_saver, made):
+    given = {"timeout": 20}
 
-    def body(x):
-        gate.wait(5)
-
-    async def abody(x):
+    @entrypoint(checkpointer=any_saver, **(given if made else {}))
+    async def wf(x):
         await asyncio.sleep(30)
 
-    for number, (made, options) in enumerate([({"timeout": 0.02}, {}), ({}, {"timeout": 0.02})]):
-        wf = entrypoint(checkpointer=any_saver, name="wf", **made)(abody if is_async else body)
-        begun = time.monotonic()
-        with pytest.raises(NodeTimeoutError, match="wf"):
-            within(5, lambda: wf.invoke(1, thread_id=str(number), **options))
-        assert time.monotonic() - begun < 0.5
+    with takes(20), pytest.raises(NodeTimeoutError, match="wf"):
+        within(5, lambda: wf.invoke(1, thread_id="t", **({} if made else given)))
+
+
+@pytest.mark.parametrize("made", [True, False], ids=["when made", "when run"])
+def test_an_entrypoint_that_really_blocks_and_is_out_of_time(any_saver, made):
+    gate, given = threading.Event(), {"timeout": 0.02}
+
+    @entrypoint(checkpointer=any_saver, **(given if made else {}))
+    def wf(x):
+        gate.wait(5)
+
+    begun = time.monotonic()
+    with pytest.raises(NodeTimeoutError, match="wf"):
+        within(5, lambda: wf.invoke(1, thread_id="t", **({} if made else given)))
+    assert time.monotonic() - begun < 0.5
     gate.set()
 
 
@@ -380,15 +427,15 @@ def test_a_child_never_outlives_its_parents_time(any_saver, is_async):
     @task
     async def child():
         try:
-            await asyncio.sleep(30)
+            await asyncio.sleep(100)
         finally:
-            log.append("child")
+            log.append(("child", now()))
 
-    @task(timeout=0.03)
+    @task(timeout=30)
     def parent():
         child().result()
 
-    @task(timeout=0.03)
+    @task(timeout=30)
     async def aparent():
         await child()
 
@@ -398,136 +445,142 @@ def test_a_child_never_outlives_its_parents_time(any_saver, is_async):
             await (aparent if is_async else parent)()
         return list(log)
 
-    with nothing_left():
+    with takes(30):
         found = within(5, lambda: wf.invoke(1, thread_id="t"))
         if is_async:
-            assert found == ["child"]
-        eventually(lambda: log == ["child"])
+            assert found == [("child", 30)]
+    assert log == [("child", 30)]
 
 
 def test_remaining_counts_down_to_the_nearest_deadline(any_saver):
     @task
     def plain():
+        sleep(1)
         return weft.remaining()
 
-    @task(timeout=2)
+    @task(timeout=4)
     async def limited():
         return weft.remaining(), await plain()
 
     @entrypoint(checkpointer=any_saver)
     async def wf(x):
-        return weft.remaining(), await plain(), await limited()
+        return weft.remaining(), await plain(), await limited(), await plain()
 
-    assert wf.invoke(1, thread_id="a")[:2] == (None, None)
-    body, task_, (own, inner) = wf.invoke(1, thread_id="b", timeout=50)
-    assert 40 < task_ <= body <= 50
-    assert 0 < inner <= own <= 2
+    with takes(3):
+        assert wf.invoke(1, thread_id="a") == (None, None, (4, 3), None)
+    with takes(3):
+        assert wf.invoke(1, thread_id="b", timeout=50) == (50, 49, (4, 3), 47)
+    with takes(3):
+        assert wf.invoke(1, thread_id="c", timeout=4.5) == (4.5, 3.5, (3.5, 2.5), 1.5)
 
 
 def test_a_timeout_is_of_one_attempt(any_saver):
     attempts = []
 
-    @task(timeout=0.05, retry_policy=quick())
+    @task(timeout=5, retry_policy=quick())
     async def t():
-        attempts.append(1)
+        attempts.append(now())
         if len(attempts) < 3:
             await asyncio.sleep(30)
-        await asyncio.sleep(0.03)
+        await asyncio.sleep(4)
         return "ok"
 
-    with nothing_left():
+    @entrypoint(checkpointer=any_saver)
+    async def wf(x):
+        return await t()
 
-        @entrypoint(checkpointer=any_saver)
-        async def wf(x):
-            return await t()
-
+    with takes(14):
         assert within(5, lambda: wf.invoke(1, thread_id="t")) == "ok"
-    assert len(attempts) == 3
+    assert attempts == [0, 5, 10]
 
 
 @pytest.mark.parametrize(("retry_on", "expected"), [(None, 1), (TimeoutError, 2), (NodeTimeoutError, 2)])
 def test_a_sync_attempt_that_was_given_up_is_retried_only_if_the_policy_names_it(
     any_saver, retry_on, expected
 ):
-    attempts, gate = [], threading.Event()
+    attempts = []
     more = {} if retry_on is None else {"retry_on": retry_on}
 
-    @task(timeout=0.02, retry_policy=quick(max_attempts=2, **more))
+    @task(timeout=2, retry_policy=quick(max_attempts=2, **more))
     def t():
-        attempts.append(1)
-        gate.wait(5)
+        attempts.append(clock.now)
+        sleep(30)
 
     @entrypoint(checkpointer=any_saver)
     def wf(x):
-        t().result()
-
-    with nothing_left():
         with pytest.raises(NodeTimeoutError):
-            within(5, lambda: wf.invoke(1, thread_id="t"))
-        gate.set()
-    assert len(attempts) == expected
+            t().result()
+        return clock.now
+
+    with virtual_clock() as clock, nothing_left():
+        assert within(5, lambda: wf.invoke(1, thread_id="t")) == 2 * expected
+    assert attempts == [0, 2][:expected]
 
 
 def test_a_given_up_attempt_cannot_reach_the_next(any_saver):
     """Neither its value nor its calls count once another attempt has begun."""
-    first_may_end, attempts, raised = threading.Event(), [], []
+    attempts, raised = [], []
 
     @task
     def child(i):
         return i
 
-    @task(timeout=0.05, retry_policy=quick(max_attempts=2, retry_on=TimeoutError))
+    @task(timeout=5, retry_policy=quick(max_attempts=2, retry_on=TimeoutError))
     def t():
-        attempts.append(1)
+        attempts.append(clock.now)
         if len(attempts) == 1:
-            first_may_end.wait(5)
+            sleep(7)
             try:
                 child(1)
             except BaseException as error:
-                raised.append(error)
+                raised.append((error, clock.now))
                 raise
             return "first"
-        first_may_end.set()
-        eventually(lambda: bool(raised), 0.04)
+        sleep(4)
         return "second", child(2).result()
 
     @entrypoint(checkpointer=any_saver)
     def wf(x):
         return t().result()
 
-    with nothing_left():
+    with takes(9) as clock:
         assert within(5, lambda: wf.invoke(1, thread_id="t")) == ("second", 2)
-    assert len(raised) == 1
+    assert attempts == [0, 5]
+    ((error, at),) = raised
+    assert not isinstance(error, Exception)
+    assert at == 7
 
 
 def test_waiting_for_a_slot_is_not_counted(any_saver):
-    @task(timeout=0.1)
+    @task(timeout=10)
     async def t(i):
-        await asyncio.sleep(0.04)
+        await asyncio.sleep(9)
         return i
 
     @entrypoint(checkpointer=any_saver)
     async def wf(n):
         return await asyncio.gather(*[t(i) for i in range(n)])
 
-    assert within(5, lambda: wf.invoke(5, thread_id="t", max_concurrent=1)) == [0, 1, 2, 3, 4]
+    with takes(45):
+        assert within(5, lambda: wf.invoke(5, thread_id="t", max_concurrent=1)) == [0, 1, 2, 3, 4]
 
 
 def test_a_task_that_ends_in_time_is_not_touched_by_its_timer(any_saver):
-    @task(timeout=0.05)
+    @task(timeout=5)
     async def t():
         return 1
 
     @task
     def later():
-        time.sleep(0.08)
+        sleep(8)
         return 2
 
     @entrypoint(checkpointer=any_saver)
     async def wf(x):
         return await t(), await later()
 
-    assert within(5, lambda: wf.invoke(1, thread_id="t")) == (1, 2)
+    with takes(8):
+        assert within(5, lambda: wf.invoke(1, thread_id="t")) == (1, 2)
 
 
 def test_an_idle_timeout_and_its_signs_of_life(any_saver):
@@ -537,13 +590,10 @@ def test_an_idle_timeout_and_its_signs_of_life(any_saver):
 
     @task
     async def long_child():
-        await asyncio.sleep(0.3)
-
-    async def silent(sign):
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(25)
 
     def alive(kind):
-        @task(timeout=TimeoutPolicy(idle_timeout=0.08), name=kind)
+        @task(timeout=TimeoutPolicy(idle_timeout=8), name=kind)
         async def t(runtime, writer):
             for _ in range(5):
                 if kind == "writer":
@@ -554,7 +604,7 @@ def test_an_idle_timeout_and_its_signs_of_life(any_saver):
                     await child()
                 elif kind == "child asked":
                     long_child()
-                await asyncio.sleep(0.04)
+                await asyncio.sleep(7)
             return kind
 
         return t
@@ -563,16 +613,17 @@ def test_an_idle_timeout_and_its_signs_of_life(any_saver):
     async def wf(kind):
         return await alive(kind)()
 
-    for kind in ("writer", "heartbeat", "child ends", "child asked"):
-        assert within(5, lambda: wf.invoke(kind, thread_id=kind)) == kind
-    begun = time.monotonic()
-    with nothing_left(), pytest.raises(NodeTimeoutError, match="silent"):
+    for kind in ("writer", "heartbeat", "child ends"):
+        with takes(35):
+            assert within(5, lambda: wf.invoke(kind, thread_id=kind)) == kind
+    with takes(53):  # the last child is asked for at 28
+        assert within(5, lambda: wf.invoke("child asked", thread_id="child asked")) == "child asked"
+    with takes(8), pytest.raises(NodeTimeoutError, match="silent"):
         within(5, lambda: wf.invoke("silent", thread_id="silent"))
-    assert time.monotonic() - begun < 0.2
 
 
 def test_an_idle_timeout_that_only_a_heartbeat_refreshes(any_saver):
-    policy = TimeoutPolicy(idle_timeout=0.08, refresh_on="heartbeat")
+    policy = TimeoutPolicy(idle_timeout=8, refresh_on="heartbeat")
 
     @task
     async def child():
@@ -583,37 +634,40 @@ def test_an_idle_timeout_that_only_a_heartbeat_refreshes(any_saver):
         for _ in range(5):
             writer(1)
             await child()
-            await asyncio.sleep(0.04)
+            await asyncio.sleep(7)
 
     @task(timeout=policy)
     def beat(runtime):
         for _ in range(5):
             runtime.heartbeat()
-            time.sleep(0.04)
+            sleep(7)
         return "alive"
 
     @entrypoint(checkpointer=any_saver)
     async def wf(x):
         with pytest.raises(NodeTimeoutError):
             await wrote()
+        assert now() == 8
         return await beat()
 
-    assert within(5, lambda: wf.invoke(1, thread_id="t")) == "alive"
+    with takes(8 + 35):
+        assert within(5, lambda: wf.invoke(1, thread_id="t")) == "alive"
 
 
 def test_a_task_that_swallows_its_cancellation_still_fails(any_saver):
-    @task(timeout=0.02)
+    @task(timeout=2)
     async def t():
         try:
             await asyncio.sleep(30)
         except asyncio.CancelledError:
+            await asyncio.sleep(0.5)
             return "swallowed"
 
     @entrypoint(checkpointer=any_saver)
     async def wf(x):
         await t()
 
-    with pytest.raises(NodeTimeoutError):
+    with takes(2.5), pytest.raises(NodeTimeoutError):
         within(5, lambda: wf.invoke(1, thread_id="t"))
 
 
@@ -622,7 +676,7 @@ def test_a_timeout_that_the_workflow_went_on_from_is_replayed(any_saver):
         return
     ran, broken = [], [True]
 
-    @task(timeout=0.02)
+    @task(timeout=20)
     async def slow():
         ran.append("slow")
         await asyncio.sleep(30)
@@ -642,10 +696,11 @@ def test_a_timeout_that_the_workflow_went_on_from_is_replayed(any_saver):
             raise Boom("x")
         return found
 
-    with pytest.raises(Boom):
+    with takes(20), pytest.raises(Boom):
         wf.invoke(1, thread_id="t")
     broken.clear()
-    assert wf.invoke(None, thread_id="t") == ("slow", 0.02, 1)
+    with takes(0):
+        assert wf.invoke(None, thread_id="t") == ("slow", 20, 1)
     assert ran == ["slow", "fallback"]
 
 
@@ -728,21 +783,22 @@ def test_without_a_cache_the_policy_does_nothing():
 
 
 def test_a_key_function_and_a_time_to_live(any_saver):
-    ran = []
+    ran, seconds = [], [0]
 
-    @task(cache_policy=CachePolicy(key_func=lambda client, x: f"k{x}", ttl=0.05))
+    @task(cache_policy=CachePolicy(key_func=lambda client, x: f"k{x}", ttl=60))
     def t(client, x):
         ran.append(x)
         return x
 
-    @entrypoint(checkpointer=any_saver, cache=InMemoryCache())
+    @entrypoint(checkpointer=any_saver, cache=InMemoryCache(clock=lambda: seconds[0]))
     def wf(x):
         return t([x], 1).result()
 
     wf.invoke(1, thread_id="a")
+    seconds[0] = 59
     wf.invoke(2, thread_id="b")
     assert ran == [1]
-    time.sleep(0.06)
+    seconds[0] = 60
     wf.invoke(3, thread_id="c")
     assert ran == [1, 1]
 

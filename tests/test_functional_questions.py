@@ -10,7 +10,7 @@ import threading
 import time
 
 import pytest
-from leftovers import nothing_left, within
+from leftovers import nothing_left, takes, within
 
 import weft
 from weft import (
@@ -27,6 +27,7 @@ from weft import (
     task,
 )
 from weft.engine.recorder import answer_record
+from weft.testing import sleep
 
 
 def asked(result):
@@ -34,6 +35,11 @@ def asked(result):
     assert isinstance(result, dict) and list(result) == ["__interrupt__"], result
     assert all(isinstance(question, Interrupt) for question in result["__interrupt__"])
     return {question.value: question.id for question in result["__interrupt__"]}
+
+
+def about(seconds):
+    """A run looks now and then whether it only waits for answers: it is put aside a moment later."""
+    return pytest.approx(seconds, abs=0.1)
 
 
 @task
@@ -358,7 +364,7 @@ def test_everything_else_goes_on_and_is_not_run_again(saver):
 
     @task
     def slow(i):
-        time.sleep(0.03)
+        sleep(30)
         ran.append(i)
         return i
 
@@ -372,9 +378,11 @@ def test_everything_else_goes_on_and_is_not_run_again(saver):
         question, one, two = ask("q"), slow(1), after(2)
         return question.result(), one.result(), two.result()
 
-    asked(wf.invoke(1, thread_id="t"))
-    assert sorted(ran) == [1, 2, 20]
-    assert wf.invoke(Command(resume="R"), thread_id="t") == (("q", "R"), 1, 20)
+    with takes(about(30)):
+        asked(wf.invoke(1, thread_id="t"))
+        assert sorted(ran) == [1, 2, 20]
+    with takes(0):
+        assert wf.invoke(Command(resume="R"), thread_id="t") == (("q", "R"), 1, 20)
     assert sorted(ran) == [1, 2, 20]
 
 
@@ -627,7 +635,7 @@ def test_a_failure_beside_a_question_wins(saver):
 
     @task
     def bad():
-        time.sleep(0.01)
+        sleep(10)
         tries.append(1)
         if len(tries) == 1:
             raise ValueError("x")
@@ -638,9 +646,10 @@ def test_a_failure_beside_a_question_wins(saver):
         question = ask("q")
         return bad().result(), question.result()
 
-    with nothing_left(), pytest.raises(ValueError, match="x"):
+    with takes(10), pytest.raises(ValueError, match="x"):
         within(5, lambda: wf.invoke(1, thread_id="t"))
-    ids = asked(within(5, lambda: wf.invoke(None, thread_id="t")))
+    with takes(about(10)):
+        ids = asked(within(5, lambda: wf.invoke(None, thread_id="t")))
     assert within(5, lambda: wf.invoke(Command(resume={ids["q"]: "R"}), thread_id="t")) == (
         "good",
         ("q", "R"),
@@ -835,17 +844,18 @@ def test_answers_put_into_the_store_meanwhile_are_taken_up(saver):
 def test_a_question_asked_in_a_timeout_stops_the_clock(saver):
     """DESIGN 6: deadlines stand still meanwhile."""
 
-    @task(timeout=0.1)
+    @task(timeout=10)
     def t():
         return interrupt("q")
 
-    @entrypoint(checkpointer=saver, timeout=0.3)
+    @entrypoint(checkpointer=saver, timeout=30)
     def wf(x):
         return t().result()
 
-    asked(wf.invoke(1, thread_id="t"))
-    time.sleep(0.12)
-    assert wf.invoke(Command(resume="R"), thread_id="t") == "R"
+    with takes(about(1000)):
+        asked(wf.invoke(1, thread_id="t"))
+        sleep(1000)
+        assert wf.invoke(Command(resume="R"), thread_id="t") == "R"
 
 
 def test_other_work_of_the_body_is_done_before_it_is_put_aside(saver):
@@ -855,13 +865,14 @@ def test_other_work_of_the_body_is_done_before_it_is_put_aside(saver):
     @entrypoint(checkpointer=saver)
     async def wf(x):
         async def own_work():
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(5)
             done.append("worked")
 
         found = await asyncio.gather(aask("q"), own_work())
         return found[0]
 
-    asked(within(5, lambda: wf.invoke(1, thread_id="t")))
+    with takes(about(5)):
+        asked(within(5, lambda: wf.invoke(1, thread_id="t")))
     assert done == ["worked"]
 
 

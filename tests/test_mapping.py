@@ -178,6 +178,7 @@ def test_the_methods_join_the_run_of_a_body(name):
     [
         str.upper,
         len,
+        str,
         functools.partial(int, base=16),
         lambda text: text,
         "x{}".format,
@@ -185,7 +186,7 @@ def test_the_methods_join_the_run_of_a_body(name):
         lambda *, text: text,
         lambda *texts: texts,
     ],
-    ids=["method", "builtin", "partial", "lambda", "bound", "default", "keyword", "variable"],
+    ids=["method", "builtin", "class", "partial", "lambda", "bound", "default", "keyword", "variable"],
 )
 def test_any_callable_gets_the_whole_item(mapped, function):
     def by_hand(item):
@@ -219,7 +220,7 @@ def test_an_item_that_does_not_fit_is_the_failure_of_that_item_alone(mapped):
 
 def test_without_items_it_is_a_step_of_a_sequence():
     double_all = weft.map(double, max_concurrent=2)
-    total = Sequence(lambda n: range(n), double_all, sum)
+    total = Sequence(lambda n: [*range(n)], double_all, sum)
     assert total(5) == 20
     assert (weft.map(double) >> sum)([1, 2]) == 6
     assert asyncio.run(total.ainvoke(5)) == 20
@@ -522,6 +523,49 @@ def test_the_items_of_a_map_in_a_map_fail_with_the_error_of_theirs():
     assert caught.value.exceptions[0].failures == {1: caught.value.exceptions[0].__cause__}
 
 
+@pytest.mark.parametrize("is_async", [False, True])
+def test_one_seed_gives_one_result_error_and_log(is_async):
+    """Twice the same inputs, times and chance: the same story, whatever became of it."""
+    seeds = random.Random(5)
+
+    def story(seed):
+        times = random.Random(seed)
+        plan = [times.uniform(0, 5) for _ in range(12)]
+
+        def fails(x):
+            return plan[x] > 4.5
+
+        def work(x):
+            weft.testing.sleep(plan[x])
+            if fails(x):
+                raise Boom(x)
+            return x
+
+        async def awork(x):
+            await asyncio.sleep(plan[x])
+            if fails(x):
+                raise Boom(x)
+            return x
+
+        async def main():
+            run = weft.map(awork if is_async else work, max_concurrent=3, on_error=tolerate(count=1)).submit(
+                iter(range(12))
+            )
+            log = [
+                (type(event).__name__, event.time, getattr(event, "call_id", None))
+                async for event in run.aevents()
+            ]
+            try:
+                return log, [repr(each) for each in await run]
+            except ParallelExecutionError as error:
+                return log, error.branches
+
+        return virtually(main(), seed=seed)
+
+    for seed in [seeds.randrange(10**6) for _ in range(5)]:
+        assert story(seed) == story(seed), f"seed {seed}"
+
+
 # Width
 
 
@@ -791,9 +835,7 @@ def test_every_item_has_a_context_of_its_own_that_has_what_the_caller_set(is_asy
 
     def main():
         variable.set("caller")
-        found = weft.map(
-            awork if is_async else work, iter(range(4)) if lazy else range(4), max_concurrent=2
-        )
+        found = weft.map(awork if is_async else work, iter(range(4)) if lazy else range(4), max_concurrent=2)
         return found, variable.get()
 
     expected = [("caller", f"item {x}") for x in range(4)], "caller"
@@ -877,7 +919,7 @@ def test_a_submitted_map_can_be_cancelled_from_outside():
         assert begun.acquire(timeout=10)
         run.cancel()
         with pytest.raises(asyncio.CancelledError):
-            within(10, lambda: run.result())
+            within(10, run.result)
 
 
 def test_an_endless_sync_source_of_a_body_ends_with_need(mapped):

@@ -9,16 +9,29 @@ import itertools
 import os
 import signal
 import sqlite3
+import subprocess
+import sys
 import threading
 import weakref
 from collections.abc import Iterable
-from contextlib import aclosing, closing
+from contextlib import aclosing, closing, contextmanager, suppress
+from pathlib import Path
 
 import pytest
 from leftovers import eventually, nothing_left, within
 
 import weft
-from weft import Failed, InputError, Ok, ParallelExecutionError, ParallelTimeoutError, entrypoint, tolerate
+from weft import (
+    DefinitionError,
+    Failed,
+    InputError,
+    Ok,
+    ParallelExecutionError,
+    ParallelTimeoutError,
+    RetryPolicy,
+    entrypoint,
+    tolerate,
+)
 from weft.engine.feed import _AHEAD
 from weft.testing import run as virtually
 from weft.testing import virtual_clock
@@ -121,7 +134,6 @@ def by_astream_in_a_body(step, items, *, look=None, ordered=True, **options):
 
 STREAMS = [by_stream, by_astream, by_stream_in_a_body, by_astream_in_a_body]
 MAPS = [by_map, by_amap, by_map_in_a_body, by_amap_in_a_body]
-OF_SYNC_CODE = [by_map, by_map_in_a_body, by_stream, by_stream_in_a_body]
 
 
 def limited(face):
@@ -147,11 +159,6 @@ def mapped(request):
 @pytest.fixture(**faces(STREAMS))
 def streamed(request):
     return limited(request.param)
-
-
-@pytest.fixture(**faces(OF_SYNC_CODE))
-def of_sync_code(request):
-    return request.param
 
 
 # Sources
@@ -309,6 +316,198 @@ def test_a_list_that_changes_meanwhile_ends_the_map_all_the_same(mapped):
         assert found == list(range(50))
 
 
+def test_a_list_that_iterates_in_its_own_way_gives_what_it_iterates(mapped):
+    """Its length says nothing then."""
+
+    class Odd(list):
+        def __iter__(self):
+            return iter([7, 8, 9])
+
+    assert mapped(double, Odd([1])) == [14, 16, 18]
+
+
+# Sources in sources
+
+
+def test_a_map_of_maps_over_lazy_sources_ends(mapped):
+    """More outer items than are read ahead: no thread may wait for room that only another source's thread can make."""
+    items = (collections.UserList([n, n]) for n in range(3 * _AHEAD))
+    found = mapped(weft.map(adouble), items, max_concurrent=3)
+    assert found == [[2 * n, 2 * n] for n in range(3 * _AHEAD)]
+
+
+def test_lazy_sources_side_by_side_are_read_side_by_side():
+    """The one is read to its end only when the other has given something."""
+    reached = threading.Event()
+
+    class First:
+        def __iter__(self):
+            yield 1
+            assert reached.wait(5), "the other source was not read"
+            yield 2
+
+    class Second:
+        def __iter__(self):
+            reached.set()
+            yield 3
+
+    block = weft.parallel(
+        weft.Sequence(lambda _: First(), weft.map(double), name="first"),
+        weft.Sequence(lambda _: Second(), weft.map(double), name="second"),
+    )
+    with nothing_left():
+        assert within(10, lambda: block(0)) == {"first": [2, 4], "second": [6]}
+
+
+def paging(count):
+    for number in range(count):
+        yield weft.map(double, [number])[0]
+
+
+async def apaging(count):
+    for number in range(count):
+        yield (await weft.amap(double, [number]))[0]
+
+
+@pytest.mark.parametrize("width", [None, 1, 2])
+@pytest.mark.parametrize("source", [paging, apaging])
+def test_a_source_may_use_the_run_that_reads_it(source, width):
+    """As one that pages through an API with steps of its own: whatever the width, it gets its turn."""
+
+    @entrypoint()
+    def flow(count):
+        return weft.map(double, source(count)), list(weft.map(double).stream(source(count)))
+
+    @entrypoint()
+    async def aflow(count):
+        listed = await weft.amap(double, apaging(count))
+        return listed, [each async for each in weft.map(double).astream(apaging(count))]
+
+    expected = [4 * number for number in range(100)]
+    with nothing_left():
+        assert within(5, lambda: flow.invoke(100, max_concurrent=width)) == (expected, expected)
+        found = within(5, lambda: asyncio.run(aflow.ainvoke(100, max_concurrent=width)))
+        assert found == (expected, expected)
+
+
+def test_streams_can_be_sources_of_maps_and_streams(mapped):
+    inner = weft.map(adouble, max_concurrent=3).stream(iter(range(300)))
+    assert mapped(adouble, inner, max_concurrent=3) == [4 * x for x in range(300)]
+
+
+def test_async_streams_can_be_sources():
+    async def main():
+        return await weft.amap(adouble, weft.map(adouble).astream(agenerated(300)))
+
+    assert asyncio.run(main()) == [4 * x for x in range(300)]
+
+
+@pytest.mark.parametrize("width", [None, 1])
+def test_two_streams_of_a_body_can_be_read_in_turns(width):
+    """The one ends, the other is endless and is left."""
+
+    @entrypoint()
+    def flow(_):
+        both = zip(
+            weft.map(double).stream(range(200)), weft.map(adouble).stream(itertools.count()), strict=False
+        )
+        return [a == b for a, b in both]
+
+    with nothing_left():
+        assert within(10, lambda: flow.invoke(0, max_concurrent=width)) == [True] * 200
+
+
+def test_a_body_can_go_on_after_a_map_or_a_stream_of_its_has_failed():
+    async def work(x):
+        if x == 3:
+            raise Boom(x)
+        return x
+
+    @entrypoint()
+    def flow(_):
+        taken = []
+        with suppress(ParallelExecutionError):
+            weft.map(work, iter(range(100)), max_concurrent=2)
+        with suppress(ParallelExecutionError):
+            taken.extend(weft.map(work, max_concurrent=1).stream(itertools.count()))
+        with suppress(ParallelExecutionError):
+            for result in weft.map(work, max_concurrent=1).stream(itertools.count()):
+                taken.append(result)
+        return taken, weft.map(double, [1])
+
+    with nothing_left():
+        assert within(10, lambda: flow.invoke(0)) == ([0, 1, 2, 0, 1, 2], [2])
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+@pytest.mark.parametrize("is_async", [False, True])
+def test_the_source_of_a_step_that_is_out_of_time_was_closed(is_async, is_stream):
+    """The map is stopped by the call around it, whose thread, if it has one, comes back."""
+    counted = Counted()
+
+    async def slow(x):
+        await asyncio.sleep(60)
+
+    made = weft.map(slow, max_concurrent=2)
+
+    def body(_):
+        return list(made.stream(counted.sync())) if is_stream else made.invoke(counted.sync())
+
+    async def abody(_):
+        if is_stream:
+            return [each async for each in made.astream(counted.waiting())]
+        return await made.ainvoke(counted.waiting())
+
+    inner = weft.task(timeout=0.1)(abody if is_async else body)
+
+    @entrypoint()
+    def flow(_):
+        return inner(0).result()
+
+    with nothing_left(), pytest.raises(weft.NodeTimeoutError):
+        within(10, lambda: flow.invoke(0))
+    eventually(lambda: counted.closed == 1)
+
+
+# Retries of the whole
+
+
+def failing_once(at):
+    tries = []
+
+    async def work(x):
+        tries.append(x)
+        if x == at and tries.count(x) == 1:
+            raise Boom(x)
+        return x
+
+    return work
+
+
+AGAIN = RetryPolicy(max_attempts=3, retry_on=ParallelExecutionError, initial_interval=0, jitter=False)
+
+
+@pytest.mark.parametrize("kind", ["list", "iterable", "iterator", "generator", "async generator"])
+def test_a_retry_of_the_whole_never_leaves_items_out(mapped, kind):
+    """What can be read once cannot be tried again as a whole; saying so is right, a shorter list is not."""
+    try:
+        found = mapped(failing_once(2), SOURCES[kind](5), retry=AGAIN, max_concurrent=1)
+    except (ParallelExecutionError, InputError, DefinitionError):
+        pass
+    else:
+        assert found == list(range(5))
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_a_retry_of_the_whole_never_gives_a_result_twice(streamed, ordered):
+    seen = []
+    with suppress(ParallelExecutionError, InputError, DefinitionError, weft.UsageError):
+        streamed(failing_once(2), range(5), look=seen.append, ordered=ordered, retry=AGAIN, max_concurrent=1)
+    expected = list(range(5)) if ordered else list(zip(range(5), range(5), strict=True))
+    assert seen == expected[: len(seen)]
+    assert len(seen) in (0, 2, 5)
+
+
 # Sources that raise
 
 
@@ -411,65 +610,83 @@ def test_the_results_before_the_error_of_a_source_were_yielded(streamed):
 # Which thread reads, and when
 
 
-@pytest.mark.parametrize("items", ["generator", "iterable"])
-def test_sync_code_has_its_source_read_by_its_own_thread(of_sync_code, items):
-    threads = set()
-
-    def source():
-        for number in range(300):
-            threads.add(threading.get_ident())
-            yield number
+@pytest.mark.parametrize("in_a_body", [False, True])
+@pytest.mark.parametrize("is_iterator", [False, True])
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_one_thread_reads_a_sync_source_and_for_map_it_is_that_of_the_caller(
+    in_a_body, is_stream, is_iterator
+):
+    """That of a stream takes results meanwhile, so the source has another one, from its first to its last item."""
+    threads, own = set(), set()
 
     class Source:
         def __iter__(self):
-            return source()
+            try:
+                for number in range(300):
+                    threads.add(threading.get_ident())
+                    yield number
+            finally:
+                threads.add(threading.get_ident())
 
-    def main():
-        body = []
+    def main(_=None):
+        own.add(threading.get_ident())
+        source = iter(Source()) if is_iterator else Source()
+        made = weft.map(same, max_concurrent=4)
+        return list(made.stream(source)) if is_stream else made.invoke(source)
 
-        def call(step, items, **options):
-            return of_sync_code(step, items, **options)
-
-        body.append(threading.get_ident())
-        assert call(same, source() if items == "generator" else Source()) == list(range(300))
-        return body[0]
-
-    if of_sync_code in (by_map, by_stream):
-        assert threads == {within(10, main)} or threads == set()
-    else:
-        within(10, main)
+    call = entrypoint()(main) if in_a_body else None
+    with nothing_left():
+        found = within(20, lambda: call.invoke(0) if in_a_body else main())
+    assert found == list(range(300))
     assert len(threads) == 1
+    assert (threads == own) is not is_stream
 
 
-def test_a_cursor_of_sqlite_can_be_mapped_by_sync_code():
-    """It refuses to be used by any thread but the one that made it."""
+@contextmanager
+def table(count=200):
+    """A connection that refuses to be used by any thread but the one that made it."""
     with closing(sqlite3.connect(":memory:")) as connection:
         connection.execute("CREATE TABLE t (x)")
-        connection.executemany("INSERT INTO t VALUES (?)", [(n,) for n in range(200)])
-
-        def rows():
-            return connection.execute("SELECT x FROM t ORDER BY x")
-
-        expected = [(n,) for n in range(200)]
-        assert weft.map(same, rows()) == expected
-        assert weft.map(same, rows(), timeout=20, max_concurrent=3) == expected
-        assert weft.map(same).invoke(rows(), timeout=20) == expected
-        assert list(weft.map(same).stream(rows())) == expected
-        assert asyncio.run(weft.amap(same, rows())) == expected
+        connection.executemany("INSERT INTO t VALUES (?)", [(n,) for n in range(count)])
+        yield connection
 
 
-@pytest.mark.parametrize("is_stream", [False, True])
-def test_a_cursor_of_sqlite_can_be_mapped_by_a_sync_body(is_stream):
+ROWS = [(n,) for n in range(200)]
+SELECT = "SELECT x FROM t ORDER BY x"
+
+
+def test_a_cursor_of_sqlite_can_be_mapped_by_the_code_that_made_it():
+    with table() as connection:
+        assert weft.map(same, connection.execute(SELECT)) == ROWS
+        assert weft.map(same, connection.execute(SELECT), timeout=20, max_concurrent=3) == ROWS
+        assert weft.map(same).invoke(connection.execute(SELECT), timeout=20) == ROWS
+        assert asyncio.run(weft.amap(same, connection.execute(SELECT))) == ROWS
+        assert weft.pipeline(connection.execute(SELECT), same, same_again) == ROWS
+
+
+def same_again(x):
+    return x
+
+
+@pytest.mark.parametrize("in_async_program", [False, True])
+def test_a_cursor_of_sqlite_can_be_mapped_by_the_body_that_made_it(in_async_program):
     @entrypoint()
     def flow(_):
-        with closing(sqlite3.connect(":memory:")) as connection:
-            connection.execute("CREATE TABLE t (x)")
-            connection.executemany("INSERT INTO t VALUES (?)", [(n,) for n in range(200)])
-            rows = connection.execute("SELECT x FROM t ORDER BY x")
-            return list(weft.map(same).stream(rows)) if is_stream else weft.map(same, rows)
+        with table() as connection:
+            return weft.map(same, connection.execute(SELECT))
 
-    assert within(10, lambda: flow.invoke(None)) == [(n,) for n in range(200)]
-    assert within(10, lambda: asyncio.run(flow.ainvoke(None))) == [(n,) for n in range(200)]
+    call = (lambda: asyncio.run(flow.ainvoke(0))) if in_async_program else (lambda: flow.invoke(0))
+    with nothing_left():
+        assert within(10, call) == ROWS
+
+
+def test_a_source_that_opens_its_own_connection_can_be_streamed(streamed):
+    def rows():
+        with table() as connection:
+            yield from connection.execute(SELECT)
+
+    assert streamed(same, rows()) == ROWS
+    assert streamed(same, rows(), look=lambda result: result == (5,)) == ROWS[:6]  # and is closed there
 
 
 class Counted:
@@ -514,20 +731,17 @@ KINDS = ["sync", "waiting", "ready"]
 @pytest.mark.parametrize("face", MAPS, ids=[face.__name__ for face in MAPS])
 def test_a_source_is_not_read_further_ahead_than_promised(face, kind):
     """So a source that is expensive, or endless, is not drained for items that wait."""
-    counted, begun, gate = Counted(500), [], threading.Event()
-    too_far = []
+    counted, begun, too_far = Counted(500), [], []
 
     async def work(x):
         begun.append(x)
-        if counted.read > len(begun) + _AHEAD:
+        if counted.read > len(begun) + 3 + _AHEAD:  # three have been started, perhaps not begun
             too_far.append((counted.read, len(begun)))
         if len(begun) == 3:
             await asyncio.sleep(0.05)  # for a source that is read on all the same
         return x
 
-    source = getattr(counted, kind)()
-    found = limited(face)(work, source, max_concurrent=3)
-    gate.set()
+    found = limited(face)(work, getattr(counted, kind)(), max_concurrent=3)
     assert found == list(range(1, 501))
     assert not too_far
 
@@ -552,14 +766,11 @@ def test_a_decided_block_reads_no_further_and_its_source_was_closed(mapped, kind
     mapped(adouble, source, need=3, max_concurrent=2)
     read, closed = counted.read, counted.closed
     assert read <= 5 + WINDOW + _AHEAD
-    if kind == "sync":
-        assert closed in (0, 1)  # a `for` that is left does not close what it was given either
-    else:
-        assert closed == 1
+    assert closed == 1
     eventually(lambda: counted.read == read)
 
 
-@pytest.mark.parametrize("kind", ["waiting", "ready"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("ending", ["fails", "times out"])
 def test_the_source_of_a_map_that_fails_was_closed(mapped, kind, ending):
     counted = Counted()
@@ -577,7 +788,7 @@ def test_the_source_of_a_map_that_fails_was_closed(mapped, kind, ending):
     assert counted.closed == 1
 
 
-@pytest.mark.parametrize("kind", ["waiting", "ready"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_source_of_a_stream_that_is_left_was_closed(streamed, kind):
     counted = Counted()
     found = streamed(adouble, getattr(counted, kind)(), look=lambda result: result == 6)
@@ -603,19 +814,39 @@ def test_an_async_source_that_is_waiting_when_the_block_is_decided_is_told(mappe
     assert ended == ["source"]
 
 
-def test_an_async_source_that_swallows_being_told_is_told_again(mapped):
+def test_an_async_source_that_swallows_being_told_is_told_again():
     tries = []
 
     async def source():
         yield 1
         while len(tries) < 3:
             try:
-                await asyncio.sleep(60)
+                await asyncio.sleep(600)
             except asyncio.CancelledError:
                 tries.append(1)
 
-    mapped(double, source(), need=1)
+    async def main():
+        await weft.amap(double, source(), need=1)
+        return asyncio.get_running_loop().time()
+
+    assert virtually(main()) < 60
     assert len(tries) == 3
+
+
+def test_an_async_source_has_the_time_to_clean_up():
+    """Being told again is for those who swallow it, not for those who are at it."""
+    ended = []
+
+    async def source():
+        yield 1
+        try:
+            await asyncio.sleep(600)
+        finally:
+            await asyncio.sleep(0.9)
+            ended.append("source")
+
+    virtually(weft.amap(double, source(), need=1))
+    assert ended == ["source"]
 
 
 def test_what_an_async_source_raises_while_it_is_closed_is_not_lost_in_the_loop(mapped):
@@ -688,19 +919,19 @@ def test_results_are_there_before_an_async_source_goes_on(streamed, ordered):
     assert found == (expected if ordered else list(enumerate(expected)))
 
 
-def test_results_are_there_before_a_sync_source_goes_on():
-    """The thread that takes the results also reads: it must not be at the source while a result is on its way."""
+@pytest.mark.parametrize("face", [by_stream, by_stream_in_a_body], ids=["code", "body"])
+def test_results_are_there_before_a_sync_source_that_blocks_goes_on(face):
     taken = threading.Event()
 
     def source():
         yield 1
-        assert taken.wait(1), "the source was asked for more before there was the result"
+        assert taken.wait(5), "the source was asked for more before there was the result"
         yield 2
 
     def look(result):
         taken.set()
 
-    assert limited(by_stream)(double, source(), look=look) == [2, 4]
+    assert limited(face)(double, source(), look=look) == [2, 4]
 
 
 def test_a_blocked_async_source_does_not_hold_up_the_end_of_what_is_there():
@@ -739,7 +970,11 @@ def test_under_a_virtual_clock_a_sync_stream_yields_as_they_end():
         return x
 
     with virtual_clock():
-        assert list(weft.map(work, max_concurrent=3).stream([3, 1, 2], ordered=False)) == [(1, 1), (2, 2), (0, 3)]
+        assert list(weft.map(work, max_concurrent=3).stream([3, 1, 2], ordered=False)) == [
+            (1, 1),
+            (2, 2),
+            (0, 3),
+        ]
 
 
 @pytest.mark.parametrize("kind", ["list", "sync", "waiting", "ready"])
@@ -1050,7 +1285,7 @@ class BigError(Exception):
 
 @pytest.mark.parametrize("ordered", [True, False])
 @pytest.mark.parametrize("ending", ["ok", "fails", "fails, all tolerated"])
-def test_a_stream_keeps_nothing_of_the_items_that_were_taken(streamed, ordered, ending):
+def test_a_stream_keeps_nothing_of_the_items_that_were_taken(ordered, ending):
     """Items, results and errors: what is alive is bounded by the window, for a million as for a hundred."""
 
     async def work(item):
@@ -1071,17 +1306,6 @@ def test_a_stream_keeps_nothing_of_the_items_that_were_taken(streamed, ordered, 
     policy = {"ok": "fail_fast", "fails": "collect"}.get(ending, tolerate(count=10_000))
     items = (Big(number) for number in range(1000))
 
-    def take(step, items, **options):
-        found = []
-
-        def one(result):
-            look(result)
-            return seen == 1000
-
-        # The faces keep a list of what they saw, so the results are taken in one go here.
-        del found
-        return streamed(step, items, look=one, **options)
-
     async def drained():
         results = weft.map(work, max_concurrent=4, on_error=policy).astream(items, ordered=ordered)
         async with aclosing(results):
@@ -1089,7 +1313,6 @@ def test_a_stream_keeps_nothing_of_the_items_that_were_taken(streamed, ordered, 
                 look(result)
                 del result
 
-    del take
     Big.alive.clear()
     within(20, lambda: asyncio.run(drained()))
     assert seen == 1000
@@ -1099,11 +1322,13 @@ def test_a_stream_keeps_nothing_of_the_items_that_were_taken(streamed, ordered, 
 # Ctrl-C
 
 
-def test_ctrl_c_in_the_source_stops_the_map():
-    """Here the main thread reads, and that is where Python raises it."""
-    ended = []
+@pytest.mark.parametrize("face", [by_map, by_stream])
+def test_ctrl_c_while_a_source_blocks_stops_the_map(face):
+    """For map the main thread reads, and that is where Python raises it; for a stream it waits for results."""
+    begun, ended, go_on = [], [], threading.Event()
 
     async def work(x):
+        begun.append(x)
         try:
             await asyncio.sleep(60)
         finally:
@@ -1111,15 +1336,14 @@ def test_ctrl_c_in_the_source_stops_the_map():
 
     def source():
         yield 1
-        threading.Event().wait(0.02)
-        signal.raise_signal(signal.SIGINT)
+        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+        go_on.wait(0.5)
         yield 2
 
-    for face in (by_map, by_stream):
-        ended.clear()
-        with nothing_left(), pytest.raises(KeyboardInterrupt):
-            face(work, source())
-        assert ended == [1]
+    with nothing_left(), pytest.raises(KeyboardInterrupt):
+        face(work, source())
+    assert sorted(begun) == sorted(ended)
+    assert 1 in ended
 
 
 def test_ctrl_c_while_a_stream_is_waited_for_stops_it():
@@ -1137,8 +1361,20 @@ def test_ctrl_c_while_a_stream_is_waited_for_stops_it():
     assert ended == [0]
 
 
-def test_shelf_is_what_it_says():
-    """The sources above are of the kinds that their names say."""
+# The measurement
+
+
+def test_the_measurement_of_a_million_items_can_be_made_of_a_few():
+    script = Path(__file__).resolve().parent.parent / "benchmarks" / "million.py"
+    command = [sys.executable, str(script), "--items", "3000", "--only", "stream;list"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines()[2:]]
+    assert [row[0] for row in rows] == ["stream", "list"]
+    assert all(row[1] == "3,000" and row[-1] == "100" for row in rows)
+
+
+def test_sources_are_what_their_names_say():
     assert isinstance(Shelf(), Iterable)
     assert not isinstance(OldSequence(), Iterable)
     assert list(OldSequence(2)) == [0, 1]

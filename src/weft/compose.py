@@ -11,6 +11,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, overload
 
 from weft.core.binding import Binding
@@ -21,6 +22,7 @@ from weft.core.sizing import ESTIMATED_MEMORY, check_estimate
 from weft.core.timeout import TimeoutPolicy
 from weft.engine.block import Block, BlockOptions, Start
 from weft.engine.feed import Known
+from weft.engine.futures import Branch
 from weft.engine.limits import limits_of
 from weft.engine.step import Step, retry_policies
 from weft.errors import DefinitionError, UsageError, WeftError
@@ -29,7 +31,6 @@ from weft.runnable import Runnable, running_call
 
 if TYPE_CHECKING:
     from weft.engine.call import Call
-    from weft.engine.futures import Branch
     from weft.engine.planned import PlannedCall
 
 #: How many steps a Sequence may take unless it is told otherwise: more is taken for a loop without an end.
@@ -86,6 +87,7 @@ class Parallel(_Composed):
             retry=retry_policies(retry),
             total=None if total is None else check_seconds("total", total),
         )
+        self.step = replace(self.step, shape=shape_of(f"parallel {options.policy}", self.branches))
         self._starts = [_Start(key, part) for key, part in self.branches.items()]
 
     def __repr__(self) -> str:
@@ -213,6 +215,12 @@ def block_options(
     )
 
 
+def shape_of(kind: str, parts: Mapping[str, Runnable]) -> str:
+    """What tells a workflow from another whose recorded value is not its own: its parts, by name, and theirs."""
+    inner = ", ".join(f"{name}: {part.step.name} {part.step.shape}" for name, part in parts.items())
+    return blake2b(f"{kind}({inner})".encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+
 def _equal_names(keys: list[str]) -> str:
     twice = next(key for key in keys if keys.count(key) > 1)
     return (
@@ -258,18 +266,22 @@ class Sequence(_Composed):
         self.key = parts[-1].key if name is None else check_name("Sequence()", name)
         self.step = Step(
             functools.partial(Walk, self.steps, self.max_steps),
-            name or " >> ".join(part.key for part in parts),
+            name or "sequence",  # not of its steps: an edit would make it another workflow, and end its runs
             is_async=True,
             is_planned=True,
             timeout=TimeoutPolicy.of(timeout),
             retry=retry_policies(retry),
             total=None if total is None else check_seconds("total", total),
         )
+        self.step = replace(
+            self.step, shape=shape_of("sequence", {str(n): part for n, part in enumerate(parts)})
+        )
         self._is_bare = name is None and max_steps == MAX_STEPS and self.step.is_plain
         self.computes = any(part.computes for part in parts)
 
     def __repr__(self) -> str:
-        return f"<weft.Sequence {self.step.name!r}>"
+        name = "" if self.own_name is None else f"{self.own_name}: "
+        return f"<weft.Sequence {name}{' >> '.join(part.key for part in self.steps)}>"
 
     @property
     def is_flat(self) -> bool:
@@ -304,6 +316,7 @@ class Walk:
         self._taken = 0
         self._is_waiting = False
         self._deciding: Decision | None = None
+        self._choice: Any = None
         self._error: BaseException | None = None
 
     def note(self, branch: Branch, call: Call) -> None:
@@ -315,7 +328,7 @@ class Walk:
             self._value = call.value
             self._next += 1
         else:
-            self._follow(call.value)
+            self._choice = call.value
 
     def advance(self) -> None:
         """Start the next step, or conclude."""
@@ -323,6 +336,8 @@ class Walk:
             self._call.conclude(None, self._error)
         elif self._is_waiting:
             return
+        elif self._deciding is not None:
+            self._follow(self._deciding)
         elif self._next == len(self._steps):
             self._call.conclude(self._value, None)
         else:
@@ -343,19 +358,15 @@ class Walk:
 
     def _start(self, step: Step, arguments: tuple[tuple[Any, ...], dict[str, Any]]) -> None:
         self._is_waiting = True
-        self._call.start(step, *arguments)
+        self._call.start(Branch(self._call, 0), step, *arguments)
 
-    def _follow(self, choice: Any) -> None:
+    def _follow(self, decision: Decision) -> None:
         """Go where the decision says; what is there gets what the decision got."""
-        decision, self._deciding = self._deciding, None
-        assert decision is not None
-        try:
-            found = decision.resolve(choice)
-        except WeftError as error:
-            self._error = error
-            return
+        self._deciding = None
+        found = decision.resolve(self._choice)
         if isinstance(found, int):
             self._next = found
+            self._call.advance_soon()
         else:
             self._start(found.step, found.bind_branch(self._value))
 
@@ -369,19 +380,24 @@ class Walk:
 
 # Decisions
 
+#: How many globals an error names.
+_SHOWN = 5
+
 
 class Decision(_Composed):
     """A step that says where to go on; made by :func:`decision`."""
 
     def __init__(self, choose: Step, branches: Mapping[str, Runnable]) -> None:
-        self.choose = replace(choose, workflow=self)
+        self.choose = replace(choose, convert=self.name_of)
         self.branches = branches
         self.key = choose.name
         self.computes = not choose.is_async or any(branch.computes for branch in branches.values())
         self._binding = Binding.of(choose.fn)
         self._among: list[Runnable] = []
         alone = functools.partial(Walk, [self], MAX_STEPS)
-        self.step = Step(alone, choose.name, is_async=True, is_planned=True)
+        self.step = Step(
+            alone, choose.name, is_async=True, is_planned=True, shape=shape_of("decision", self.branches)
+        )
         functools.update_wrapper(self, choose.fn, updated=())
         self.__name__ = choose.name
 
@@ -397,20 +413,18 @@ class Decision(_Composed):
         """The same decision as a step of a sequence, to whose steps it can jump."""
         placed = copy.copy(self)
         placed._among = steps
-        placed.choose = replace(self.choose, workflow=placed)
+        placed.choose = replace(self.choose, convert=placed.name_of)
         return placed
 
     def bind_choice(self, value: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments of the function that decides."""
         return self._binding.bind(value, step=self.key)
 
-    def split_output(self, value: Any) -> tuple[Any, Any]:
+    def name_of(self, choice: Any) -> Any:
         """What it chose, by name if it has one here, so that it can be recorded."""
-        if isinstance(value, Runnable):
-            name = next((name for name, part in self._named() if _is_same(part, value)), None)
-            if name is not None:
-                return name, name
-        return value, value
+        if not isinstance(choice, Runnable):
+            return choice
+        return next((name for name, part in self._named() if _is_same(part, choice)), choice)
 
     def resolve(self, choice: Any) -> int | Runnable:
         """The place in the sequence to jump to, or what is to run in the decision's place.
@@ -441,8 +455,12 @@ class Decision(_Composed):
         yield from _global_runnables(self.func)
 
     def _known(self) -> str:
-        names = dict.fromkeys(name for name, _ in self._named())
-        return ", ".join(names) or "no steps, branches or globals that could be run"
+        near = dict.fromkeys([*(part.key for part in self._among), *self.branches])
+        seen = [name for name in dict.fromkeys(name for name, _ in self._named()) if name not in near]
+        more = f" and {len(seen) - _SHOWN} more" if len(seen) > _SHOWN else ""
+        return (
+            ", ".join([*near, *seen[:_SHOWN]]) or "no steps, branches or globals that could be run"
+        ) + more
 
     def problems(self) -> Iterator[str]:
         """What can never work."""
@@ -564,13 +582,17 @@ def _ambiguous(steps: list[Runnable]) -> Iterator[str]:
 
 def _unreachable(steps: list[Runnable]) -> Iterator[str]:
     reached: set[int] = set()
-    stack = [0]
+    stack, ends = [0], False
     while stack:
         place = stack.pop()
+        if place == len(steps):
+            ends = True
         if place in reached or place >= len(steps):
             continue
         reached.add(place)
         stack += _ways_on(steps, place)
+    if not ends:
+        yield "it can never end: its decisions only lead back"
     for place, step in enumerate(steps):
         if place not in reached:
             yield f"step {place + 1} ({step.key!r}) can never be reached: a decision before it always goes elsewhere"
@@ -581,7 +603,7 @@ def _ways_on(steps: list[Runnable], place: int) -> list[int]:
     if not isinstance(step, Decision):
         return [place + 1]
     if step.choices is None:
-        return list(range(len(steps)))
+        return list(range(len(steps) + 1))
     ways = []
     for choice in step.choices:
         try:

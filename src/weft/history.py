@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from weft.checkpoint.base import Checkpointer, Record, RecordKind, RunRow, RunStatus, all_records
 from weft.checkpoint.codec import Codec
+from weft.checkpoint.wire import tag_of
 from weft.core.identity import question_id, root_identity
+from weft.core.outcome import Composed
 from weft.engine.options import as_checkpointer
 from weft.engine.recorder import answer_record
 from weft.errors import AnswerError, InputError, RunNotFoundError
@@ -108,7 +110,7 @@ class RunInfo:
     @property
     def output(self) -> Any:
         """What a finished run returned, as plain data; None for others."""
-        return None if self._row.output is None else self._store.codec.describe(self._row.output)
+        return None if self._row.output is None else _described(self._store.codec.describe(self._row.output))
 
     @property
     def calls(self) -> builtins.list[CallInfo]:
@@ -306,13 +308,20 @@ def _call(record: Record, root: bytes, codec: Codec) -> CallInfo:
         record.attempts,
         _moment(record.started),
         _moment(record.ended),
-        codec.describe(record.value) if ok else None,
+        _described(codec.describe(record.value)) if ok else None,
         None if ok else _summary(record.value, codec),
     )
 
 
 def _question(key: str, record: Record, codec: Codec) -> QuestionInfo:
     return QuestionInfo(key, record.step, codec.describe(record.value), _moment(record.ended))
+
+
+def _described(value: object) -> object:
+    """A result for display; of a block or sequence without what is recorded of its shape."""
+    if isinstance(value, dict) and value.get("$type") == tag_of(Composed):
+        return value["value"]
+    return value
 
 
 def _summary(data: bytes, codec: Codec) -> str:

@@ -6,25 +6,27 @@ import asyncio
 import copy
 import functools
 import queue
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator, Mapping
+from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from weft.checkpoint.base import RecordKind
-from weft.compose import Decision, Walk, block_options
+from weft.checkpoint.base import RecordKind, all_records
+from weft.compose import Decision, Walk, block_options, shape_of
 from weft.core.checks import check_count, check_name, check_seconds
 from weft.core.identity import root_identity
 from weft.core.limits import Capacity
-from weft.core.outcome import Failed, Ok, TimedOut
+from weft.core.outcome import Cancelled, Failed, HandedOut, NotStarted, Ok, ReadOnce, TimedOut
 from weft.core.sizing import ESTIMATED_MEMORY
 from weft.core.timeout import TimeoutPolicy
-from weft.engine.block import HANDED_OUT, Block, BlockOptions, Start
-from weft.engine.drive import start_on_loop, start_streaming
+from weft.engine.block import Block, BlockOptions, Start
+from weft.engine.caller import Caller
+from weft.engine.drive import start_on_loop, start_on_portal
 from weft.engine.feed import feed_of, is_in_memory
-from weft.engine.futures import ThreadFuture
-from weft.engine.recorder import load_run
+from weft.engine.futures import AnyFuture, ThreadFuture
+from weft.engine.recorder import OUTCOMES
 from weft.engine.step import Step, retry_policies
-from weft.errors import DefinitionError, InputError, UsageError
+from weft.errors import CorruptDataError, DefinitionError, InputError, UsageError
 from weft.nodes import as_runnable
 from weft.runnable import Runnable, running_call
 
@@ -46,7 +48,6 @@ _LEAST_WINDOW, _USUAL_WINDOW = 64, 1_024
 _ON_THE_WAY, _ON_THE_WAY_EACH = 1_000, 10
 
 _NO_ITEMS: Any = object()
-_LAZY = "items of a source that is read once"
 
 
 class Map(Runnable):
@@ -80,6 +81,7 @@ class Map(Runnable):
             retry=retry_policies(retry),
             total=None if total is None else check_seconds("total", total),
             key=_for_identity,
+            shape=shape_of(f"map {options.policy}", {"item": part}),
         )
 
     def __repr__(self) -> str:
@@ -95,25 +97,28 @@ class Map(Runnable):
 
     def recorded_output(self, value: Any, store: Checkpointer, run_id: str) -> Any:
         """The results of a finished run; of one that was streamed, those of its items."""
-        if value != HANDED_OUT:
+        if not isinstance(value, HandedOut):
             return value
-        loaded, root = load_run(store, run_id), root_identity(self.step.name)
-        found = sorted(loaded.outcomes.get(root, ()), key=lambda record: record.ordinal)
-        return [self._recorded_result(record, store.codec) for record in found]
+        root, found = root_identity(self.step.name), dict(value.unrecorded)
+        for record in all_records(store, run_id):
+            if record.parent == root and record.kind in OUTCOMES:
+                found[record.ordinal] = self._recorded_result(record, store.codec)
+        return [found[index] for index in sorted(found)]
 
     def _recorded_result(self, record: Record, codec: Codec) -> Any:
         if record.kind is RecordKind.OK:
             value = codec.decode(record.value)
             return Ok(value) if self.options.policy.gives_outcomes else value
         error = codec.decode_error(record.value)
-        assert error is not None  # or it had not been loaded
+        if error is None:
+            error = CorruptDataError(f"item {record.ordinal} failed, and its error cannot be rebuilt here")
         return TimedOut(error) if record.kind is RecordKind.TIMED_OUT else Failed(error)
 
     def _conductor(self, call: PlannedCall, items: Any) -> Block:
         sink = None
         if isinstance(items, _Given):
             sink, call.reader, items = items.sink, items.reader, items.items
-        if isinstance(items, str) and items == _LAZY:
+        if isinstance(items, ReadOnce):
             raise InputError(
                 f"{self.step.name!r} was begun with items that could be read only once; pass them again to go on"
             )
@@ -127,13 +132,19 @@ class Map(Runnable):
         return _MapStyle(self.part, self.part.step, self.step.name)
 
     def _join_here(self, call: Call, input: Any, options: Mapping[str, Any]) -> Any:
-        if call.is_on_loop or is_in_memory(input) or isinstance(input, AsyncIterable):
+        if call.is_on_loop:
+            raise UsageError(
+                f"map() and invoke() would block the loop that the body of {call.step.name!r} runs on; write "
+                f"`await weft.amap({self.part.key}, items)`"
+            )
+        if is_in_memory(input) or isinstance(input, AsyncIterable) or call.run.clock.is_virtual:
             return super()._join_here(call, input, options)
-        jobs = _Jobs()  # a sync source of a sync body is read in the thread of that body
-        future = self._join(call, _Given(input, reader=jobs), options)
+        reader = Caller()  # a sync source of a sync body is read in the thread of that body
+        future = self._join(call, _Given(input, reader=reader), options)
         assert isinstance(future, ThreadFuture)
-        for _ in jobs.serve(future):
-            pass
+        future.add_done_callback(lambda _: reader.end())
+        with future.attended():
+            reader.serve()
         return future.result()
 
     # Streams
@@ -147,47 +158,39 @@ class Map(Runnable):
             input: The items: any iterable or async iterable; it is read as there is room.
             config: Another spelling of the options.
             ordered: In the order of the items; if not, ``(index, result)`` as they are completed.
-                A sync source is read by the thread that takes the results, while it waits for one: what the source
-                waits for must not depend on results that are still to be taken.
+                A sync source is read in sync code by a thread of its own, from first to last.
             **options: Those of a run; with ``stream_mode=`` the chunks of :meth:`Runnable.stream` instead.
         """
         if "stream_mode" in options:
             return super().stream(input, config, **options)
-        results = _ThreadResults(self._window, ordered=ordered)
+        results = _ThreadResults(self.options, ordered=ordered)
         if (call := running_call()) is not None:
-            future = self._join(call, _Given(input, results, results), options)
-            if not isinstance(future, ThreadFuture):
+            if call.is_on_loop:
                 raise UsageError(
                     f"stream() would block the loop of this body; write `async for` on {self.key}.astream(...)"
                 )
-            return _stream_in_body(future, results)
-        given = _Given(input, results, results)
-        return _stream_run(
-            start_streaming(self, given, self._options(input, config, options), results), results
-        )
+            return _stream_in_body(lambda: self._join(call, _Given(input, results), options), results)
+        run = start_on_portal(self, _Given(input, results), self._options(input, config, options))
+        return _stream_run(run, results)
 
     async def astream(
         self, input: Any, config: Mapping[str, Any] | None = None, *, ordered: bool = True, **options: Any
-    ) -> AsyncIterator[Any]:
+    ) -> AsyncGenerator[Any, None]:
         """As :meth:`stream`, on the running loop."""
         if "stream_mode" in options:
-            async for chunk in super().astream(input, config, **options):
-                yield chunk
+            async with aclosing(super().astream(input, config, **options)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
             return
-        results = _LoopResults(self._window, ordered=ordered)
+        results = _LoopResults(self.options, ordered=ordered)
         if (call := running_call()) is not None:
-            future: Any = self._join(call, _Given(input, results), options)
-            async for item in results.serve(future, None):
+            future, run = self._join(call, _Given(input, results), options), None
+        else:
+            run = start_on_loop(self, _Given(input, results), self._options(input, config, options))
+            future = run.future
+        async with aclosing(results.serve(future, run)) as served:
+            async for item in served:
                 yield item
-            return
-        run = start_on_loop(self, _Given(input, results), self._options(input, config, options))
-        async for item in results.serve(run.future, run):
-            yield item
-
-    @property
-    def _window(self) -> int:
-        width = self.options.max_concurrent
-        return _USUAL_WINDOW if width is None else max(_LEAST_WINDOW, _WINDOW * width)
 
 
 class _MapStyle:
@@ -222,7 +225,7 @@ def _for_identity(items: Any) -> Any:
     if isinstance(items, _Given):
         items = items.items
     if not is_in_memory(items):
-        return _LAZY
+        return ReadOnce()
     return items if isinstance(items, list | tuple | dict | str | bytes | set | frozenset) else list(items)
 
 
@@ -282,11 +285,15 @@ def map(  # noqa: A001 - the word that everybody looks for
     )
     if items is not _NO_ITEMS:
         return made.invoke(items, **options)
+    _refuse_run_options(options)
+    return made
+
+
+def _refuse_run_options(options: Mapping[str, Any]) -> None:
     if options:
         raise DefinitionError(
             f"{next(iter(options))!r} is an option of a run: pass it to a verb, with the items"
         )
-    return made
 
 
 async def amap(step: Any, items: Any, /, **options: Any) -> Any:
@@ -322,6 +329,8 @@ class Pipeline(Map):
         super().__init__(stages[-1], options=options, **rest)
         self.stages = stages
         self.widths = widths
+        shape = shape_of(f"pipeline {options.policy}", {stage.key: stage for stage in stages})
+        self.step = replace(self.step, shape=shape)
 
     def problems(self) -> Iterator[str]:
         """What can never work."""
@@ -340,7 +349,7 @@ class Pipeline(Map):
         if width is None:
             return stage
         part = copy.copy(stage)
-        part.step = replace(stage.step, gates=(Capacity(stage.key, concurrent=width),))
+        part.step = replace(stage.step, gates=(Capacity(stage.key, concurrent=width, is_gate=True),))
         return part
 
 
@@ -362,6 +371,8 @@ def pipeline(
     on_error: Any = "fail_fast",
     need: int | None = None,
     name: str | None = None,
+    retry: Any = None,
+    total: float | None = None,
     **options: Any,
 ) -> Any:
     """Send every item through all stages, without a barrier between them; returns the list of what the last one gave.
@@ -377,6 +388,8 @@ def pipeline(
         on_error: As in :func:`parallel`, for items.
         need: How many items are enough.
         name: What results and errors call it.
+        retry: How many attempts of the whole, a :class:`RetryPolicy`, or several.
+        total: Seconds for all attempts together.
         **options: Those of a run.
 
     Raises:
@@ -388,13 +401,12 @@ def pipeline(
     on_the_way = max(_ON_THE_WAY, _ON_THE_WAY_EACH * sum(widths.values())) if widths else None
     block = block_options(max_concurrent=on_the_way, on_error=on_error, need=need)
     made = Pipeline(
-        parts,
-        widths,
-        options=block,
-        name=name or f"pipeline({', '.join(p.key for p in parts)})",
-        timeout=timeout,
+        parts, widths, options=block, name=name or "pipeline", timeout=timeout, retry=retry, total=total
     )
-    return made if items is None else made.invoke(items, **options)
+    if items is not None:
+        return made.invoke(items, **options)
+    _refuse_run_options(options)
+    return made
 
 
 def _widths(stages: list[Runnable], given: Any) -> dict[str, int]:
@@ -436,10 +448,12 @@ class _Given:
 class _Results:
     """What a stream's consumer has still to take; see :class:`weft.engine.block.Sink`."""
 
-    def __init__(self, window: int, *, ordered: bool) -> None:
-        self.window = window
+    def __init__(self, options: BlockOptions, *, ordered: bool) -> None:
+        width = options.max_concurrent
+        self.window = _USUAL_WINDOW if width is None else max(_LEAST_WINDOW, _WINDOW * width)
         self.taken = 0
         self._ordered = ordered
+        self._is_one = options.policy.gives_one
         self._early: dict[int, Any] = {}  # in order, those that wait for one before them
         self._next = 0
         self._call: PlannedCall | None = None
@@ -448,21 +462,35 @@ class _Results:
         """The block that gives the results."""
         self._call = call
 
-    def give(self, index: int, result: Any) -> None:
+    def give(self, index: int, result: Any, *, at_once: bool = False) -> None:
         """A branch has ended."""
-        if not self._ordered:
-            self._hand_over((index, result))
+        if at_once or not self._ordered:
+            self._hand_over(result if self._ordered else (index, result))
             return
         self._early[index] = result
         while self._next in self._early:
             self._hand_over(self._early.pop(self._next))
             self._next += 1
 
-    def recorded(self, output: list[Any]) -> Iterable[Any]:
-        """The results of a run that had been finished before: nothing was given."""
-        if self._call is not None:
-            return ()
-        return output if self._ordered else enumerate(output)
+    def rest(self, output: Any) -> Iterable[Any]:
+        """What is left to yield when the run, or the call, has ended with this output.
+
+        Raises:
+            UsageError: It was put aside: a question waits for its answer.
+        """
+        if isinstance(output, dict) and "__interrupt__" in output:
+            raise UsageError(
+                f"the run was put aside, since there are questions to answer: {output['__interrupt__']}; answer them "
+                "by invoke(Command(resume=...)) with the same run_id, or by `weft answer`, and stream again"
+            )
+        if self._call is not None:  # in order, what waited for one that has no result
+            return [self._early.pop(index) for index in sorted(self._early)]
+        found = (
+            [output]
+            if self._is_one
+            else [each for each in output if not isinstance(each, Cancelled | NotStarted)]
+        )
+        return found if self._ordered else enumerate(found)
 
     def _hand_over(self, result: Any) -> None:
         raise NotImplementedError
@@ -473,101 +501,75 @@ class _Results:
             self._call.run.post(self._call.advance_soon)
 
 
-class _Job:
-    """Something that a thread is asked to do while it waits: to read a source."""
-
-    def __init__(self, run: Callable[[], None]) -> None:
-        self.run = run
-
-
 _END: Any = object()
 
 
-class _Jobs:
-    """A thread that waits for a call and does meanwhile what it is given; see :class:`weft.engine.caller.Reader`."""
+class _ThreadResults(_Results):
+    """For a consumer in a thread."""
 
-    def __init__(self) -> None:
-        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    def __init__(self, options: BlockOptions, *, ordered: bool) -> None:
+        super().__init__(options, ordered=ordered)
+        self._queue: queue.Queue[Any] = (
+            queue.Queue()
+        )  # not a SimpleQueue, whose waiting a virtual clock cannot see
 
-    @property
-    def is_wanted(self) -> bool:
-        """Whether something is there for the thread, so that reading should pause."""
-        return not self._queue.empty()
+    def _hand_over(self, result: Any) -> None:
+        self._queue.put(result)
 
-    def put(self, job: Callable[[], None]) -> None:
-        """Have the waiting thread do this."""
-        self._queue.put(_Job(job))
-
-    def serve(self, future: ThreadFuture) -> Iterator[Any]:
-        """Do the jobs, and yield what else comes, until the call has ended."""
+    def serve(self, future: AnyFuture) -> Iterator[Any]:
+        """Yield the results until the run, or the call in a run, has ended."""
+        assert isinstance(future, ThreadFuture)
         future.add_done_callback(lambda _: self._queue.put(_END))
         while (item := self._get(future)) is not _END:
-            if isinstance(item, _Job):
-                item.run()
-            else:
-                yield item
+            self._took()
+            yield item
+        yield from self.rest(future.result())
 
     def finish(self) -> None:
-        """Do the jobs, and drop what else comes, until the call has ended."""
-        while (item := self._queue.get()) is not _END:
-            if isinstance(item, _Job):
-                item.run()
+        """Wait until it has ended; drop what it still gives."""
+        while self._queue.get() is not _END:
+            pass
 
     def _get(self, future: ThreadFuture) -> Any:
         with future.attended():
             return self._queue.get()
 
 
-class _ThreadResults(_Results, _Jobs):
-    """For a consumer in a thread, which also reads a sync source while it waits."""
-
-    def __init__(self, window: int, *, ordered: bool) -> None:
-        _Results.__init__(self, window, ordered=ordered)
-        _Jobs.__init__(self)
-
-    def _hand_over(self, result: Any) -> None:
-        self._queue.put(result)
-
-    def serve(self, future: ThreadFuture) -> Iterator[Any]:
-        """Yield the results as they are taken."""
-        for result in super().serve(future):
-            self._took()
-            yield result
-
-
 def _stream_run(run: Execution, results: _ThreadResults) -> Iterator[Any]:
-    future = run.future
-    assert isinstance(future, ThreadFuture)
     try:
         run.begin()
-        yield from results.serve(future)
-        yield from results.recorded(future.result())
+        yield from results.serve(run.future)
     finally:
-        if not future.done():
+        if not run.future.done():
             run.begin()  # an interrupt may have come in the middle of it
             run.post(run.cancel, "its stream was left")
             results.finish()
 
 
-def _stream_in_body(future: ThreadFuture, results: _ThreadResults) -> Iterator[Any]:
+def _stream_in_body(
+    begin: Callable[[], AnyFuture | asyncio.Future[Any]], results: _ThreadResults
+) -> Iterator[Any]:
+    future = begin()
+    assert isinstance(future, ThreadFuture)
     try:
         yield from results.serve(future)
-        yield from results.recorded(future.result())
     finally:
-        future.cancel()
+        if (call := future.call) is not None:
+            call.run.post(call.stop_by_caller)  # not cancel(), which does not wait for what has begun
+            results.finish()
 
 
 class _LoopResults(_Results):
     """For a consumer on the loop of the run."""
 
-    def __init__(self, window: int, *, ordered: bool) -> None:
-        super().__init__(window, ordered=ordered)
+    def __init__(self, options: BlockOptions, *, ordered: bool) -> None:
+        super().__init__(options, ordered=ordered)
         self._queue: asyncio.Queue[Any] = asyncio.Queue()
 
     def _hand_over(self, result: Any) -> None:
         self._queue.put_nowait(result)
 
-    async def serve(self, future: Any, run: Execution | None) -> AsyncIterator[Any]:
+    async def serve(self, future: Any, run: Execution | None) -> AsyncGenerator[Any, None]:
         """Yield the results until the run, or the call in a run, has ended."""
         future.add_done_callback(lambda _: self._queue.put_nowait(_END))
         try:
@@ -576,9 +578,10 @@ class _LoopResults(_Results):
             while (item := await self._queue.get()) is not _END:
                 self._took()
                 yield item
-            for item in self.recorded(future.result()):
+            for item in self.rest(future.result()):
                 yield item
         finally:
+            future.forget()
             if not future.done():
                 if run is None:
                     future.cancel()

@@ -142,7 +142,7 @@ def as_runnable(value: Any, *, where: str) -> Runnable:
     """
     if isinstance(value, Runnable):
         return value
-    if callable(value) and not isinstance(value, type(Runnable)):
+    if callable(value) and not (isinstance(value, type) and issubclass(value, Runnable)):
         return Node(Step.of(value))
     raise DefinitionError(
         f"{where} takes nodes, tasks, functions and other workflows, not {type(value).__name__}: {value!r:.80}"

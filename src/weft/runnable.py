@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from collections.abc import Sequence as Several
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -132,7 +132,7 @@ class Runnable(Workflow):
         *,
         stream_mode: str | Several[str] | None = None,
         **options: Any,
-    ) -> AsyncIterator[Any]:
+    ) -> AsyncGenerator[Any, None]:
         """As :meth:`stream`, on the running loop."""
         chunker = Chunker(stream_mode or "updates", self.step.name)
         if running_call() is not None:
@@ -148,6 +148,7 @@ class Runnable(Workflow):
                     yield chunk
             run.future.result()
         finally:
+            run.future.forget()
             if not run.future.done():
                 run.cancel("its stream was left")
                 while await events.get() is not None:
@@ -218,7 +219,7 @@ class Runnable(Workflow):
         found = list(self.problems())
         if found:
             listed = "".join(f"\n  - {problem}" for problem in found)
-            raise DefinitionError(f"{self.key!r} cannot work as it is:{listed}")
+            raise DefinitionError(f"{self.step.name!r} cannot work as it is:{listed}")
 
     def __rshift__(self, other: Any) -> Sequence:
         """``a >> b``: first a, then b with what a gave."""

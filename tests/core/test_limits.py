@@ -386,6 +386,25 @@ def test_what_is_slowest_to_come_is_kept_first(monkeypatch):
     assert release((run,), now=0.0).granted == ("younger",)
 
 
+@pytest.mark.parametrize("rate", [None, Rate(1, 1.0)])
+def test_the_children_of_who_is_in_the_gate_are_not_held_up_by_who_waits_before_it(monkeypatch, rate):
+    """1. parent is in the gate and waits for its children. 2. old waits for run and gate, and is passed by a child.
+
+    3. Were run kept for old, the next child would wait for old, old for parent, and parent for its child.
+    """
+    run, gate = Capacity("run", concurrent=1, rate=rate), Capacity("gate", concurrent=1, is_gate=True)
+    monkeypatch.setattr(limits, "PATIENCE", 0)
+    assert take("parent", (run, gate), ahead=True) is True
+    release((run,), now=0.5)  # it makes a child
+    assert take("old", (run, gate), ahead=True, now=1.0) is False
+    for n in range(1, 5):
+        assert take(n, (run,), ahead=True, now=float(n)) is True
+        release((run,), now=n + 0.5)
+    assert take("parent", (run,), ahead=True, begins=False, now=4.6) is True
+    release((run,), now=4.7)
+    assert release((gate,), now=5.0).granted == ("old",)
+
+
 def test_who_waits_for_tomorrow_keeps_no_place_until_then(monkeypatch):
     day, gpu = Capacity("day", rate=Rate(1, 1000.0)), Capacity("gpu", concurrent=1)
     take("first", (day,))
@@ -494,8 +513,8 @@ class Waiter:
 class Books:
     """What a capacity should have, kept the slow way: nothing is dropped, everything is counted anew."""
 
-    def __init__(self, number, concurrent, rate):
-        self.number, self.concurrent, self.rate = number, concurrent, rate
+    def __init__(self, number, concurrent, rate, is_gate=False):
+        self.number, self.concurrent, self.rate, self.is_gate = number, concurrent, rate, is_gate
         self.held, self.begun, self.paused_until = 0, [], -inf
 
     def has_place(self, kept=0):
@@ -531,14 +550,17 @@ class Model:
         if not self.is_first(waiter) or waiter.passed <= limits.PATIENCE:
             return [], []
         mine = [self.books[n] for n in waiter.needs]
-        beginnings, places = [], []
+        if any(book.is_gate and not book.has_place() for book in mine):
+            return [], []
+        beginnings, places = [], [book.number for book in mine if book.is_gate]
         if waiter.begins:
             # those of the same period as the implementation happens to have them: the last named first
             for book in sorted(mine, key=lambda book: book.rate.period if book.rate else 0)[::-1]:
                 beginnings.append(book.number)
                 if not book.has_time(now):
-                    return beginnings, []
-        for book in sorted(mine, key=lambda book: book.concurrent or inf):
+                    return beginnings, places
+        others = [book for book in mine if not book.is_gate]
+        for book in sorted(others, key=lambda book: book.concurrent or inf):
             places.append(book.number)
             if not book.has_place():
                 break
@@ -588,8 +610,10 @@ class World:
     """Does what an engine does: it asks again at the moments that it was told, and at no other."""
 
     def __init__(self, kinds):
-        self.capacities = [Capacity(str(n), concurrent=c, rate=r) for n, (c, r) in enumerate(kinds)]
-        self.model = Model([Books(n, c, r) for n, (c, r) in enumerate(kinds)])
+        self.capacities = [
+            Capacity(str(n), concurrent=c, rate=r, is_gate=g) for n, (c, r, g) in enumerate(kinds)
+        ]
+        self.model = Model([Books(n, c, r, g) for n, (c, r, g) in enumerate(kinds)])
         self.now, self.next = 0.0, 0
         self.waiting, self.holding, self.alarms = {}, {}, {}
 
@@ -630,11 +654,13 @@ class World:
         return list(turn.granted)
 
     def ring(self):
-        """Everybody whose time has come asks; whom they let go."""
+        """Those whose time has come ask, in one: in turn, it would depend on the turn who has been passed how often."""
         granted = []
         while ready := [who for who, when in self.alarms.items() if when <= self.now]:
-            self.alarms.pop(ready[-1])  # in no particular order
-            granted += self.note(due(self.real(self.waiting[ready[-1]]), now=self.now, who=ready[-1]))
+            needs = dict.fromkeys(capacity for who in ready for capacity in self.real(self.waiting[who]))
+            for who in ready:
+                del self.alarms[who]
+            granted += self.note(due(tuple(needs), now=self.now, who=ready[-1]))
         return granted
 
     def acquire(self, needs, *, ahead, begins):
@@ -712,11 +738,12 @@ class World:
 
 COUNTS = st.none() | st.integers(1, 3)
 RATES = st.none() | st.builds(Rate, st.integers(1, 3), st.sampled_from([1.0, 2.5, 10.0, 0.3]))
+KINDS = st.tuples(COUNTS, RATES, st.sampled_from([False, False, True]))
 STEPS = st.sampled_from([0.0, 0.1, 0.3, 0.7, 1.0, 2.5, 5.0, 30.0])
 
 
 class Limits(RuleBasedStateMachine):
-    @initialize(kinds=st.lists(st.tuples(COUNTS, RATES), min_size=1, max_size=4), patience=st.integers(0, 3))
+    @initialize(kinds=st.lists(KINDS, min_size=1, max_size=4), patience=st.integers(0, 3))
     def begin(self, kinds, patience):
         self.usual, limits.PATIENCE = limits.PATIENCE, patience
         self.world = World(kinds)
@@ -769,7 +796,7 @@ TestLimits = Limits.TestCase
 
 def random_kind(draw):
     rate = Rate(draw.randint(1, 3), draw.choice([1.0, 2.5, 10.0, 0.3])) if draw.random() < 0.5 else None
-    return draw.choice([None, 1, 1, 2, 3]), rate
+    return draw.choice([None, 1, 1, 2, 3]), rate, draw.random() < 0.15
 
 
 def random_step(world, draw):

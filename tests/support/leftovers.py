@@ -6,13 +6,14 @@ import asyncio
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from weft.engine.portal import portal
+from weft.engine.portal import portal, stand_in
 from weft.engine.workers import workers
+from weft.testing import VirtualClock, VirtualLoop, baton, run, virtual_clock
 
 T = TypeVar("T")
 
@@ -34,8 +35,13 @@ def busy_workers() -> set[int]:
     return busy
 
 
+def counted_workers() -> int:
+    """How many jobs have a thread, in real time and in virtual."""
+    return workers._working + baton._threads._working
+
+
 def own_tasks() -> int:
-    """How many asyncio tasks are on the loop that sync callers share."""
+    """How many asyncio tasks are on the loop that sync callers share, under a virtual clock on its loop."""
     found: list[int] = []
     done = threading.Event()
 
@@ -51,23 +57,54 @@ def own_tasks() -> int:
 @contextmanager
 def nothing_left(given_up: int = 0) -> Iterator[None]:
     """Nothing is at work afterwards that was not before: no task of the loop, no thread, no worker counted."""
-    before_busy, before_count, before_tasks = busy_workers(), workers._working, own_tasks()
+    before_busy, before_count, before_tasks = busy_workers(), counted_workers(), own_tasks()
     yield
     deadline = time.monotonic() + 1
     while True:
         left = busy_workers() - before_busy
-        state = (len(left), workers._working - before_count, own_tasks() - before_tasks)
+        state = (len(left), counted_workers() - before_count, own_tasks() - before_tasks)
         if state[0] <= given_up and state[1] <= given_up and state[2] <= 0:
             return
         assert time.monotonic() < deadline, f"left: {state[0]} threads, {state[1]} counted, {state[2]} tasks"
         time.sleep(0.005)
 
 
+@contextmanager
+def takes(seconds: float) -> Iterator[VirtualClock]:
+    """Sync code in virtual time, which leaves nothing at work and takes exactly so long.
+
+    Something that it leaves asleep does not stay: time jumps to its end. That shows in the time that it all took.
+    """
+    with virtual_clock() as clock:
+        with nothing_left():
+            yield clock
+        assert clock.now == seconds, f"it took {clock.now} s"
+
+
+def timed(main: Callable[[], Coroutine[Any, Any, T]]) -> tuple[T, float]:
+    """What ``main()`` gives in virtual time, and how long it took; no task and no thread is at work afterwards."""
+
+    async def watched() -> tuple[T, float]:
+        result = await main()
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        assert not loop.weft_clock.baton.has_bodies
+        return result, loop.time()
+
+    return run(watched)
+
+
 def within(seconds: float, fn: Callable[[], T]) -> T:
-    """What ``fn()`` gives or raises, from a thread of its own; an error when it does not end in that time."""
+    """What ``fn()`` gives or raises, from a thread of its own; an error when it does not end in that real time.
+
+    Under a virtual clock, ``fn`` is too.
+    """
     out: list[tuple[bool, object]] = []
+    loop = stand_in.get()
 
     def work() -> None:
+        stand_in.set(loop)
         try:
             out.append((True, fn()))
         except BaseException as error:

@@ -30,7 +30,17 @@ from weft.checkpoint.wire import (
     WriteTable,
     pack,
 )
-from weft.core.outcome import Cancelled, Failed, NotStarted, Ok, Skipped, TimedOut
+from weft.core.outcome import (
+    Cancelled,
+    Composed,
+    Failed,
+    HandedOut,
+    NotStarted,
+    Ok,
+    ReadOnce,
+    Skipped,
+    TimedOut,
+)
 from weft.errors import CorruptDataError, DefinitionError, UnstorableError
 
 T = TypeVar("T")
@@ -44,7 +54,7 @@ _DESCRIBERS: ReadTable = {
 }
 
 
-_OUTCOMES = (Ok, Failed, TimedOut, Cancelled, Skipped, NotStarted)
+_OURS = (Ok, Failed, TimedOut, Cancelled, Skipped, NotStarted, HandedOut, ReadOnce, Composed)
 
 
 class Codec:
@@ -66,7 +76,7 @@ class Codec:
         self._describer = Reader(_DESCRIBERS, self._shapes)
         self._lock = threading.Lock()
         self._hinted: WeakSet[Any] = WeakSet()
-        self.register(*_OUTCOMES, *types)
+        self.register(*_OURS, *types)
 
     def register(self, *types: type) -> None:
         """Make application types storable, with those that the annotations of their fields name.

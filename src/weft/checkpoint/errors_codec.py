@@ -26,7 +26,7 @@ from weft.checkpoint.wire import (
     short_repr,
     tag_of,
 )
-from weft.errors import CorruptDataError
+from weft.errors import CorruptDataError, ParallelExecutionError
 
 TRACEBACK = "__weft_traceback__"
 """The attribute of a rebuilt error that has the text of the traceback it was recorded with."""
@@ -240,6 +240,8 @@ def _restored(cls: type[BaseException], form: ErrorForm) -> BaseException:
     for name, value in form.slots.items():
         if name not in _GROUP_SLOTS:
             descriptors[name].__set__(error, value)
+    if isinstance(error, ParallelExecutionError):
+        error.__cause__ = error.exceptions[0]
     state = vars(error)
     state.update(form.attributes)
     if form.notes is not None:

@@ -10,7 +10,9 @@ front of him who does. The price of that is that the one who needs much can be p
 first in his lane and has lost the last of something to somebody behind him more than :data:`PATIENCE` times is
 *insistent*: one of each thing that he needs is kept for him as it becomes free, what is slowest to come first.
 This cannot deadlock: keeping binds only those behind, and the order has no circles, so there is always a
-first whom nothing is kept from. He goes when those who hold his things have ended, and they wait for nobody here.
+first whom nothing is kept from. He goes when those who hold his things have ended, and they wait for nobody here,
+but for the holders of a *gate*: they keep it while their children work. So nothing is kept for somebody while a
+gate that he needs is full: those children may be behind him and need it.
 
 Nothing here knows a clock or a lock: ``now`` is given, in seconds of a clock that does not go back, and calls
 that share a capacity must not overlap. A ``now`` that is behind the last one seen by more than :data:`LAG` means
@@ -100,6 +102,7 @@ class Capacity:
         name: What it is called in messages.
         concurrent: How many may hold it at once; None for any number.
         rate: How many may begin in a period; None for any number.
+        is_gate: Whether who holds it does so to his end, also while he waits for his children.
         in_use: How many hold it now.
         waiting: How many wait who need it, perhaps among other things.
         paused_until: No attempt begins before this moment.
@@ -113,16 +116,20 @@ class Capacity:
         "_noted",
         "concurrent",
         "in_use",
+        "is_gate",
         "name",
         "paused_until",
         "rate",
         "waiting",
     )
 
-    def __init__(self, name: str, *, concurrent: int | None = None, rate: Rate | None = None) -> None:
+    def __init__(
+        self, name: str, *, concurrent: int | None = None, rate: Rate | None = None, is_gate: bool = False
+    ) -> None:
         self.name = name
         self.concurrent = concurrent
         self.rate = rate
+        self.is_gate = is_gate
         self.in_use = 0
         self.waiting = 0
         self.paused_until = -inf
@@ -233,7 +240,7 @@ class _Lane:
         self.key = key
         self.needs, self.begins, _ = key
         self.waiters: OrderedDict[Any, int] = OrderedDict()  # quick to leave, also in the middle
-        self._slowest: tuple[Needs, Needs] | None = None
+        self._slowest: tuple[Needs, Needs, Needs] | None = None
         self._set_first(place)
 
     def _set_first(self, place: int) -> None:
@@ -283,24 +290,32 @@ class _Lane:
     def kept(self, now: float) -> tuple[Needs, Needs]:
         """Beginnings of these and places in those are kept, for the first, who insists.
 
-        One thing is kept only when all that come slower are there: otherwise a place would stand empty until
-        tomorrow because a rate has its next beginning then, or for as long as the only GPU is busy.
+        One thing is kept only when all that come slower are there, gates before times before other places: else
+        a place would stand empty until tomorrow because a rate has its next beginning then, or for as long as the
+        only GPU is busy. What is kept is not lost to somebody behind, so it is kept until all is there.
         """
-        by_period, by_size = self._slowest_first()
+        gates, by_period, by_size = self._slowest_first()
+        if any(gate.in_use >= gate._most for gate in gates):
+            return (), ()
         for n, capacity in enumerate(by_period):
             if capacity._opens(now) > now:
-                return by_period[: n + 1], ()
+                return by_period[: n + 1], gates
         for n, capacity in enumerate(by_size):
             if capacity.in_use >= capacity._most:
-                return by_period, by_size[: n + 1]
-        return by_period, by_size
+                return by_period, gates + by_size[: n + 1]
+        return by_period, gates + by_size
 
-    def _slowest_first(self) -> tuple[Needs, Needs]:
+    def _slowest_first(self) -> tuple[Needs, Needs, Needs]:
         if self._slowest is None:
+            gates = tuple(capacity for capacity in self.needs if capacity.is_gate)
             timed = self.needs if self.begins else ()
             by_period = sorted(timed, key=lambda capacity: capacity.rate.period if capacity.rate else 0)[::-1]
-            by_size = sorted(self.needs, key=lambda capacity: capacity._most)
-            self._slowest = tuple(by_period), tuple(by_size)
+            others = (capacity for capacity in self.needs if not capacity.is_gate)
+            self._slowest = (
+                gates,
+                tuple(by_period),
+                tuple(sorted(others, key=lambda capacity: capacity._most)),
+            )
         return self._slowest
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from weft.errors import RunCancelledError, WeftError
@@ -77,6 +77,30 @@ class NotStarted(_Bad):
 
     def as_error(self) -> BaseException:
         return RunCancelledError("not started")
+
+
+@dataclass(frozen=True, slots=True)
+class HandedOut:
+    """Stands in a journal for results that were handed out one by one; each has its own record.
+
+    Attributes:
+        unrecorded: Failures, by the number of the item, of those that never became a call.
+    """
+
+    unrecorded: dict[int, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Composed:
+    """The recorded value of a block or sequence, with the shape of what gave it: another shape gives another value."""
+
+    shape: str
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOnce:
+    """Stands in a journal for the items of a source that can be read only once."""
 
 
 Outcome = Ok[T] | Failed | TimedOut | Cancelled | Skipped | NotStarted

@@ -14,11 +14,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from weft.core.outcome import Cancelled, Failed, NotStarted, Ok, Outcome, TimedOut
+from weft.core.outcome import Cancelled, Failed, HandedOut, NotStarted, Ok, Outcome, TimedOut
 from weft.core.policy import Policy, Verdict
 from weft.core.sizing import ESTIMATED_MEMORY, GROWTH_AFTER, Size, grown, size_of
 from weft.engine import events
 from weft.engine.feed import NOTHING, Feed
+from weft.engine.futures import Branch
 from weft.errors import (
     DefinitionError,
     InputError,
@@ -31,7 +32,6 @@ from weft.errors import (
 
 if TYPE_CHECKING:
     from weft.engine.call import Call
-    from weft.engine.futures import Branch
     from weft.engine.planned import PlannedCall
     from weft.engine.step import Step
 
@@ -106,14 +106,11 @@ class Sink(Protocol):
     #: How many results were taken.
     taken: int
 
-    def give(self, index: int, result: Any) -> None:
-        """A branch has ended; in the order of ending."""
+    def give(self, index: int, result: Any, *, at_once: bool = False) -> None:
+        """A branch has ended; in the order of ending. ``at_once``: it is the only result."""
 
 
 _MISSING: Any = object()
-
-#: The value of a block whose results were given to a sink; storable.
-HANDED_OUT = "the results were handed out one by one"
 
 
 class _Waiting(NamedTuple):
@@ -142,10 +139,13 @@ class Block:
         self._bad: dict[int, Outcome[Any]] = {}
         self._ok = self._not_ok = 0
         self._begun = 0
+        self._untaken = 0  # of a stream: started, and neither taken nor ended with nothing to take
         self._started: set[int] = set()  # and not ended
-        self._computing: set[int] = set()
+        self._computing: dict[int, Branch] = {}
+        self._unrecorded: dict[int, Outcome[Any]] = {}  # of a stream: failures that never became a call
         self._passed_by: deque[_Waiting] = deque()  # they compute, and no core is left
         self._held_back: deque[_Waiting] = deque()  # not recorded, while recorded ones are looked for
+        self._winner: Any = None  # of a stream of a race
         self._error: BaseException | None = None  # ends the block whatever its policy is
         self._size: Size | None = None
         self._computing_width: int | None = None
@@ -163,7 +163,7 @@ class Block:
         """A branch has ended."""
         index = branch.index
         self._started.discard(index)
-        self._computing.discard(index)
+        self._computing.pop(index, None)
         error = call.error
         if error is None:
             self._succeeded(index, call.value)
@@ -176,6 +176,8 @@ class Block:
 
     def advance(self) -> None:
         """Decide, or start what there is room for."""
+        if self._error is None and self._is_left:
+            self._error = RunCancelledError(f"nobody takes the results of {self._call.step.name!r} any more")
         if self._error is not None:
             self._call.conclude(None, self._error)
             return
@@ -189,8 +191,12 @@ class Block:
 
     @property
     def may_start_more(self) -> bool:
-        """Whether its source may give another branch."""
-        return self._feed.total is None
+        """Whether its source, or who takes its results, may make it start another branch."""
+        if self._call.concluded:
+            return False
+        if self._is_window_full:
+            return True
+        return self._feed.total is None and self._has_room
 
     def close(self, then: Callable[[], None]) -> None:
         """Stop growing, and reading."""
@@ -208,7 +214,9 @@ class Block:
     def _succeeded(self, index: int, value: Any) -> None:
         self._ok += 1
         if self._sink is not None:
-            self._sink.give(index, Ok(value) if self._options.policy.gives_outcomes else value)
+            policy = self._options.policy
+            self._winner = value
+            self._sink.give(index, Ok(value) if policy.gives_outcomes else value, at_once=policy.gives_one)
         else:
             self._values[index] = value
 
@@ -218,8 +226,12 @@ class Block:
             outcome = self._storable(index, outcome)
         if self._sink is None or len(self._bad) < _KEPT_FAILURES:
             self._bad[index] = outcome
-        if self._sink is not None and self._options.policy.gives_outcomes:
+        if self._sink is None:
+            return
+        if self._options.policy.gives_outcomes:
             self._sink.give(index, outcome)
+        else:
+            self._untaken -= 1
 
     def _storable(self, index: int, outcome: Outcome[Any]) -> Outcome[Any]:
         """The outcome, or one that says so where it could not be recorded as part of the block's own result."""
@@ -249,9 +261,9 @@ class Block:
         return ParallelExecutionError(self._call.step.name, failures, reason)
 
     def _result(self) -> Any:
-        if self._sink is not None:
-            return HANDED_OUT
         policy = self._options.policy
+        if self._sink is not None:
+            return self._winner if policy.gives_one else HandedOut(self._unrecorded)
         if not policy.gives_outcomes:
             values = [value for value in self._values if value is not _MISSING]
             return values[0] if policy.gives_one else self._style.result(values)
@@ -289,8 +301,18 @@ class Block:
             self._call.advance_soon()  # perhaps the last has ended already
 
     @property
+    def _is_left(self) -> bool:
+        """Whether the body that takes the results has ended, so that there will never be room for more."""
+        parent = self._call.parent
+        return parent is not None and not parent.is_running and self._is_window_full
+
+    @property
+    def _is_window_full(self) -> bool:
+        return self._sink is not None and self._untaken - self._sink.taken >= self._sink.window
+
+    @property
     def _has_room(self) -> bool:
-        if self._sink is not None and self._begun - self._sink.taken >= self._sink.window:
+        if self._is_window_full:
             return False
         width = self._sized.width
         return width is None or len(self._started) < width
@@ -324,15 +346,25 @@ class Block:
             try:
                 start = self._style.start_of(item)
             except Exception as error:
-                self._failed(index, Failed(error))
+                self._never_started(index, error)
                 self._call.advance_soon()
                 return
         if identity is None and self._call.run.recorder is not None:
             identity = self._identify(start)
         self._started.add(index)
+        self._untaken += 1
+        branch = Branch(self._call, index)
         if self._style.computes(item):
-            self._computing.add(index)
-        self._call.start(start.step, start.args, start.kwargs, index=index, identity=identity)
+            self._computing[index] = branch
+        self._call.start(branch, start.step, start.args, start.kwargs, identity=identity)
+
+    def _never_started(self, index: int, error: Exception) -> None:
+        """The item could not become a call."""
+        self._untaken += 1
+        outcome = Failed(error)
+        if self._sink is not None:
+            self._unrecorded[index] = outcome
+        self._failed(index, outcome)
 
     def _identify(self, start: Start) -> tuple[bytes, int]:
         return self._call.identify(start.step.name, self._style.fingerprint(self._call, start))
@@ -361,7 +393,10 @@ class Block:
     @property
     def _may_compute(self) -> bool:
         width = self._computing_width
-        return width is None or len(self._computing) < width
+        if width is None or len(self._computing) < width:
+            return True
+        at_work = [branch for branch in self._computing.values() if not (branch.call and branch.call.is_open)]
+        return len(at_work) < width  # who waits for an answer needs no core
 
     def _grow(self) -> None:
         self._growth = None
@@ -408,7 +443,7 @@ class Block:
             start = self._style.start_of(waiting.item)
         except Exception as error:
             self._values.extend([_MISSING] * (waiting.place + 1 - len(self._values)))
-            self._failed(waiting.place, Failed(error))
+            self._never_started(waiting.place, error)
             return
         identity = self._identify(start)
         found = waiting._replace(start=start, identity=identity)

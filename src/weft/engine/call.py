@@ -19,7 +19,6 @@ import asyncio
 import logging
 from asyncio import _get_running_loop
 from collections.abc import Mapping
-from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from contextvars import Context, copy_context
 from inspect import CORO_CREATED, getcoroutinestate
@@ -31,7 +30,6 @@ from weft.core.limits import Needs
 from weft.core.outcome import Cancelled, Failed, Ok, Outcome, TimedOut
 from weft.core.retry import next_delay, retry_after
 from weft.engine import events, limits
-from weft.engine.caller import Caller
 from weft.engine.context import current
 from weft.engine.futures import AnyFuture, LoopFuture, Reply, ThreadFuture
 from weft.engine.raised import say_where, signal_in, without_our_frame
@@ -79,12 +77,12 @@ class Call:
     needs: Needs = ()  # what it waits for, or holds
     holds: Needs = ()
     is_lending = False  # what it holds was given back for the time in which it has children
-    refuses = 0  # grants on their way here that it does not want any more
+    refused: tuple[Needs, ...] = ()  # grants on their way here that it does not want any more
     arrival: Call | None = None  # its last child, whose outcome waits until it has a slot again
     failed_child: BaseException | None = None  # what the last of its children that failed has raised
     failed_with: BaseException | None = None  # the attempt before
     is_held = False  # its outcome is durable and waits to be shown
-    children: AbstractSet[Call] = frozenset()  # asked for, and their outcome not shown yet
+    children: dict[Call, None] = {}  # noqa: RUF012 - never changed: asked for, and their outcome not shown yet
     held = 0  # children that have ended, but were not shown yet
     asks: str | None = None  # the id of the question that this attempt ended with
     is_asking = False  # it has asked, and what its body had begun goes on
@@ -184,8 +182,8 @@ class Call:
     def _join_parent(self, parent: Call) -> None:
         parent.pending += 1
         if not parent.children:
-            parent.children = set()
-        parent.children.add(self)  # type: ignore[attr-defined]  # a set from the first child on
+            parent.children = {}  # in the order of asking, in which they are stopped
+        parent.children[self] = None
         parent.asked += 1
         if not self.identity:  # else its conductor has counted
             self.ordinal = parent.asked
@@ -238,12 +236,12 @@ class Call:
         self._launch()
 
     def _acquire(self, needs: Needs) -> bool:
-        assert self.parent is not None
         self._keep_context()
         self.needs = needs
         self.state = State.QUEUED
         # A child of a call at work goes before new starts: what has begun is finished first.
-        if limits.acquire(self, needs, ahead=self.parent.parent is not None, begins=True):
+        ahead = self.parent is not None and self.parent.parent is not None
+        if limits.acquire(self, needs, ahead=ahead, begins=True):
             self.holds = needs
             return True
         if self.run.is_observed:
@@ -265,11 +263,13 @@ class Call:
 
     def granted(self) -> None:
         """This call has what it waited for: to start, or to see its last child."""
+        if self.refused:
+            stale, *rest = self.refused
+            self.refused = tuple(rest)
+            limits.release(self, stale)
+            return
         self.holds, self.is_lending = self.needs, False
-        if self.refuses:
-            self.refuses -= 1
-            self._give_back()
-        elif (child := self._take_arrival()) is not None:
+        if (child := self._take_arrival()) is not None:
             child._deliver()
         elif self.state is State.QUEUED:
             self._clear_timers()
@@ -279,8 +279,11 @@ class Call:
 
     def look_again_at(self, when: float) -> None:
         """It is first in line but for time; on its loop."""
-        if self.state is State.QUEUED and self.timer is None:
-            self.timer = self.run.loop.call_at(when, self._look_again)
+        if self.state is not State.QUEUED or (self.timer is not None and self.timer.when() <= when):
+            return
+        if self.timer is not None:
+            self.timer.cancel()
+        self.timer = self.run.loop.call_at(when, self._look_again)
 
     def _look_again(self) -> None:
         self.timer = None
@@ -314,8 +317,9 @@ class Call:
             child._deliver()
 
     def _leave_queue(self, *, begins: bool) -> None:
-        if not limits.withdraw(self, self._lent_needs if not begins else self.needs, begins=begins):
-            self.refuses += 1  # it was granted in this very moment
+        needs = self.needs if begins else self._lent_needs
+        if not limits.withdraw(self, needs, begins=begins):
+            self.refused = (*self.refused, needs)  # it was granted in this very moment
 
     @property
     def _lent_needs(self) -> Needs:
@@ -421,7 +425,7 @@ class Call:
         def job() -> None:
             context.run(self._run_in_thread, attempt)
 
-        if self._is_alone and isinstance(run.caller, Caller) and not run.clock.is_virtual:
+        if run.caller is not None and self._is_alone and not run.clock.is_virtual:
             run.caller.put(job)
             return
         try:
@@ -461,6 +465,8 @@ class Call:
                 while isinstance(value, ThreadFuture):
                     value = value.result()
                 then = hasattr(type(value), "__await__")
+                if step.convert is not None:
+                    value = step.convert(value)
                 if run.recorder is not None and not then:
                     payload = run.recorder.encode(self, value)  # here, beside the loop
         except BaseException as caught:
@@ -517,6 +523,8 @@ class Call:
             self.state = State.DRAINING
             self.after_child()
             return
+        if self.step.convert is not None and error is None:
+            value = self.step.convert(value)
         if self.step.workflow is not None and self.parent is not None:
             value, _ = self.step.workflow.split_output(value)
         self.value, self.error = value, error
@@ -539,9 +547,14 @@ class Call:
             self.is_asking = True
         elif error is not None:
             self._stop_children(Stop(StopKind.CANCEL, f"{self.step.name!r} failed", self.run.grace))
+        for child in tuple(self.children):
+            child.parent_left()
         if self.scope is not None:
             self.scope.pump()  # what it did not wait for is shown all the same
         self.run.consider_suspending()
+
+    def parent_left(self) -> None:
+        """The body that asked for this call has ended without waiting for it."""
 
     def after_child(self) -> None:
         """A child has ended, or its outcome was shown; called by the run, one call after the other."""
@@ -700,7 +713,7 @@ class Call:
             self._drop()
             return
         self.state = State.OVER
-        parent.children.discard(self)  # type: ignore[attr-defined]  # see begin()
+        parent.children.pop(self, None)
         parent.pending -= 1
         if parent.counts_as_left and not parent.pending:
             parent._has_no_children()
@@ -753,6 +766,8 @@ class Call:
 
     def _open_question(self, question: Interrupted) -> None:
         self.state = State.OPEN
+        if self.parent is not None:
+            self.parent.child_opened()
         self.value = self.error = None
         if not self.is_asking:
             self.run.question_opened(self, question.interrupt, question.number)
@@ -762,6 +777,14 @@ class Call:
             self.run.consider_suspending()
         elif self.was_answered:
             self.answered()
+
+    def child_opened(self) -> None:
+        """A child waits for an answer, and does nothing meanwhile."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it waits for an answer."""
+        return self.state is State.OPEN
 
     def answered(self) -> None:
         """A question of this open call was answered: its body runs again from the top."""
@@ -902,9 +925,10 @@ class Call:
         self._become_visible()
 
     def _forget_children(self) -> None:
+        why = self.stopping or self.own_timeout or Stop(StopKind.CANCEL, f"{self.step.name!r} has ended")
         for child in tuple(self.children):
-            child.future.forget()
-        self.children = frozenset()
+            child.future.drop(why)
+        self.children = {}
         self.pending = self.held = 0
         self._has_no_children()
 
@@ -917,7 +941,7 @@ class Call:
         if self.run.is_observed and (self.stopping is None or self.stopping.kind is not StopKind.SUSPEND):
             self._tell(events.CallFinished, outcome=self.outcome, attempts=self.attempt)
         if parent.told and parent.stopping is not None:
-            self.future.settle(None, parent.stopping.unwinding())  # asked for after the body was woken
+            self.future.drop(parent.stopping)  # asked for after the body was woken
         self.future.forget()
         self.run.soon(parent.after_child)
 
@@ -953,7 +977,7 @@ class Call:
         """The attempt has taken too long. On the loop it is cancelled; a thread is given up at once."""
         if self.state is State.OVER or self.stopping is not None:
             return
-        in_thread = self.state is State.RUNNING and self.body is None
+        in_thread = self.state is State.RUNNING and self.body is None and not self.step.is_planned
         self._clear_timers()
         self.timed_out = True
         self.value = None

@@ -10,18 +10,12 @@ from typing import Protocol
 class Reader(Protocol):
     """A thread that does what it is given."""
 
-    @property
-    def is_wanted(self) -> bool:
-        """Whether it has better things to do than what it is at."""
-
     def put(self, job: Callable[[], None]) -> None:
         """Have a job done by the thread."""
 
 
 class Caller:
     """Runs what the loop gives to it, until it is told that the run has ended."""
-
-    is_wanted = False
 
     def __init__(self) -> None:
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()

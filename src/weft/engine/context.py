@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import os
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
@@ -11,6 +13,13 @@ if TYPE_CHECKING:
     from weft.engine.call import Call
 
 current: ContextVar[Call | None] = ContextVar("weft_call", default=None)
+
+
+@functools.cache
+def forget_in_forks() -> None:
+    """A process that a body forks is outside of the run: its loop and its calls stayed in the parent."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=lambda: current.set(None))
 
 
 def current_call(what: str) -> Call:
@@ -43,7 +52,11 @@ def cancelled() -> bool:
     Raises:
         NotInRunError: Not called from a body.
     """
-    return current_call("cancelled()").is_told_to_stop
+    call = current_call("cancelled()")
+    if call.run.clock.is_virtual:  # or a body that asks in a loop would hold up time
+        call.run.clock.leave()
+        call.run.clock.enter()
+    return call.is_told_to_stop
 
 
 def remaining() -> float | None:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from weft.engine.caller import Caller, Reader
+from weft.engine.caller import Caller
 from weft.engine.execution import Execution
 from weft.engine.futures import LoopFuture
 from weft.engine.portal import portal
@@ -54,13 +54,6 @@ def start_on_loop(
 ) -> Execution:
     """A run on the running loop, not started yet."""
     return Execution(workflow, input, options, loop=asyncio.get_running_loop(), observers=observers)
-
-
-def start_streaming(
-    workflow: Workflow, input: Any, options: RunOptions, reader: Reader, observers: Sequence[Observer] = ()
-) -> Execution:
-    """A run on our own loop, not started yet, whose source is read by ``reader``: the thread that takes its results."""
-    return Execution(workflow, input, options, loop=portal.loop, caller=reader, observers=observers)
 
 
 def start_on_portal(

@@ -17,6 +17,7 @@ from weft.core.question import Interrupt
 from weft.engine import events, limits
 from weft.engine.call import Call
 from weft.engine.clock import clock_of
+from weft.engine.context import forget_in_forks
 from weft.engine.futures import AnyFuture, LoopFuture, ThreadFuture
 from weft.engine.inbox import Inbox
 from weft.engine.limits import needs_of
@@ -26,7 +27,7 @@ from weft.engine.states import GivenUpBody, State, Stop, StopKind
 from weft.errors import AnswerError, Suspended
 
 if TYPE_CHECKING:
-    from weft.engine.caller import Reader
+    from weft.engine.caller import Caller
     from weft.engine.opening import Opened
     from weft.engine.options import RunOptions
     from weft.engine.scope import Scope
@@ -48,10 +49,11 @@ class Execution:
         options: RunOptions,
         *,
         loop: asyncio.AbstractEventLoop,
-        caller: Reader | None = None,
+        caller: Caller | None = None,
         threaded: bool = False,
         observers: Sequence[events.Observer] = (),
     ) -> None:
+        forget_in_forks()
         self.workflow = workflow
         self.options = options
         self.loop = loop
@@ -139,7 +141,12 @@ class Execution:
         if self.root.stopping is not None:  # cancelled while the journal was being opened
             self.root._end_stopped()
             return
-        self.root.args, self.root.kwargs = self.workflow.bind(self.input)
+        try:
+            self.root.args, self.root.kwargs = self.workflow.bind(self.input)
+        except Exception as error:
+            self.root.is_last = True
+            self.root._conclude(None, error)
+            return
         if self.options.timeout is not None:
             self._set_deadline(self.options.timeout)
         if self.root.step.total is not None:
@@ -208,8 +215,11 @@ class Execution:
             value, save = self.split_output(root.value)
             try:
                 # A body in a thread has encoded it there already.
-                output = root.payload if root.payload is not None else recorder.codec.encode(value)
-                saved = output if save is value else recorder.codec.encode(save, root="saved")
+                output = (
+                    root.payload if root.payload is not None else recorder.encode_output(root.step, value)
+                )
+                same = save is value and not root.step.is_planned
+                saved = output if same else recorder.codec.encode(save, root="saved")
             except Exception as refused:
                 root.value, error, status = None, refused, RunStatus.FAILED
         data = recorder.codec.encode_error(error) if isinstance(error, Exception) else None
@@ -354,10 +364,10 @@ class Execution:
     planned = PlannedCall
 
     def needs_of(self, call: Call) -> Needs:
-        """The limits that a call needs before it starts; none for the run's own body."""
+        """The limits that a call needs before it starts; for the run's own body those of its step, not of the run."""
         step = call.step
         if call.parent is None:
-            return ()
+            return needs_of(None, step.limits)
         if step.is_planned:
             return self._width_needs + step.gates  # it does nothing that a provider would see
         if not step.limits:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable, Iterator
 from contextlib import suppress
@@ -20,7 +21,7 @@ logger = logging.getLogger("weft")
 #: How many items of a source are read ahead of being started.
 _AHEAD = 64
 
-#: Seconds between two attempts to cancel the reading of a source that swallows its cancellation.
+#: Seconds that are at least between two attempts to cancel the reading of a source that swallows its cancellation.
 _INSIST = 0.05
 
 _IN_MEMORY = (list, tuple, range, dict, set, frozenset, deque, str, bytes)
@@ -70,7 +71,7 @@ def feed_of(source: Any, call: PlannedCall) -> Feed:
         return Known(source)
     if isinstance(source, AsyncIterable):
         return Streamed(source, call)
-    if isinstance(source, Iterable):
+    if isinstance(source, Iterable) or hasattr(type(source), "__getitem__"):  # iter() takes both
         reader = call.reader_of_source()
         return Drawn(source, call) if reader is None else Pulled(source, call, reader)
     raise InputError(
@@ -83,7 +84,7 @@ class Known:
 
     def __init__(self, items: Any) -> None:
         self.total: int | None = len(items)
-        self._items = iter(items)
+        self._items = iter(items if isinstance(items, tuple | str | bytes | range) else tuple(items))
         self._left = len(items)
 
     @property
@@ -185,6 +186,7 @@ class Streamed(_Read):
         super().__init__(call)
         self._source = source
         self._room: asyncio.Future[None] | None = None
+        self._insisting: asyncio.TimerHandle | None = None
         self._task = call.run.loop.create_task(self._read(), context=call.source_context())
 
     def next(self) -> Any:
@@ -206,9 +208,11 @@ class Streamed(_Read):
                 if len(self._items) >= _AHEAD:
                     self._room = self._call.run.loop.create_future()
                     await self._room
+        except GeneratorExit:  # the loop is gone
+            raise
         except (
             BaseException
-        ) as caught:  # it is raised where the items are taken; SystemExit must not reach the loop
+        ) as caught:  # raised where the items are taken; SystemExit must not reach the loop
             error = caught
         if isinstance(iterator, AsyncGenerator):  # its `finally` runs now, not when it is collected
             try:
@@ -222,27 +226,33 @@ class Streamed(_Read):
         if self._task.done():
             then()
             return
-        self._task.add_done_callback(lambda _: then())
+        self._task.add_done_callback(lambda _: self._closed_then(then))
         self._cancel()
 
     def _cancel(self) -> None:
-        if not self._task.done():
-            self._task.cancel()
-            self._call.run.loop.call_later(_INSIST, self._cancel)
+        self._task.cancel()
+        # Again for one that swallows it; one that cleans up has its time.
+        self._insisting = self._call.run.loop.call_later(max(self._call.run.grace, _INSIST), self._cancel)
+
+    def _closed_then(self, then: Callable[[], None]) -> None:
+        if self._insisting is not None:
+            self._insisting.cancel()
+        then()
 
 
 class Pulled(_Read):
-    """A sync iterable of a sync program, which may block: read in the thread of its caller, or in one of ours."""
+    """A sync iterable of a sync program, which may block: read from first to last by one thread."""
 
     def __init__(self, source: Iterable[Any], call: PlannedCall, reader: Reader) -> None:
         super().__init__(call)
         self._source = source
-        self._iterator: Iterator[Any] | None = None
-        self._context = call.source_context()
-        self._is_pulling = False
-        self._is_hungry = False  # the block has room and found nothing
+        self._is_hungry = True  # the block has room and found nothing
         self._is_closed = False
-        self._reader = reader
+        self._has_left = False  # the thread
+        self._room = threading.Event()
+        self._grace: asyncio.TimerHandle | None = None
+        context = call.source_context()
+        reader.put(lambda: context.run(self._pull))
 
     def next(self) -> Any:
         """The next item, if one has been read."""
@@ -250,58 +260,58 @@ class Pulled(_Read):
         item = self._take()
         if item is not NOTHING:
             self._is_hungry = False
-        if not self._is_pulling and not self._ended and len(self._items) <= _AHEAD // 2:
-            self._begin()
+        if len(self._items) < _AHEAD // 2:
+            self._room.set()
         return item
 
-    def _begin(self) -> None:
-        self._is_pulling = True
-        self._reader.put(lambda: self._context.run(self._pull))
-
     def _pull(self) -> None:
-        post, error, ended = self._call.run.post, None, False
+        iterator, error = None, None
         try:
-            if self._iterator is None:
-                self._iterator = iter(self._source)
-            while len(self._items) < _AHEAD and not self._is_closed and not self._reader.is_wanted:
-                self._items.append(next(self._iterator))
+            iterator = iter(self._source)
+            for item in iterator:
+                self._items.append(item)
                 if self._is_hungry:
                     self._is_hungry = False
-                    post(self._call.advance_soon)
-        except StopIteration:
-            ended = True
+                    self._call.run.post(self._call.advance_soon)
+                self._wait_for_room()
+                if self._is_closed:
+                    break
         except BaseException as caught:  # it is raised where the items are taken
-            ended, error = True, caught
-        if self._is_closed and isinstance(self._iterator, Generator):
-            _close(self._iterator, self._call)
-            self._iterator = None
-        post(self._paused, ended, error)
+            error = caught
+        if isinstance(iterator, Generator):  # its `finally` runs now, in its own thread
+            _close(iterator, self._call)
+        self._call.run.post(self._left, error)
 
-    def _paused(self, ended: bool, error: BaseException | None) -> None:
-        self._is_pulling = False
-        if self._is_closed and isinstance(self._iterator, Generator):
-            self._begin()  # it was told to close in the very moment in which it paused
-            return
-        if ended:
-            self._source_ended(error)
-        elif self._is_hungry:
-            self._call.advance_soon()
-        for then in self._closed:
-            then()
-        self._closed.clear()
+    def _wait_for_room(self) -> None:
+        while len(self._items) >= _AHEAD and not self._is_closed:
+            self._room.clear()
+            if len(self._items) < _AHEAD or self._is_closed:
+                return  # in this very moment
+            clock = self._call.run.clock
+            clock.leave()
+            try:
+                self._room.wait()
+            finally:
+                clock.enter()
+
+    def _left(self, error: BaseException | None) -> None:
+        self._has_left = True
+        self._source_ended(error)
+        self._tell_closed()
 
     def close(self, then: Callable[[], None]) -> None:
         """Wait for the item that is being read, but not longer than a sync body is waited for."""
         self._is_closed = True
-        if not self._is_pulling and not isinstance(self._iterator, Generator):
+        self._room.set()
+        if self._has_left:
             then()
             return
         self._closed.append(then)
-        if not self._is_pulling:
-            self._begin()  # which runs the `finally` of a generator
-        self._call.run.loop.call_later(self._call.run.grace, self._give_up)
+        self._grace = self._call.run.loop.call_later(self._call.run.grace, self._tell_closed)
 
-    def _give_up(self) -> None:
+    def _tell_closed(self) -> None:
+        if self._grace is not None:
+            self._grace.cancel()
         closed, self._closed = self._closed, []
         for then in closed:
             then()

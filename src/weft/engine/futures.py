@@ -15,7 +15,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures._base import FINISHED
+from concurrent.futures._base import FINISHED, _AsCompletedWaiter
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from weft.engine.clock import Clock
     from weft.engine.planned import PlannedCall
     from weft.engine.scope import Scope
+    from weft.engine.states import Stop
 
 
 logger = logging.getLogger("weft")
@@ -80,6 +81,12 @@ class LoopFuture(asyncio.Future[Any]):
     def is_awaited(self) -> bool:
         """Whether something waits for it."""
         return bool(self._callbacks)
+
+    def drop(self, why: Stop) -> None:
+        """Nobody wants the outcome: who still waits for it is cancelled."""
+        self.call = None
+        if not super().cancel():
+            self.forget()
 
     def forget(self) -> None:
         """Nobody need be told that an error was not received."""
@@ -196,6 +203,10 @@ class ThreadFuture(concurrent.futures.Future[Any]):
         """Whether somebody is called back by it, as a loop is that it was wrapped for."""
         return self._has_callbacks
 
+    def drop(self, why: Stop) -> None:
+        """Nobody wants the outcome: who still waits for it is to unwind."""
+        self.settle(None, why.unwinding())
+
     def forget(self) -> None:
         """Nothing to be told about an error that nobody received."""
 
@@ -236,10 +247,11 @@ class ThreadFuture(concurrent.futures.Future[Any]):
 class WatchedEvent(threading.Event):
     """An event that tells a scope when a thread is about to block for it."""
 
-    def __init__(self, scope: Scope | None, clock: Clock) -> None:
+    def __init__(self, scope: Scope | None, clock: Clock, *, insists: bool) -> None:
         super().__init__()
         self._scope = scope
         self._clock = clock
+        self._insists = insists  # it would wait again when real time is left, whatever virtual time says
 
     def wait(self, timeout: float | None = None) -> bool:
         """Block until it is set, for at most ``timeout`` seconds."""
@@ -247,11 +259,14 @@ class WatchedEvent(threading.Event):
             self._scope.begin_wait(self, timed=timeout is not None)
         self._clock.leave()
         try:
-            return super().wait(timeout)
+            in_time = super().wait(timeout)
         finally:
             self._clock.enter()
             if self._scope is not None:
                 self._scope.end_wait(self)
+        if self._insists and not in_time and self._clock.is_virtual:
+            raise TimeoutError
+        return in_time
 
     @property
     def is_there(self) -> bool:
@@ -274,7 +289,9 @@ class _Waiters(list[Any]):
     def append(self, waiter: Any) -> None:
         super().append(waiter)
         if not isinstance(waiter.event, WatchedEvent):
-            waiter.event = WatchedEvent(self._scope, self._clock)
+            waiter.event = WatchedEvent(
+                self._scope, self._clock, insists=isinstance(waiter, _AsCompletedWaiter)
+            )
 
 
 class Branch:
@@ -295,6 +312,10 @@ class Branch:
         call, self.call = self.call, None
         if call is not None:
             self.owner.branch_ended(self, call)
+
+    def drop(self, why: Stop) -> None:
+        """Nobody wants the outcome."""
+        self.call = None
 
     def forget(self) -> None:
         """Nothing to be told about an error that nobody received."""

@@ -150,9 +150,9 @@ def withdraw(call: Call, needs: Needs, *, begins: bool) -> bool:
 
 
 def look_again(call: Call, needs: Needs) -> None:
-    """Time has passed."""
+    """Time has passed, as this call was told to wait for."""
     with _guard:
-        turn = core.due(needs, now=call.run.loop.time())
+        turn = core.due(needs, now=call.run.loop.time(), who=call)
     _tell(turn)
 
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from weft.checkpoint.base import Checkpointer, OpenRun, RecordKind, RunRow, RunStatus, all_records
+from weft.core.outcome import Composed
 from weft.core.question import Command, match_answers
 from weft.engine.recorder import Loaded, answer_record, load_run
 from weft.engine.threads import in_thread
-from weft.errors import InputError, RunNotFoundError
+from weft.errors import InputError, RunMismatchError, RunNotFoundError
 
 if TYPE_CHECKING:
     from weft.engine.execution import Execution
@@ -100,6 +101,13 @@ def _open(run: Execution, store: Checkpointer) -> Opened:
     row = store.open(request)
     if row.status is RunStatus.FINISHED:
         output = store.codec.decode(row.output) if row.output is not None else None
+        if isinstance(output, Composed):
+            if output.shape != workflow.step.shape:
+                raise RunMismatchError(
+                    f"run {run_id!r} was finished by another {workflow.step.name!r}: its parts have changed since; "
+                    "begin a new run with another run_id"
+                )
+            output = output.value
         return Opened(row, input=value, output=workflow.recorded_output(output, store, run_id))
     try:
         if answers:

@@ -113,11 +113,23 @@ class PlannedCall(Call):
         except BaseException as error:  # what a user's key function or iterator raises ends the call
             self.conclude(None, error)
 
+    def parent_left(self) -> None:
+        """Nobody takes the results any more, if it gives them one by one."""
+        self.advance_soon()
+
     def branch_ended(self, branch: Branch, call: Call) -> None:
         """The outcome of a call that the conductor has started is visible."""
         if self.concluded or self.stopping is not None or self.conductor is None:
             return
-        self.conductor.note(branch, call)
+        try:
+            self.conductor.note(branch, call)
+        except BaseException as error:  # as in _advance
+            self.conclude(None, error)
+            return
+        self.advance_soon()
+
+    def child_opened(self) -> None:
+        """A call that waits for an answer may leave its place to another."""
         self.advance_soon()
 
     def source_context(self) -> Context:
@@ -151,17 +163,16 @@ class PlannedCall(Call):
 
     def start(
         self,
+        branch: Branch,
         step: Step,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         *,
-        index: int = 0,
         identity: tuple[bytes, int] | None = None,
-    ) -> Branch:
+    ) -> None:
         """Start a call; the conductor is told when it has ended."""
         run = self.run
         call = (PlannedCall if step.is_planned else Call)(run, self, step, args, kwargs)
-        branch = Branch(self, index)
         branch.call = call
         call.future = branch
         call.context = self.context
@@ -171,7 +182,6 @@ class PlannedCall(Call):
         elif run.recorder is not None:
             fingerprint = run.recorder.fingerprint(step, args, kwargs)
         call.begin(fingerprint)
-        return branch
 
     def conclude(self, value: Any, error: BaseException | None, *, reason: str = "") -> None:
         """End with this value or error; what still goes on is stopped, and waited for."""
@@ -211,8 +221,6 @@ class PlannedCall(Call):
 
 class _Worker:
     """A worker thread as the reader of a source."""
-
-    is_wanted = False
 
     def __init__(self, clock: Clock) -> None:
         self.put = clock.start_thread

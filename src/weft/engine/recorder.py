@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from weft.checkpoint.base import Change, Checkpointer, Record, RecordKind, RunRow, RunStatus, all_records
 from weft.checkpoint.codec import Codec
 from weft.core.identity import question_id
+from weft.core.outcome import Composed
 from weft.engine.inbox import Inbox
 from weft.engine.journal import Book, Entry, journal_of
 from weft.engine.scope import Scope
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 
 _FAILURES_LOOKED_AT = 64
 
-_OUTCOMES = {RecordKind.OK, RecordKind.FAILED, RecordKind.TIMED_OUT}
+#: The kinds of records that say how a call ended.
+OUTCOMES = {RecordKind.OK, RecordKind.FAILED, RecordKind.TIMED_OUT}
 
 
 @dataclass
@@ -60,7 +62,7 @@ def load(run_id: str, records: Iterable[Record], codec: Codec) -> Loaded:
     outcomes: dict[bytes, Record] = {}
     gone_on: set[bytes] = set()
     for record in records:
-        if record.kind in _OUTCOMES:
+        if record.kind in OUTCOMES:
             outcomes.pop(record.identity, None)  # a later outcome stands in its own place
             outcomes[record.identity] = record
             gone_on.discard(record.identity)
@@ -153,6 +155,9 @@ class Recorder:
         Raises:
             ReplayMismatchError: At its place another call is recorded, and that is to be an error.
         """
+        if call.step.is_planned and not self._has_shape(call, call.identity):
+            scope.add(call)
+            return None
         record = scope.ask(call)
         if record is not None:
             return record
@@ -206,6 +211,29 @@ class Recorder:
             value, _ = call.step.workflow.split_output(value)
         return self.codec.encode(value)
 
+    def encode_output(self, step: Step, value: Any) -> bytes:
+        """The output of the run as it is recorded.
+
+        Raises:
+            UnstorableError: It cannot be.
+        """
+        try:
+            return self.codec.encode(Composed(step.shape, value) if step.is_planned else value)
+        except UnstorableError as error:
+            raise _without_wrapper(error) from None
+
+    def _has_shape(self, call: Call, identity: bytes) -> bool:
+        """Whether what is recorded of a planned call comes from one that is made of the same."""
+        scope = call.parent.scope if call.parent is not None else None
+        record = scope.records.get(identity) if scope is not None else None
+        if record is None or record.kind is not RecordKind.OK:
+            return True
+        try:
+            found = self.codec.decode(record.value)
+        except CorruptDataError:
+            return True  # which is said where it is read
+        return isinstance(found, Composed) and found.shape == call.step.shape
+
     def record(self, call: Call) -> None:
         """Make the outcome of this call durable; it is told when that is so."""
         self.learn_types(call.step)
@@ -225,9 +253,11 @@ class Recorder:
         assert call.parent is not None
         kind, value = RecordKind.OK, call.payload
         if call.error is None and value is None:
+            made = Composed(call.step.shape, call.value) if call.step.is_planned else call.value
             try:
-                value = self.codec.encode(call.value)
-            except UnstorableError as error:
+                value = self.codec.encode(made)
+            except UnstorableError as found:
+                error = _without_wrapper(found)
                 error.add_note(f"returned by {call.step.name!r}, call {call.id}")
                 call.value, call.error = None, error
         if call.error is not None:
@@ -253,7 +283,8 @@ class Recorder:
         call.attempt = record.attempts
         try:
             if record.kind is RecordKind.OK:
-                return self.codec.decode(record.value), None
+                value = self.codec.decode(record.value)
+                return value.value if isinstance(value, Composed) and call.step.is_planned else value, None
         except CorruptDataError as error:
             error.add_note(f"in the recorded result of {call.step.name!r}, call {call.id}")
             return None, error
@@ -398,6 +429,11 @@ class Recorder:
             self._kept.extend(entries)
         else:
             self._journal.add(*entries)
+
+
+def _without_wrapper(error: UnstorableError) -> UnstorableError:
+    """The error with the path that the user knows: a recorded block is wrapped."""
+    return UnstorableError(error.path.replace("result.value", "result", 1), error.reason)
 
 
 def _levels_to_user() -> int:

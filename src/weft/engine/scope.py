@@ -86,11 +86,15 @@ class Scope:
 
     # What the engine tells
 
-    def ask(self, call: Call) -> Record | None:
-        """The body asks for this call, whose identity is set; its record, if there is one."""
+    def add(self, call: Call) -> None:
+        """The body asks for this call, whose identity is set; whatever is recorded of it is not used."""
         self.calls[call.identity] = call
         self._asked_since = True
         self._steps += 1
+
+    def ask(self, call: Call) -> Record | None:
+        """The body asks for this call, whose identity is set; its record, if there is one."""
+        self.add(call)
         if not self.order.ask(call.identity):
             return None
         if self.owner.is_on_loop:
