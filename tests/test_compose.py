@@ -512,6 +512,13 @@ def test_map_runs_a_workflow_for_every_item():
     assert flow.map(range(3)) == [{"A": f"A({n})", "C": f"C(B({n}))"} for n in range(3)]
 
 
+def test_sync_steps_of_a_sync_caller_run_in_its_thread():
+    """So that what is bound to a thread, such as a database connection, can be used by them."""
+    threads = []
+    (double >> node("look")(lambda value: threads.append(threading.get_ident())) >> A)(1)
+    assert threads == [threading.get_ident()]
+
+
 # Contexts
 
 

@@ -417,10 +417,11 @@ def test_exactly_as_many_steps_as_are_allowed():
         flow(6)(0)
 
 
-def test_steps_of_a_sequence_without_a_loop_count_too():
-    with pytest.raises(WeftError, match="max_steps"):
-        Sequence(A, B, C, max_steps=2)(1)
-    assert Sequence(A, B, C, max_steps=3)(1) == "C(B(A(1)))"
+def test_a_sequence_without_a_decision_is_as_long_as_it_is():
+    async def plus(value):
+        return value + 1
+
+    assert within(60, lambda: Sequence(*[plus] * 10_001)(0)) == 10_001
 
 
 def test_a_decision_that_takes_too_long():

@@ -422,6 +422,34 @@ def test_a_cancelled_run_goes_on(saver):
     assert world.forget() == {"a": 1, "b": 1}
 
 
+@pytest.mark.parametrize("make", ["parallel", "Sequence"])
+def test_an_attempt_of_a_whole_workflow_keeps_what_the_attempt_before_has_recorded(saver, make):
+    world = World()
+    left = [2]
+
+    def bad(value):
+        world.ran["bad"] += 1
+        if left[0]:
+            left[0] -= 1
+            raise Boom("not yet")
+        return "good at last"
+
+    retry = weft.RetryPolicy(initial_interval=0, jitter=False, retry_on=Exception)
+    parts = [world.step("good"), node("bad")(bad)]
+    if make == "parallel":
+        flow = parallel(*parts, retry=retry, max_concurrent=1)
+        assert go(flow, 1, saver) == {"good": "good(1)", "bad": "good at last"}
+    else:
+        assert go(Sequence(*parts, retry=retry, name="flow"), 1, saver) == "good at last"
+    assert world.forget() == {"good": 1, "bad": 3}
+
+
+def test_asking_without_a_checkpointer_is_an_error_of_the_branch():
+    with pytest.raises(ParallelExecutionError, match="checkpointer") as caught:
+        parallel(asking("a"), World().step("b"))(1)
+    assert caught.value.branch == "a"
+
+
 # Decisions of blocks
 
 
@@ -891,6 +919,31 @@ def test_a_block_that_has_its_outcome_starts_nothing_before_it_says_so(kind, opt
     found = run(main)
     assert begun == []
     assert found == "b" if "on_error" in options else found["b"] == Ok("b")
+
+
+@KINDS
+@pytest.mark.parametrize("options", [{"on_error": "race"}, {"need": 1}], ids=["race", "need"])
+def test_a_recorded_winner_goes_before_a_branch_that_is_new(kind, options):
+    """Even where the new one is declared first and only one may run at a time."""
+    world = World()
+    saver = Mortal()
+    old, new = world.step("old", kind), world.step("new", kind)
+
+    def go_on(*branches):
+        block = parallel(*branches, max_concurrent=1, name="block", **options)
+        return run(lambda: block.ainvoke(1, run_id="r", checkpointer=saver))
+
+    saver.left = 1
+    with pytest.raises(StoreError):
+        go_on(old)
+    assert world.forget() == {"old": 1}
+    saver.left = 20
+    found = go_on(new, old)
+    assert world.forget() == {}
+    if "need" in options:
+        assert found == {"new": NotStarted(), "old": Ok("old(1)")}
+    else:
+        assert found == "old(1)"
 
 
 class Seen:

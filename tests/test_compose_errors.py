@@ -7,6 +7,10 @@ import contextlib
 import copy
 import math
 import pickle
+import signal
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 import traceback
@@ -967,3 +971,95 @@ def test_a_body_that_gives_a_block_up_stops_it():
     with nothing_left():
         within(5, lambda: outer.invoke(1))
         eventually(lambda: left == ["left", "left"])
+
+
+def test_a_sync_branch_that_waits_for_a_block_of_its_own_is_unwound_after_it():
+    """Leaves first: what is below has left before the body that waits for it is told."""
+    log = []
+
+    async def leaf(value):
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.01)
+            log.append("leaf")
+
+    def waits(value):
+        try:
+            return parallel(leaf)(value)
+        finally:
+            log.append("waits")
+
+    def bad(value):
+        time.sleep(0.03)
+        raise Boom("no")
+
+    with nothing_left(), pytest.raises(ParallelExecutionError) as caught:
+        within(5, lambda: parallel(waits, bad, optimization_enabled=False)(1))
+    assert caught.value.branches == ("bad",)
+    assert log == ["leaf", "waits"]
+
+
+def test_a_task_of_a_branchs_own_that_exits_does_not_end_the_others():
+    """asyncio lets SystemExit of a task through to the loop, which is shared by all sync callers."""
+
+    async def exits():
+        raise SystemExit("inside")
+
+    async def careless(value):
+        async with asyncio.TaskGroup() as group:
+            group.create_task(exits())
+
+    with nothing_left(), pytest.raises((SystemExit, BaseExceptionGroup)):
+        within(5, lambda: parallel(careless, same)(1))
+    assert within(5, lambda: parallel(same)(1)) == {"same": 1}
+
+
+@pytest.mark.parametrize("shape", ["sequence", "nested", "block"])
+def test_ctrl_c_in_a_sync_step_ends_the_workflow(tmp_path, shape):
+    """Finally-blocks have run, nothing more starts, and the process can go on."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        textwrap.dedent(
+            """
+            import sys, time
+            import weft
+            from weft import Sequence, parallel
+
+            def first(value):
+                return value
+
+            def second(value):
+                print("in", flush=True)
+                try:
+                    while not weft.cancelled():
+                        time.sleep(0.001)
+                finally:
+                    print("left", flush=True)
+
+            def third(value):
+                print("must not start", flush=True)
+
+            shapes = {
+                "sequence": Sequence(first, second, third),
+                "nested": Sequence(first, Sequence(first, second, name="inner"), third),
+                "block": first >> parallel(first, second) >> third,
+            }
+            try:
+                shapes[sys.argv[1]](1)
+            except KeyboardInterrupt:
+                print("interrupted", flush=True)
+            print((first >> parallel(first))(5))
+            """
+        )
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error", str(program), shape],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "in\n"
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert (out.splitlines(), err) == (["left", "interrupted", "{'first': 5}"], "")

@@ -259,6 +259,21 @@ def test_a_finished_stream_gives_again_what_it_gave(saver, policy, ordered):
     assert not work.ran
 
 
+@pytest.mark.parametrize("after", [[2], [2, 1], [1, 2], []])
+def test_a_finished_stream_gives_only_what_its_last_life_gave(saver, after):
+    """Items of an earlier life that did not come again have records too."""
+    work = Work(0)
+    made = weft.map(work.step(), max_concurrent=1)
+    options = {"checkpointer": saver, "run_id": "r"}
+    with pytest.raises(ParallelExecutionError):
+        list(made.stream(iter([1, 3, 0]), **options))
+    work.again()
+    found = within(20, lambda: list(made.stream(iter(after), **options)))
+    assert items_of(found) == after
+    assert within(20, lambda: list(made.stream(iter(after), **options))) == found
+    assert within(20, lambda: made.invoke(iter(after), **options)) == found
+
+
 def describe(result):
     """What can be compared of a result, with its number where it has one."""
     if isinstance(result, tuple):

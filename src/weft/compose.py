@@ -96,10 +96,12 @@ class Parallel(_Composed):
     def _conductor(self, call: PlannedCall, value: Any) -> Block:
         return Block(call, _ParallelStyle(self, value), Known(self._starts), self.options)
 
+    def parts(self) -> Iterator[tuple[str, Runnable]]:
+        """Its branches."""
+        yield from ((f"branch {key!r}", branch) for key, branch in self.branches.items())
+
     def problems(self) -> Iterator[str]:
         """What can never work."""
-        for key, branch in self.branches.items():
-            yield from (f"branch {key!r}: {problem}" for problem in branch.problems())
         limit = self.step.timeout.run_timeout if self.step.timeout is not None else None
         for key, branch in self.branches.items():
             inner = branch.step.timeout.run_timeout if branch.step.timeout is not None else None
@@ -265,7 +267,7 @@ class Sequence(_Composed):
         self.max_steps = check_count("max_steps", max_steps)
         self.key = parts[-1].key if name is None else check_name("Sequence()", name)
         self.step = Step(
-            functools.partial(Walk, self.steps, self.max_steps),
+            functools.partial(Walk, self.steps, self.max_steps if _decides(self.steps) else len(parts)),
             name or "sequence",  # not of its steps: an edit would make it another workflow, and end its runs
             is_async=True,
             is_planned=True,
@@ -288,12 +290,18 @@ class Sequence(_Composed):
         """Whether it is nothing but its steps, so that it may become part of another."""
         return self._is_bare
 
+    def parts(self) -> Iterator[tuple[str, Runnable]]:
+        """Its steps."""
+        yield from ((f"step {place} ({step.key!r})", step) for place, step in enumerate(self.steps, 1))
+
     def problems(self) -> Iterator[str]:
         """What can never work."""
-        for place, step in enumerate(self.steps, 1):
-            yield from (f"step {place} ({step.key!r}): {problem}" for problem in step.problems())
         yield from _ambiguous(self.steps)
         yield from _unreachable(self.steps)
+
+
+def _decides(steps: list[Runnable]) -> bool:
+    return any(isinstance(step, Decision) for step in steps)
 
 
 def _flattened(part: Runnable) -> list[Runnable]:
@@ -469,8 +477,14 @@ class Decision(_Composed):
                 self.resolve(choice)
             except UsageError as error:
                 yield str(error)
-        for name, branch in self.branches.items():
-            yield from (f"branch {name!r}: {problem}" for problem in branch.problems())
+
+    def parts(self) -> Iterator[tuple[str, Runnable]]:
+        """What it can choose besides steps of its sequence."""
+        yield from ((f"branch {name!r}", branch) for name, branch in self.branches.items())
+
+    def own_function(self) -> Callable[..., Any]:
+        """The function that decides."""
+        return self.choose.fn
 
     @property
     def choices(self) -> frozenset[str] | None:

@@ -301,6 +301,8 @@ def _restored(cls: type[WeftError], args: tuple[Any, ...]) -> WeftError:
 
 
 def _described(error: BaseException) -> str:
+    while isinstance(error, ParallelExecutionError):
+        error = error.exceptions[0]  # the one that leads: blocks in blocks would name each other without end
     try:
         text = str(error)
     except Exception:  # an error of a user's may refuse to be shown

@@ -6,7 +6,15 @@ import asyncio
 import copy
 import functools
 import queue
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+)
 from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -16,7 +24,7 @@ from weft.compose import Decision, Walk, block_options, shape_of
 from weft.core.checks import check_count, check_name, check_seconds
 from weft.core.identity import root_identity
 from weft.core.limits import Capacity
-from weft.core.outcome import Cancelled, Failed, HandedOut, NotStarted, Ok, ReadOnce, TimedOut
+from weft.core.outcome import Cancelled, Composed, Failed, HandedOut, NotStarted, Ok, ReadOnce, TimedOut
 from weft.core.sizing import ESTIMATED_MEMORY
 from weft.core.timeout import TimeoutPolicy
 from weft.engine.block import Block, BlockOptions, Start
@@ -87,9 +95,9 @@ class Map(Runnable):
     def __repr__(self) -> str:
         return f"<weft.{self.step.name}>"
 
-    def problems(self) -> Iterator[str]:
-        """What can never work."""
-        return self.part.problems()
+    def parts(self) -> Iterator[tuple[str, Runnable]]:
+        """What runs for each item."""
+        yield f"each item ({self.part.key!r})", self.part
 
     def recorded_input(self, input: Any) -> Any:
         """What a journal keeps of the items: all of them, or, if they can be read only once, that they are such."""
@@ -108,6 +116,8 @@ class Map(Runnable):
     def _recorded_result(self, record: Record, codec: Codec) -> Any:
         if record.kind is RecordKind.OK:
             value = codec.decode(record.value)
+            if isinstance(value, Composed) and self._style().step.is_planned:
+                value = value.value
             return Ok(value) if self.options.policy.gives_outcomes else value
         error = codec.decode_error(record.value)
         if error is None:
@@ -124,6 +134,8 @@ class Map(Runnable):
             )
         if sink is not None or not is_in_memory(items):
             call.is_recorded = False  # another time there may be other items; each of them is recorded
+        if sink is not None or isinstance(items, Iterator | AsyncIterator):
+            call.is_last = True  # what was read is gone, and what was given out cannot be taken back
         if sink is not None:
             sink.begin(call)
         return Block(call, self._style(), feed_of(items, call), self.options, sink)
@@ -200,12 +212,12 @@ class _MapStyle:
 
     def __init__(self, part: Runnable, step: Step, name: str) -> None:
         self._part = part
-        self._step = step
+        self.step = step
         self._name = name
         self._computes = part.computes
 
     def start_of(self, item: Any) -> Start:
-        return Start(self._step, *self._part.bind(item))
+        return Start(self.step, *self._part.bind(item))
 
     def fingerprint(self, call: PlannedCall, start: Start) -> bytes:
         assert call.run.recorder is not None
@@ -332,10 +344,9 @@ class Pipeline(Map):
         shape = shape_of(f"pipeline {options.policy}", {stage.key: stage for stage in stages})
         self.step = replace(self.step, shape=shape)
 
-    def problems(self) -> Iterator[str]:
-        """What can never work."""
-        for stage in self.stages:
-            yield from (f"stage {stage.key!r}: {problem}" for problem in stage.problems())
+    def parts(self) -> Iterator[tuple[str, Runnable]]:
+        """Its stages."""
+        yield from ((f"stage {stage.key!r}", stage) for stage in self.stages)
 
     def _style(self) -> _MapStyle:
         parts = [self._gated(stage) for stage in self.stages]
@@ -359,7 +370,7 @@ class _PipelineStyle(_MapStyle):
         self._computes = any(stage.computes for stage in stages)
 
     def start_of(self, item: Any) -> Start:
-        return Start(self._step, (item,), {})
+        return Start(self.step, (item,), {})
 
 
 def pipeline(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from collections.abc import Sequence as Several
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -206,9 +206,34 @@ class Runnable(Workflow):
         """The arguments of its step for a value that is handed on; see :mod:`weft.core.binding`."""
         return self.bind(value)
 
-    def problems(self) -> Iterator[str]:
-        """What can never work, each as a sentence for people."""
+    def parts(self) -> Iterator[tuple[str, Runnable]]:
+        """What it is made of, each with what errors call it."""
         return iter(())
+
+    def problems(self) -> Iterator[str]:
+        """What can never work in itself, not in its parts, each as a sentence for people."""
+        return iter(())
+
+    def functions(self) -> Iterator[Callable[..., Any]]:
+        """The functions of its steps, and of those of its parts: their annotations name what may be stored."""
+        for _, part in self._with_parts():
+            yield part.own_function()
+
+    def own_function(self) -> Callable[..., Any]:
+        """The function of its step."""
+        return self.step.fn
+
+    def _with_parts(self) -> Iterator[tuple[str, Runnable]]:
+        """Itself and all that it is made of, however deep, each with the way to it."""
+        stack: list[tuple[str, Runnable]] = [("", self)]
+        seen: set[int] = set()
+        while stack:
+            way, part = stack.pop()
+            if id(part) in seen:
+                continue
+            seen.add(id(part))
+            yield way, part
+            stack += [(f"{way}{name}: ", inner) for name, inner in part.parts()][::-1]
 
     def validate(self) -> None:
         """Look, without running anything, for what can never work.
@@ -216,7 +241,7 @@ class Runnable(Workflow):
         Raises:
             DefinitionError: There is something; it lists all of it.
         """
-        found = list(self.problems())
+        found = [f"{way}{problem}" for way, part in self._with_parts() for problem in part.problems()]
         if found:
             listed = "".join(f"\n  - {problem}" for problem in found)
             raise DefinitionError(f"{self.step.name!r} cannot work as it is:{listed}")

@@ -170,7 +170,11 @@ def _traceback_text(error: BaseException) -> str:
     if isinstance(recorded, str):
         return recorded
     try:
-        text = "".join(traceback.format_exception(error))
+        if isinstance(error, BaseExceptionGroup):  # its members have their own
+            lines = [*traceback.format_tb(error.__traceback__), f"{type(error).__qualname__}: {error}"]
+        else:
+            lines = traceback.format_exception(error)
+        text = "".join(lines)
     except Exception:  # a user's __str__, or notes of an odd shape
         return ""
     if len(text) <= _LONGEST_TRACEBACK:

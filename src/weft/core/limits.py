@@ -150,6 +150,10 @@ class Capacity:
         """
         self.paused_until = max(self.paused_until, until)
 
+    def first_in_line(self) -> list[Any]:
+        """Who is first in each of the lanes of those who need it."""
+        return [next(iter(lane.waiters)) for lane in self._lanes.values()]
+
     def _opens(self, now: float, kept: int = 0) -> float:
         """The moment from which an attempt may begin and still leave ``kept`` beginnings to others."""
         now = self._see(now)

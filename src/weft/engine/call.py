@@ -18,12 +18,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from asyncio import _get_running_loop
-from collections.abc import Mapping
 from contextlib import suppress
 from contextvars import Context, copy_context
 from inspect import CORO_CREATED, getcoroutinestate
 from threading import get_ident
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from weft.core.limits import Needs
@@ -69,9 +67,7 @@ class Call:
     timed_out = False  # the current attempt
     own_timeout: Stop | None = None  # which it is being stopped by
     thread = 0  # the ident of the thread of its body
-    abandoned: Mapping[int, Needs] = MappingProxyType(
-        {}
-    )  # threads of bodies that were given up: what they hold
+    abandoned: dict[int, Needs] = {}  # noqa: RUF012 - never changed: threads of bodies given up, what they hold
     cached = False
     is_recorded = True  # its outcome is; if not, only those of its children are
     needs: Needs = ()  # what it waits for, or holds
@@ -269,17 +265,21 @@ class Call:
             limits.release(self, stale)
             return
         self.holds, self.is_lending = self.needs, False
+        if self.timer is not None and not self.told:
+            self.timer.cancel()
+            self.timer = None
         if (child := self._take_arrival()) is not None:
             child._deliver()
         elif self.state is State.QUEUED:
-            self._clear_timers()
             self._launch()
         else:
             self._give_back()
 
     def look_again_at(self, when: float) -> None:
         """It is first in line but for time; on its loop."""
-        if self.state is not State.QUEUED or (self.timer is not None and self.timer.when() <= when):
+        if self.state is not State.QUEUED and self.arrival is None:
+            return
+        if self.timer is not None and self.timer.when() <= when:
             return
         if self.timer is not None:
             self.timer.cancel()
@@ -287,7 +287,7 @@ class Call:
 
     def _look_again(self) -> None:
         self.timer = None
-        limits.look_again(self, self.needs)
+        limits.look_again(self, self.needs if self.state is State.QUEUED else self._lent_needs)
 
     def _give_back(self) -> None:
         holds, self.holds, self.is_lending = self.holds, (), False
@@ -472,9 +472,10 @@ class Call:
         except BaseException as caught:
             error = without_our_frame(caught)
         thread = get_ident()
+        self._free(thread)
         end = self._await_result if then else self._thread_ended
-        if not run.post(end, thread, attempt, value, error, payload):
-            self._is_wanted(thread, attempt)  # the loop is gone, and what it held is for others
+        if not run.post(end, thread, attempt, value, error, payload) and self.thread == thread:
+            self._give_back()  # the loop is gone, and what it held is for others
 
     def _thread_ended(
         self, thread: int, attempt: int, value: Any, error: BaseException | None, payload: bytes | None
@@ -490,13 +491,13 @@ class Call:
 
     def _is_wanted(self, thread: int, attempt: int) -> bool:
         """Whether the outcome of the body in this thread is still that of the call; not if it was given up."""
-        if thread in self.abandoned:
-            held = self.abandoned[thread]
-            self.abandoned = {other: needs for other, needs in self.abandoned.items() if other != thread}
-            if held:
-                limits.release(self, held)
-            return False
+        self._free(thread)  # it was given up in the very moment in which it ended
         return self.state is State.RUNNING and attempt == self.attempt
+
+    def _free(self, thread: int) -> None:
+        """The body in this thread has ended: if it was given up, what it kept is for others; from any thread."""
+        if held := self.abandoned.pop(thread, ()):
+            limits.release(self, held)
 
     async def _finish_on_loop(self, value: Any) -> None:
         current.set(self)
@@ -809,7 +810,9 @@ class Call:
                 found.append(call)
             stack.extend(call.children)
         for call in reversed(found):
-            if call.pending == call.held:
+            if (
+                call.stopping is why and call.pending == call.held
+            ):  # else it has ended meanwhile, with its children
                 call._stop_body()
 
     def _may_be_stopped(self, why: Stop) -> bool:
@@ -899,7 +902,9 @@ class Call:
         """The body keeps what the world must not see used twice; only the width of its run goes to others."""
         width = self.run.width
         kept = tuple(each for each in self.holds if each is not width)
-        self.abandoned = {**self.abandoned, self.thread: kept}
+        if not self.abandoned:
+            self.abandoned = {}
+        self.abandoned[self.thread] = kept
         self.holds = tuple(each for each in self.holds if each is width)
 
     def _end_stopped(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 
@@ -12,6 +13,9 @@ class Reader(Protocol):
 
     def put(self, job: Callable[[], None]) -> None:
         """Have a job done by the thread."""
+
+    def resting(self) -> AbstractContextManager[None]:
+        """Round a time in which the job waits."""
 
 
 class Caller:
@@ -23,6 +27,10 @@ class Caller:
     def put(self, job: Callable[[], None]) -> None:
         """Have a job run by the caller's thread."""
         self._jobs.put(job)
+
+    def resting(self) -> AbstractContextManager[None]:
+        """It is the caller's own thread, which counts nowhere."""
+        return nullcontext()
 
     def end(self) -> None:
         """The run has ended."""

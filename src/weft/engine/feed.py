@@ -83,8 +83,9 @@ class Known:
     """Items that are in memory."""
 
     def __init__(self, items: Any) -> None:
+        items = items if type(items) in {tuple, str, bytes, range} else tuple(items)
         self.total: int | None = len(items)
-        self._items = iter(items if isinstance(items, tuple | str | bytes | range) else tuple(items))
+        self._items = iter(items)
         self._left = len(items)
 
     @property
@@ -246,6 +247,7 @@ class Pulled(_Read):
     def __init__(self, source: Iterable[Any], call: PlannedCall, reader: Reader) -> None:
         super().__init__(call)
         self._source = source
+        self._reader = reader
         self._is_hungry = True  # the block has room and found nothing
         self._is_closed = False
         self._has_left = False  # the thread
@@ -290,7 +292,8 @@ class Pulled(_Read):
             clock = self._call.run.clock
             clock.leave()
             try:
-                self._room.wait()
+                with self._reader.resting():
+                    self._room.wait()
             finally:
                 clock.enter()
 

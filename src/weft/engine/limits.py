@@ -127,6 +127,7 @@ def acquire(call: Call, needs: Needs, *, ahead: bool, begins: bool) -> bool:
         found = core.acquire(call, needs, ahead=ahead, begins=begins, now=call.run.loop.time())
     if found is True:
         return True
+    _forget_the_dead(needs)
     if found is not False:
         call.look_again_at(found)
     return False
@@ -171,4 +172,24 @@ def _tell(turn: core.Turn[Call]) -> None:
     for call in turn.granted:
         call.run.grant(call)
     for call, at in turn.later:
-        call.run.tell(call.look_again_at, at)
+        if not call.run.tell(call.look_again_at, at):
+            _forget_the_dead(call.needs)
+
+
+def _forget_the_dead(needs: Needs) -> None:
+    """Who waits on a loop that was closed meanwhile will never go, and must not stand in front of others."""
+    while (call := _first_dead(needs)) is not None:
+        with _guard:
+            now = call.run.loop.time()
+            turn = core.withdraw(call, call.needs, begins=True, now=now) or core.withdraw(
+                call, call._lent_needs, begins=False, now=now
+            )
+        if turn is None:
+            return
+        _tell(turn)
+
+
+def _first_dead(needs: Needs) -> Call | None:
+    with _guard:
+        firsts = [first for capacity in needs for first in capacity.first_in_line()]
+    return next((call for call in firsts if call.run.loop.is_closed()), None)

@@ -86,7 +86,8 @@ async def _off_the_loop(
 
 def _open(run: Execution, store: Checkpointer) -> Opened:
     value, workflow = run.input, run.workflow
-    store.codec.register_hints(workflow.step.fn)
+    for fn in workflow.functions():
+        store.codec.register_hints(fn)
     resuming = value is None or isinstance(value, Command)
     answers: dict[str, Any] = {}
     if resuming:

@@ -9,6 +9,8 @@ conductors; identity, limits, deadlines, stopping and the journal are those of a
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,6 +18,7 @@ from weft.engine.call import Call
 from weft.engine.futures import Branch, ThreadFuture
 from weft.engine.scope import Scope
 from weft.engine.states import State, Stop, StopKind
+from weft.engine.workers import workers
 from weft.errors import NodeTimeoutError
 
 if TYPE_CHECKING:
@@ -110,6 +113,8 @@ class PlannedCall(Call):
         assert self.conductor is not None
         try:
             self.conductor.advance()
+            if self.holds and not self.pending:
+                self._lend()  # it waits for a source, and does nothing that should count
         except BaseException as error:  # what a user's key function or iterator raises ends the call
             self.conclude(None, error)
 
@@ -146,8 +151,8 @@ class PlannedCall(Call):
         run = self.run
         if call.parent is not None:
             return None if call.parent.step.is_async else _Worker(run.clock)
-        if run.caller is not None and not run.clock.is_virtual:
-            return run.caller
+        if run.caller is not None and not run.clock.is_virtual and self.parent is None:
+            return run.caller  # for one source: that of the outermost
         return _Worker(run.clock) if isinstance(run.future, ThreadFuture) else None
 
     # What a conductor does
@@ -224,6 +229,15 @@ class _Worker:
 
     def __init__(self, clock: Clock) -> None:
         self.put = clock.start_thread
+
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """Meanwhile the thread waits, and others may work."""
+        workers.leave()
+        try:
+            yield
+        finally:
+            workers.come_back()
 
 
 class PlannedScope(Scope):

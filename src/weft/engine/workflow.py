@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,6 +20,10 @@ class Workflow:
     def bind(self, input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments of the step for this input."""
         return (input,), {}
+
+    def functions(self) -> Iterator[Callable[..., Any]]:
+        """The functions that belong to it: their annotations name what may be stored."""
+        yield self.step.fn
 
     def recorded_input(self, input: Any) -> Any:
         """What a journal keeps of the input."""
