@@ -49,6 +49,7 @@ AVOID = set(os.environ.get("AVOID", "").split())
 
 ALWAYS = 99  # attempts that fail
 HEALS = 98  # it fails in every life of the run but the last
+MOST_HEALS = 12  # lives after that, until all that failed has been tried again
 
 #: Turns of the loop after which a tree is taken to go round without end.
 MOST_ROUNDS = 50_000
@@ -1206,9 +1207,22 @@ class Story:
             self.live(number, is_last=is_last)
             if self.problems:
                 return self.problems
+        for _ in range(MOST_HEALS):
+            if not self.has_failed_though_healed():
+                break
+            # A failure from which a body had gone on is given to it again, and once more tried when it has ended a run.
+            self.live(lives, is_last=True)
         for run, one in enumerate(self.plan.runs):
             self.check_outcome(run, one)
         return self.problems
+
+    def has_failed_though_healed(self) -> bool:
+        """Whether a run has failed of what does not fail any more."""
+        return any(
+            isinstance(self.outcomes.get(run), Exception) and getattr(part, "fails", 0) == HEALS
+            for run, one in enumerate(self.plan.runs)
+            for part in walk(one.tree)
+        )
 
     def life_of(self, one: OneRun, number: int, is_last: bool) -> Life:
         return one.lives[-1] if is_last else one.lives[min(number, len(one.lives) - 1)]

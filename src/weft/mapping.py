@@ -109,8 +109,11 @@ class Map(Runnable):
             return value
         root, found = root_identity(self.step.name), dict(value.unrecorded)
         for record in all_records(store, run_id):
-            if record.parent == root and record.kind in OUTCOMES:
-                found[record.ordinal] = self._recorded_result(record, store.codec)
+            if record.parent != root or record.kind not in OUTCOMES or record.identity in value.stale:
+                continue
+            if record.kind is RecordKind.OK or self.options.policy.gives_outcomes:
+                place = value.moved.get(record.identity, record.ordinal)
+                found[place] = self._recorded_result(record, store.codec)
         return [found[index] for index in sorted(found)]
 
     def _recorded_result(self, record: Record, codec: Codec) -> Any:
@@ -149,7 +152,13 @@ class Map(Runnable):
                 f"map() and invoke() would block the loop that the body of {call.step.name!r} runs on; write "
                 f"`await weft.amap({self.part.key}, items)`"
             )
-        if is_in_memory(input) or isinstance(input, AsyncIterable) or call.run.clock.is_virtual:
+        has_timeout = self.step.timeout is not None or self.step.total is not None
+        if (
+            is_in_memory(input)
+            or isinstance(input, AsyncIterable)
+            or has_timeout
+            or call.run.clock.is_virtual
+        ):
             return super()._join_here(call, input, options)
         reader = Caller()  # a sync source of a sync body is read in the thread of that body
         future = self._join(call, _Given(input, reader=reader), options)

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import threading
 import time
+from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from types import SimpleNamespace
 
@@ -61,6 +62,13 @@ class FakeReader:
 
     def __init__(self):
         self.threads = []
+        self.rests = 0
+
+    @contextmanager
+    def resting(self):
+        self.rests += 1
+        yield
+        self.rests -= 1
 
     def put(self, job):
         thread = threading.Thread(target=job, daemon=True)
@@ -283,6 +291,7 @@ def test_pulled_is_read_no_further_ahead_than_promised_and_goes_on_when_there_is
     feed, call, reader = pulled(counting(read))
     quiet(read)
     assert len(read) == _AHEAD
+    assert reader.rests == 1  # a thread that waits is counted as one that waits
     for number in range(_AHEAD):
         assert feed.next() == number
     quiet(read)
@@ -290,6 +299,7 @@ def test_pulled_is_read_no_further_ahead_than_promised_and_goes_on_when_there_is
     feed.close(lambda: None)
     reader.join()
     assert len(read) == 2 * _AHEAD
+    assert reader.rests == 0
 
 
 @pytest.mark.parametrize("when", ["while it is read", "while it waits for room", "after its end"])

@@ -85,9 +85,13 @@ class HandedOut:
 
     Attributes:
         unrecorded: Failures, by the number of the item, of those that never became a call.
+        moved: The numbers that items have now, by identity, where they are recorded with others.
+        stale: The identities of recorded items that the source did not give any more.
     """
 
     unrecorded: dict[int, Any] = field(default_factory=dict)
+    moved: dict[bytes, int] = field(default_factory=dict)
+    stale: list[bytes] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

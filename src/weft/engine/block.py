@@ -143,6 +143,7 @@ class Block:
         self._started: set[int] = set()  # and not ended
         self._computing: dict[int, Branch] = {}
         self._unrecorded: dict[int, Outcome[Any]] = {}  # of a stream: failures that never became a call
+        self._moved: dict[bytes, int] = {}  # recorded with other numbers than they have now
         self._passed_by: deque[_Waiting] = deque()  # they compute, and no core is left
         self._held_back: deque[_Waiting] = deque()  # not recorded, while recorded ones are looked for
         self._winner: Any = None  # of a stream of a race
@@ -263,11 +264,16 @@ class Block:
     def _result(self) -> Any:
         policy = self._options.policy
         if self._sink is not None:
-            return self._winner if policy.gives_one else HandedOut(self._unrecorded)
+            return self._winner if policy.gives_one else self._handed_out()
         if not policy.gives_outcomes:
             values = [value for value in self._values if value is not _MISSING]
             return values[0] if policy.gives_one else self._style.result(values)
         return self._style.result([self._outcome(index) for index in range(self._count)])
+
+    def _handed_out(self) -> HandedOut:
+        scope = self._call.scope
+        stale = [item.identity for item in scope.order.unclaimed()] if scope is not None else []
+        return HandedOut(self._unrecorded, self._moved, stale)
 
     @property
     def _count(self) -> int:
@@ -447,7 +453,9 @@ class Block:
             return
         identity = self._identify(start)
         found = waiting._replace(start=start, identity=identity)
-        if self._call.has_record(identity[0]):
+        if (recorded := self._call.recorded_at(identity[0])) is not None:
+            if recorded != waiting.place:
+                self._moved[identity[0]] = waiting.place
             self._start(found)
         else:
             self._held_back.append(found)

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, 
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
+from weft.engine.states import GivenUpBody
 from weft.errors import InputError
 
 if TYPE_CHECKING:
@@ -310,7 +311,12 @@ class Pulled(_Read):
             then()
             return
         self._closed.append(then)
-        self._grace = self._call.run.loop.call_later(self._call.run.grace, self._tell_closed)
+        self._grace = self._call.run.loop.call_later(self._call.run.grace, self._give_up)
+
+    def _give_up(self) -> None:
+        call = self._call
+        call.run.given_up.append(GivenUpBody(call.id, call.step.name, "its source was still being read"))
+        self._tell_closed()
 
     def _tell_closed(self) -> None:
         if self._grace is not None:

@@ -151,8 +151,10 @@ class PlannedCall(Call):
         run = self.run
         if call.parent is not None:
             return None if call.parent.step.is_async else _Worker(run.clock)
-        if run.caller is not None and not run.clock.is_virtual and self.parent is None:
-            return run.caller  # for one source: that of the outermost
+        if run.caller is not None and not run.clock.is_virtual and self.parent is None and self._is_alone:
+            return (
+                run.caller
+            )  # for one source, that of the outermost; and a timeout must not have to wait for it
         return _Worker(run.clock) if isinstance(run.future, ThreadFuture) else None
 
     # What a conductor does
@@ -162,9 +164,10 @@ class PlannedCall(Call):
         assert self.run.recorder is not None
         return self.run.recorder.scope_of(self).siblings.next(name, fingerprint)
 
-    def has_record(self, identity: bytes) -> bool:
-        """Whether the outcome of this call is recorded."""
-        return self.scope is not None and identity in self.scope.records
+    def recorded_at(self, identity: bytes) -> int | None:
+        """The ordinal with which the outcome of this call is recorded; None if it is not."""
+        record = self.scope.records.get(identity) if self.scope is not None else None
+        return None if record is None else record.ordinal
 
     def start(
         self,
