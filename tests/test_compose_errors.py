@@ -1030,8 +1030,8 @@ def test_ctrl_c_in_a_sync_step_ends_the_workflow(tmp_path, shape):
                 return value
 
             def second(value):
-                print("in", flush=True)
                 try:
+                    print("in", flush=True)
                     while not weft.cancelled():
                         time.sleep(0.001)
                 finally:

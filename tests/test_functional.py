@@ -607,7 +607,6 @@ def test_waiting_for_a_result_may_time_out_and_be_tried_again(any_saver):
 
 
 def test_as_completed_may_time_out_and_be_tried_again(any_saver):
-    """It looks at the real time itself."""
     gate = threading.Event()
 
     @task

@@ -27,7 +27,7 @@ from weft import (
     task,
 )
 from weft.engine.recorder import answer_record
-from weft.testing import sleep
+from weft.testing import sleep, virtual_clock
 
 
 def asked(result):
@@ -478,7 +478,7 @@ def test_a_question_that_nobody_reads_keeps_the_run_open(saver):
     assert within(5, lambda: wf.invoke(Command(resume="R"), thread_id="t")) == "done"
 
 
-@pytest.mark.parametrize("wait", ["wait", "as_completed", "first", "poll with a timeout"])
+@pytest.mark.parametrize("wait", ["wait", "as_completed", "first"])
 def test_however_a_sync_body_waits_it_is_put_aside(saver, wait):
     @entrypoint(checkpointer=saver)
     def wf(x):
@@ -487,17 +487,34 @@ def test_however_a_sync_body_waits_it_is_put_aside(saver, wait):
             concurrent.futures.wait(futures)
         elif wait == "as_completed":
             list(concurrent.futures.as_completed(futures))
-        elif wait == "first":
-            concurrent.futures.wait(futures, return_when="FIRST_COMPLETED")
         else:
-            while not concurrent.futures.wait(futures, timeout=0.05, return_when="FIRST_COMPLETED").done:
-                pass
+            concurrent.futures.wait(futures, return_when="FIRST_COMPLETED")
         return [f.result() for f in futures]
 
     ids = asked(within(5, lambda: wf.invoke(1, thread_id="t")))
     found = within(5, lambda: wf.invoke(Command(resume={ids[1]: "b"}), thread_id="t"))
     assert asked(found) == {0: ids[0]}
     assert within(5, lambda: wf.invoke(Command(resume="a"), thread_id="t")) == [(0, "a"), (1, "b")]
+
+
+def test_a_sync_body_that_polls_with_a_timeout_is_put_aside(saver):
+    polls = []
+
+    @entrypoint(checkpointer=saver)
+    def wf(x):
+        futures = [ask(0), ask(1)]
+        while not concurrent.futures.wait(futures, timeout=10, return_when="FIRST_COMPLETED").done:
+            polls.append(clock.now)
+        return [f.result() for f in futures]
+
+    with virtual_clock() as clock:
+        ids = asked(within(5, lambda: wf.invoke(1, thread_id="t")))
+        assert polls in ([10, 20, 30], [10, 20, 30, 40]), "after a few they count as one that waits for ever"
+        assert clock.now == about(polls[-1])
+        found = within(5, lambda: wf.invoke(Command(resume={ids[1]: "b"}), thread_id="t"))
+        assert asked(found) == {0: ids[0]}
+        assert within(5, lambda: wf.invoke(Command(resume="a"), thread_id="t")) == [(0, "a"), (1, "b")]
+        assert clock.now == about(polls[-1])
 
 
 @pytest.mark.parametrize("wait", ["wait", "as_completed", "wait_for", "task group", "helper"])

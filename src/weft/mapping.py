@@ -360,7 +360,7 @@ class Pipeline(Map):
     def _style(self) -> _MapStyle:
         parts = [self._gated(stage) for stage in self.stages]
         walk = functools.partial(Walk, parts, len(parts))
-        step = Step(walk, self.key, is_async=True, is_planned=True)
+        step = Step(walk, self.key, is_async=True, is_planned=True, shape=self.step.shape)
         return _PipelineStyle(self.stages, step, self.step.name)
 
     def _gated(self, stage: Runnable) -> Runnable:

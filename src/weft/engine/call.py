@@ -265,9 +265,8 @@ class Call:
             limits.release(self, stale)
             return
         self.holds, self.is_lending = self.needs, False
-        if self.timer is not None and not self.told:
-            self.timer.cancel()
-            self.timer = None
+        if not self.told:
+            self._clear_timer()
         if (child := self._take_arrival()) is not None:
             child._deliver()
         elif self.state is State.QUEUED:
@@ -516,7 +515,9 @@ class Call:
             self._heed_pause(error)  # before anybody gets what it holds
         if self.counts_as_left:
             self._has_no_children()
-        if self.timer is not None or self.watch is not None:
+        if self.pending and error is None and self.stopping is None and not self.step.is_planned:
+            self._clear_timer()  # what it left behind belongs to the attempt, whose timeout goes on
+        else:
             self._clear_timers()
         if self.holds:
             self._lend()
@@ -571,6 +572,8 @@ class Call:
 
     def _settle(self) -> None:
         """The attempt has ended, with all that it began."""
+        if self.watch is not None:
+            self._clear_timers()
         if self.needs:
             self._give_back()
         self.deadline = self._inherited_deadline
@@ -845,6 +848,7 @@ class Call:
         self.told = True
         if self.body is not None:
             self._cancel_body(self.body, why.reason)
+            self._drop_children(why)  # tasks that the body waits for may wait for them
         else:
             self._wake_thread(why)
             self._begin_grace(why)
@@ -886,6 +890,8 @@ class Call:
     def _give_up(self) -> None:
         """Leave a sync body to itself. Its thread is a daemon; its outcome and its next call are refused."""
         self.timer = None
+        if self.state is not State.RUNNING:
+            return
         reason = self.stopping.reason if self.stopping is not None else "timed out"
         if self.thread:  # else its body never began, and will not
             self._leave_thread()
@@ -931,11 +937,14 @@ class Call:
 
     def _forget_children(self) -> None:
         why = self.stopping or self.own_timeout or Stop(StopKind.CANCEL, f"{self.step.name!r} has ended")
-        for child in tuple(self.children):
-            child.future.drop(why)
+        self._drop_children(why)
         self.children = {}
         self.pending = self.held = 0
         self._has_no_children()
+
+    def _drop_children(self, why: Stop) -> None:
+        for child in tuple(self.children):
+            child.future.drop(why)
 
     def _drop(self) -> None:
         """The parent is being stopped: nobody sees the outcome."""
@@ -958,12 +967,16 @@ class Call:
             self._leave_queue(begins=False)
         self._give_back()
 
-    def _clear_timers(self) -> None:
+    def _clear_timer(self) -> None:
         if self.timer is not None:
             self.timer.cancel()
+            self.timer = None
+
+    def _clear_timers(self) -> None:
+        self._clear_timer()
         if self.watch is not None:
             self.watch.end()
-        self.timer = self.watch = None
+            self.watch = None
 
     # Time
 

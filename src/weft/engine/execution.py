@@ -281,6 +281,8 @@ class Execution:
         if self._failure is None:
             self._failure = error
         self._refuse_answers(self._failure)
+        if self.recorder is not None:
+            self.recorder.journal_failed()
         if self.root.state is State.OVER:
             self.spawn(self._release())
             return

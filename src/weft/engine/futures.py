@@ -48,7 +48,7 @@ class LoopFuture(asyncio.Future[Any]):
         call = self.call
         if call is not None and call.parent is None and call.run.cancel_at_end():
             return True  # the end of the run is being recorded; then
-        if call is None or call.has_ended or call.stopping is not None:
+        if call is None or call.has_ended:
             return super().cancel(msg)
         call.stop_by_caller()
         return True

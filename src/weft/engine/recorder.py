@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
@@ -112,6 +113,7 @@ class Recorder:
         self._on_mismatch = on_mismatch
         self._gone_on: list[tuple[BaseException, bytes]] = []  # failures that the workflow went on from
         self._renewals = self._renewed = 0  # how often a body ran again; the last whose reading is used
+        self._awaited: set[asyncio.Future[bool]] = set()  # that something is written
         self._warned: set[str] = set()
         self._hinted: set[int] = set()
 
@@ -308,7 +310,8 @@ class Recorder:
 
         async def renew() -> None:
             try:
-                await self._written()
+                if not await self._written():
+                    return  # the journal failed, and the run with it
                 loaded = await in_thread(work, loop=call.run.loop)
             except Exception as error:
                 call.run.fail(error)
@@ -320,15 +323,23 @@ class Recorder:
 
         call.run.spawn(renew())
 
-    async def _written(self) -> None:
-        """Wait until what was shown before it was durable is durable, or kept for the end."""
+    async def _written(self) -> bool:
+        """Wait until what was shown before it was durable is durable, or kept for the end; False if it never is."""
         if self._kept is not None:
-            return
-        written = asyncio.get_running_loop().create_future()
-        self._journal.add(
-            Entry(self._book, None, lambda _batch: written.set_result(None), batch=self._book.batch)
-        )
-        await written
+            return True
+        written: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._awaited.add(written)
+        done = partial(_resolve, written, True)
+        self._journal.add(Entry(self._book, None, lambda _batch: done(), batch=self._book.batch))
+        try:
+            return await written
+        finally:
+            self._awaited.discard(written)
+
+    def journal_failed(self) -> None:
+        """Nothing more will be written: who waits for that waits in vain."""
+        for written in self._awaited:
+            _resolve(written, value=False)
 
     # Questions
 
@@ -434,6 +445,11 @@ class Recorder:
 def _without_wrapper(error: UnstorableError) -> UnstorableError:
     """The error with the path that the user knows: a recorded block is wrapped."""
     return UnstorableError(error.path.replace("result.value", "result", 1), error.reason)
+
+
+def _resolve(future: asyncio.Future[bool], value: bool) -> None:
+    if not future.done():
+        future.set_result(value)
 
 
 def _levels_to_user() -> int:
