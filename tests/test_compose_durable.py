@@ -444,6 +444,43 @@ def test_an_attempt_of_a_whole_workflow_keeps_what_the_attempt_before_has_record
     assert world.forget() == {"good": 1, "bad": 3}
 
 
+def test_a_run_that_is_stopped_while_it_looks_up_its_records_leaves_nothing():
+    looked_up, go_on = threading.Event(), threading.Event()
+
+    class Slow(InMemorySaver):
+        instant = False
+
+        def records(self, *args, **options):
+            if retried:
+                looked_up.set()
+                go_on.wait(5)
+            return super().records(*args, **options)
+
+    retried = []
+
+    def bad(value):
+        retried.append(value)
+        raise Boom("no")
+
+    retry = weft.RetryPolicy(initial_interval=0, jitter=False, retry_on=Exception)
+
+    async def main():
+        flow = parallel(node("bad")(bad), retry=retry)
+        handle = flow.submit(1, run_id="r", checkpointer=Slow())
+        await asyncio.to_thread(looked_up.wait, 5)
+        handle.cancel()
+        asyncio.get_running_loop().call_later(0.02, go_on.set)
+        with pytest.raises(asyncio.CancelledError):
+            await handle
+        await asyncio.sleep(0)
+        return [each for each in asyncio.all_tasks() if each is not asyncio.current_task()]
+
+    try:
+        assert asyncio.run(main()) == []
+    finally:
+        go_on.set()
+
+
 def test_asking_without_a_checkpointer_is_an_error_of_the_branch():
     with pytest.raises(ParallelExecutionError, match="checkpointer") as caught:
         parallel(asking("a"), World().step("b"))(1)

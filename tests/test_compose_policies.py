@@ -80,10 +80,6 @@ class Log:
         return 0.0
 
 
-def by_name(plan):
-    return {each.name: each for each in plan}
-
-
 # A model: who starts when, and when the block is decided
 
 

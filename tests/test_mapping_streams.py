@@ -658,14 +658,44 @@ SELECT = "SELECT x FROM t ORDER BY x"
 def test_a_cursor_of_sqlite_can_be_mapped_by_the_code_that_made_it():
     with table() as connection:
         assert weft.map(same, connection.execute(SELECT)) == ROWS
-        assert weft.map(same, connection.execute(SELECT), timeout=20, max_concurrent=3) == ROWS
-        assert weft.map(same).invoke(connection.execute(SELECT), timeout=20) == ROWS
+        assert weft.map(same, connection.execute(SELECT), max_concurrent=3) == ROWS
         assert asyncio.run(weft.amap(same, connection.execute(SELECT))) == ROWS
         assert weft.pipeline(connection.execute(SELECT), same, same_again) == ROWS
 
 
 def same_again(x):
     return x
+
+
+@pytest.mark.parametrize("face", [by_map, by_map_in_a_body, by_stream, by_stream_in_a_body])
+def test_a_timeout_does_not_wait_for_a_sync_source_that_blocks(face):
+    go_on = threading.Event()
+
+    def source():
+        yield 1
+        go_on.wait(10)
+        yield 2
+
+    try:
+        with pytest.raises(ParallelTimeoutError):
+            within(5, lambda: face(double, source(), timeout=0.05))
+    finally:
+        go_on.set()
+
+
+def test_a_source_that_could_not_be_stopped_is_listed_as_given_up():
+    go_on = threading.Event()
+
+    def source():
+        yield 1
+        go_on.wait(10)
+        yield 2
+
+    run = weft.map(double, need=1, name="all of it").submit(source(), grace=0.02)
+    assert within(5, run.result) == [Ok(2)]
+    assert [body.step for body in run.given_up] == ["all of it"]
+    with nothing_left():
+        go_on.set()
 
 
 @pytest.mark.parametrize("in_async_program", [False, True])

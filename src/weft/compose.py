@@ -264,10 +264,10 @@ class Sequence(_Composed):
             raise DefinitionError("Sequence() needs at least one step")
         self.steps = [part.within(parts) if isinstance(part, Decision) else part for part in parts]
         self.own_name = name
-        self.max_steps = check_count("max_steps", max_steps)
+        self.max_steps = self._checked(max_steps, parts)
         self.key = parts[-1].key if name is None else check_name("Sequence()", name)
         self.step = Step(
-            functools.partial(Walk, self.steps, self.max_steps if _decides(self.steps) else len(parts)),
+            functools.partial(Walk, self.steps, self.max_steps),
             name or "sequence",  # not of its steps: an edit would make it another workflow, and end its runs
             is_async=True,
             is_planned=True,
@@ -278,8 +278,20 @@ class Sequence(_Composed):
         self.step = replace(
             self.step, shape=shape_of("sequence", {str(n): part for n, part in enumerate(parts)})
         )
-        self._is_bare = name is None and max_steps == MAX_STEPS and self.step.is_plain
+        self._is_bare = (
+            name is None and max_steps == MAX_STEPS and self.step.is_plain
+        )  # nothing was said of it
         self.computes = any(part.computes for part in parts)
+
+    @staticmethod
+    def _checked(max_steps: int, parts: list[Runnable]) -> int:
+        """How many steps a run may take; where nothing decides, all of them and no more."""
+        check_count("max_steps", max_steps)
+        if _decides(parts):
+            return max_steps
+        if max_steps < len(parts) and max_steps != MAX_STEPS:
+            raise DefinitionError(f"max_steps={max_steps} can never do for a Sequence of {len(parts)} steps")
+        return len(parts)
 
     def __repr__(self) -> str:
         name = "" if self.own_name is None else f"{self.own_name}: "

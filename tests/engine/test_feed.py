@@ -26,6 +26,7 @@ class FakeCall:
     """What a feed sees of the call of its block; what is posted is done when the test says so."""
 
     def __init__(self, loop=None, reader=None):
+        self.id = "run/1"
         self.step = SimpleNamespace(name="all of it")
         self.advanced = 0
         self.posted = []
@@ -35,6 +36,7 @@ class FakeCall:
             loop=loop or SimpleNamespace(call_later=self._call_later),
             post=lambda do, *args: self.posted.append((do, args)),
             grace=1.0,
+            given_up=[],
             clock=SimpleNamespace(leave=lambda: None, enter=lambda: None),
         )
 
@@ -348,6 +350,7 @@ def test_closing_a_source_that_blocks_waits_no_longer_than_the_grace():
     assert after == 1.0
     give_up()
     assert ended == ["then"]
+    assert [(body.step, body.call_id) for body in call.run.given_up] == [("all of it", "run/1")]
     go_on.set()  # it comes back after all
     reader.join()
     call.do_what_was_posted()

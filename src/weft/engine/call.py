@@ -652,6 +652,8 @@ class Call:
 
     def recorded_in(self, batch: int) -> None:
         """The outcome is durable, or was found to be unstorable (``error`` says so)."""
+        if self.state is not State.ENDED:
+            return  # the journal failed meanwhile, and the call was let go
         parent = self.parent
         if parent is None:
             self._become_visible()  # the run records what became of it, and needs the payload

@@ -322,6 +322,8 @@ class Execution:
         if self.outcome is not None:
             return
         self._refuse_answers(None)
+        if self.recorder is not None:
+            self.recorder.end()
         if self._deadline is not None:
             self._deadline.cancel()
         if self._looking is not None:
@@ -354,11 +356,12 @@ class Execution:
         """What the run returns, and what the thread's next run sees as ``previous``."""
         return self.workflow.split_output(value)
 
-    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run a coroutine of the engine's own."""
         task = self.loop.create_task(coroutine)
         self._spawned.add(task)
         task.add_done_callback(self._spawned.discard)
+        return task
 
     # What calls ask of it
 

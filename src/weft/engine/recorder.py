@@ -113,6 +113,7 @@ class Recorder:
         self._on_mismatch = on_mismatch
         self._gone_on: list[tuple[BaseException, bytes]] = []  # failures that the workflow went on from
         self._renewals = self._renewed = 0  # how often a body ran again; the last whose reading is used
+        self._renewals_at_work: set[asyncio.Task[None]] = set()
         self._awaited: set[asyncio.Future[bool]] = set()  # that something is written
         self._warned: set[str] = set()
         self._hinted: set[int] = set()
@@ -321,7 +322,9 @@ class Recorder:
                 self._renewed, self.loaded.outcomes = number, loaded.outcomes
             then()
 
-        call.run.spawn(renew())
+        task = call.run.spawn(renew())
+        self._renewals_at_work.add(task)
+        task.add_done_callback(self._renewals_at_work.discard)
 
     async def _written(self) -> bool:
         """Wait until what was shown before it was durable is durable, or kept for the end; False if it never is."""
@@ -335,6 +338,11 @@ class Recorder:
             return await written
         finally:
             self._awaited.discard(written)
+
+    def end(self) -> None:
+        """The run is over: nobody needs what is still being read."""
+        for task in self._renewals_at_work:
+            task.cancel()
 
     def journal_failed(self) -> None:
         """Nothing more will be written: who waits for that waits in vain."""
