@@ -107,11 +107,13 @@ class Map(Runnable):
         """The results of a finished run; of one that was streamed, those of its items."""
         if not isinstance(value, HandedOut):
             return value
-        root, found = root_identity(self.step.name), dict(value.unrecorded)
+        root, found, last = root_identity(self.step.name), dict(value.unrecorded), {}
+        stale, failed = set(value.stale), set(value.failed)
         for record in all_records(store, run_id):
-            if record.parent != root or record.kind not in OUTCOMES or record.identity in value.stale:
-                continue
-            if record.kind is RecordKind.OK or self.options.policy.gives_outcomes:
+            if record.parent == root and record.kind in OUTCOMES and record.identity not in stale:
+                last[record.identity] = record
+        for record in last.values():
+            if record.kind is RecordKind.OK or record.identity in failed:
                 place = value.moved.get(record.identity, record.ordinal)
                 found[place] = self._recorded_result(record, store.codec)
         return [found[index] for index in sorted(found)]
@@ -163,7 +165,7 @@ class Map(Runnable):
         reader = Caller()  # a sync source of a sync body is read in the thread of that body
         future = self._join(call, _Given(input, reader=reader), options)
         assert isinstance(future, ThreadFuture)
-        future.add_done_callback(lambda _: reader.end())
+        future.when_over(reader.end)
         with future.attended():
             reader.serve()
         return future.result()
@@ -539,7 +541,7 @@ class _ThreadResults(_Results):
     def serve(self, future: AnyFuture) -> Iterator[Any]:
         """Yield the results until the run, or the call in a run, has ended."""
         assert isinstance(future, ThreadFuture)
-        future.add_done_callback(lambda _: self._queue.put(_END))
+        future.when_over(lambda: self._queue.put(_END))
         while (item := self._get(future)) is not _END:
             self._took()
             yield item

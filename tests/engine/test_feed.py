@@ -27,6 +27,7 @@ class FakeCall:
 
     def __init__(self, loop=None, reader=None):
         self.id = "run/1"
+        self.stopping = None
         self.step = SimpleNamespace(name="all of it")
         self.advanced = 0
         self.posted = []

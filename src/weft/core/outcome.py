@@ -87,11 +87,13 @@ class HandedOut:
         unrecorded: Failures, by the number of the item, of those that never became a call.
         moved: The numbers that items have now, by identity, where they are recorded with others.
         stale: The identities of recorded items that the source did not give any more.
+        failed: The identities of items whose failure was handed out.
     """
 
     unrecorded: dict[int, Any] = field(default_factory=dict)
     moved: dict[bytes, int] = field(default_factory=dict)
     stale: list[bytes] = field(default_factory=list)
+    failed: list[bytes] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,6 +143,7 @@ class Block:
         self._started: set[int] = set()  # and not ended
         self._computing: dict[int, Branch] = {}
         self._unrecorded: dict[int, Outcome[Any]] = {}  # of a stream: failures that never became a call
+        self._failed_items: list[bytes] = []  # of a stream in a journaled run: their identities
         self._moved: dict[bytes, int] = {}  # recorded with other numbers than they have now
         self._passed_by: deque[_Waiting] = deque()  # they compute, and no core is left
         self._held_back: deque[_Waiting] = deque()  # not recorded, while recorded ones are looked for
@@ -169,6 +170,8 @@ class Block:
         if error is None:
             self._succeeded(index, call.value)
         elif isinstance(error, Exception | asyncio.CancelledError):
+            if self._sink is not None and call.identity and self._options.policy.gives_outcomes:
+                self._failed_items.append(call.identity)
             self._failed(index, _outcome_of(call))
         elif self._error is None:
             self._error = error
@@ -273,7 +276,7 @@ class Block:
     def _handed_out(self) -> HandedOut:
         scope = self._call.scope
         stale = [item.identity for item in scope.order.unclaimed()] if scope is not None else []
-        return HandedOut(self._unrecorded, self._moved, stale)
+        return HandedOut(self._unrecorded, self._moved, stale, self._failed_items)
 
     @property
     def _count(self) -> int:

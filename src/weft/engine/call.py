@@ -85,6 +85,7 @@ class Call:
     was_answered = False  # meanwhile
     questions = 0  # asked by this attempt
     timer: asyncio.TimerHandle | None = None  # of the back-off or the grace
+    waker: asyncio.TimerHandle | None = None  # for limits that lack nothing but time
     watch: AttemptWatch | None = None  # the timeouts of the attempt
     total: asyncio.TimerHandle | None = None  # of all attempts and waits together
     latest: float | None = None  # when that is, in the loop's time
@@ -214,6 +215,8 @@ class Call:
             recorder.before_start(self, scope, self._admit)
         else:
             self._admit()
+        if scope.order.has_more and not scope.coming:
+            scope.pump()  # the body may have begun to wait while this call was on its way here
 
     def _keep_context(self) -> None:
         if self.context is None:
@@ -265,8 +268,7 @@ class Call:
             limits.release(self, stale)
             return
         self.holds, self.is_lending = self.needs, False
-        if not self.told:
-            self._clear_timer()
+        self._end_waker()
         if (child := self._take_arrival()) is not None:
             child._deliver()
         elif self.state is State.QUEUED:
@@ -278,14 +280,18 @@ class Call:
         """It is first in line but for time; on its loop."""
         if self.state is not State.QUEUED and self.arrival is None:
             return
-        if self.timer is not None and self.timer.when() <= when:
+        if self.waker is not None and self.waker.when() <= when:
             return
-        if self.timer is not None:
-            self.timer.cancel()
-        self.timer = self.run.loop.call_at(when, self._look_again)
+        self._end_waker()
+        self.waker = self.run.loop.call_at(when, self._look_again)
+
+    def _end_waker(self) -> None:
+        if self.waker is not None:
+            self.waker.cancel()
+            self.waker = None
 
     def _look_again(self) -> None:
-        self.timer = None
+        self.waker = None
         limits.look_again(self, self.needs if self.state is State.QUEUED else self._lent_needs)
 
     def _give_back(self) -> None:
@@ -316,6 +322,7 @@ class Call:
             child._deliver()
 
     def _leave_queue(self, *, begins: bool) -> None:
+        self._end_waker()
         needs = self.needs if begins else self._lent_needs
         if not limits.withdraw(self, needs, begins=begins):
             self.refused = (*self.refused, needs)  # it was granted in this very moment
@@ -522,6 +529,7 @@ class Call:
         if self.holds:
             self._lend()
         if self.stopping is not None:
+            self._note_cleanup(error)
             self.state = State.DRAINING
             self.after_child()
             return
@@ -537,6 +545,13 @@ class Call:
             self._settle()
             return
         self._drain(error)
+
+    def _note_cleanup(self, error: BaseException | None) -> None:
+        """The body was told to stop and failed at that: nobody takes the error, so at least it is said."""
+        if isinstance(error, Exception):
+            logger.warning(
+                "run %s: %r failed while it was being stopped: %r", self.run.id, self.step.name, error
+            )
 
     def _drain(self, error: BaseException | None) -> None:
         """The body left calls behind: they end first. After a failure nobody needs them."""

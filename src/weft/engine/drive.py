@@ -10,6 +10,7 @@ from weft.engine.caller import Caller
 from weft.engine.execution import Execution
 from weft.engine.futures import LoopFuture
 from weft.engine.portal import portal
+from weft.errors import UsageError
 
 if TYPE_CHECKING:
     from weft.engine.events import Observer
@@ -22,6 +23,7 @@ def run_here(workflow: Workflow, input: Any, options: RunOptions, observers: Seq
 
     Ctrl-C cancels the run, waits for what it has begun, and is raised again.
     """
+    _refuse_own_loop()
     caller = Caller()
     run = Execution(workflow, input, options, loop=portal.loop, caller=caller, observers=observers)
     run.future.add_done_callback(lambda _: caller.end())
@@ -60,4 +62,18 @@ def start_on_portal(
     workflow: Workflow, input: Any, options: RunOptions, observers: Sequence[Observer] = ()
 ) -> Execution:
     """A run on our own loop, not started yet; nobody's thread is lent to it."""
+    _refuse_own_loop()
     return Execution(workflow, input, options, loop=portal.loop, threaded=True, observers=observers)
+
+
+def _refuse_own_loop() -> None:
+    """What runs on our own loop, such as a source that an async workflow reads, must not block it for all runs."""
+    try:
+        running = asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    if running is portal.loop:
+        raise UsageError(
+            "invoke(), stream() and submit() would block the loop that all runs of sync code share, from code that "
+            "runs on it; write `await ...ainvoke(...)`, or have that code run in a thread"
+        )

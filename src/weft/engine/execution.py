@@ -131,8 +131,8 @@ class Execution:
         """Open the journal, if there is one, and start the body. Never raises: the future has what happens."""
         try:
             opened = await self._open()
-        except Exception as error:
-            self._end(None, error, RunStatus.FAILED)
+        except (Exception, asyncio.CancelledError) as error:  # cancelled when the loop is being closed
+            self._end(None, error, status_of(error))
             return
         self.is_opening = False
         if opened is not None and opened.is_finished:
@@ -236,7 +236,10 @@ class Execution:
         assert self.recorder is not None
         try:
             await in_thread(self.recorder.release, loop=self.loop)
-        except Exception as error:  # a store may raise anything
+        except (
+            Exception,
+            asyncio.CancelledError,
+        ) as error:  # a store may raise anything, and the loop be closed
             logger.warning("run %s: could not be released: %r", self.id, error)
         self._end(None, self._failure, RunStatus.FAILED)
 

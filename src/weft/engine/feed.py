@@ -164,6 +164,8 @@ class _Read:
         return self._ended and not self._items and self._error is None
 
     def _take(self) -> Any:
+        if self._error is not None and not isinstance(self._error, Exception):
+            raise self._error  # Ctrl-C does not wait for what was read before
         if self._items:
             self._taken += 1
             return self._items.popleft()
@@ -311,7 +313,9 @@ class Pulled(_Read):
             then()
             return
         self._closed.append(then)
-        self._grace = self._call.run.loop.call_later(self._call.run.grace, self._give_up)
+        stopping = self._call.stopping
+        grace = self._call.run.grace if stopping is None else stopping.grace
+        self._grace = self._call.run.loop.call_later(grace, self._give_up)
 
     def _give_up(self) -> None:
         call = self._call

@@ -131,6 +131,10 @@ class ThreadFuture(concurrent.futures.Future[Any]):
             raise error
         return error
 
+    def when_over(self, do: Callable[[], object]) -> None:
+        """Have the engine's own ``do()`` called when the outcome is there: no sign that the body is ready for it."""
+        super().add_done_callback(lambda _: do())
+
     def add_done_callback(self, fn: Callable[[concurrent.futures.Future[Any]], object]) -> None:
         """Have ``fn(self)`` called when the outcome is there."""
 

@@ -127,7 +127,7 @@ def acquire(call: Call, needs: Needs, *, ahead: bool, begins: bool) -> bool:
         found = core.acquire(call, needs, ahead=ahead, begins=begins, now=call.run.loop.time())
     if found is True:
         return True
-    _forget_the_dead(needs)
+    _forget_the_dead(needs, call)
     if found is not False:
         call.look_again_at(found)
     return False
@@ -173,14 +173,14 @@ def _tell(turn: core.Turn[Call]) -> None:
         call.run.grant(call)
     for call, at in turn.later:
         if not call.run.tell(call.look_again_at, at):
-            _forget_the_dead(call.needs)
+            _forget_the_dead(call.needs, call)
 
 
-def _forget_the_dead(needs: Needs) -> None:
+def _forget_the_dead(needs: Needs, asker: Call) -> None:
     """Who waits on a loop that was closed meanwhile will never go, and must not stand in front of others."""
     while (call := _first_dead(needs)) is not None:
         with _guard:
-            now = call.run.loop.time()
+            now = asker.run.loop.time()
             turn = core.withdraw(call, call.needs, begins=True, now=now) or core.withdraw(
                 call, call._lent_needs, begins=False, now=now
             )
