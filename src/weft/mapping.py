@@ -36,7 +36,7 @@ from weft.engine.recorder import OUTCOMES
 from weft.engine.step import Step, retry_policies
 from weft.errors import CorruptDataError, DefinitionError, InputError, UsageError
 from weft.nodes import as_runnable
-from weft.runnable import Runnable, running_call
+from weft.runnable import Runnable, may_wait_for, running_call
 
 if TYPE_CHECKING:
     from weft.checkpoint.base import Checkpointer, Record
@@ -565,7 +565,8 @@ def _stream_run(run: Execution, results: _ThreadResults) -> Iterator[Any]:
         if not run.future.done():
             run.begin()  # an interrupt may have come in the middle of it
             run.post(run.cancel, "its stream was left")
-            results.finish()
+            if may_wait_for(run):
+                results.finish()
 
 
 def _stream_in_body(
@@ -578,7 +579,8 @@ def _stream_in_body(
     finally:
         if (call := future.call) is not None:
             call.run.post(call.stop_by_caller)  # not cancel(), which does not wait for what has begun
-            results.finish()
+            if may_wait_for(call.run):
+                results.finish()
 
 
 class _LoopResults(_Results):

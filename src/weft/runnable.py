@@ -26,6 +26,7 @@ from weft.run import Run
 
 if TYPE_CHECKING:
     from weft.compose import Sequence
+    from weft.engine.execution import Execution
 
 _INNER_OPTIONS = {"timeout"}
 _IGNORED_INSIDE = {"checkpointer", "durability", "context", "config", "thread_id", "progress"}
@@ -122,7 +123,7 @@ class Runnable(Workflow):
             if not run.future.done():
                 run.begin()  # an interrupt may have come in the middle of it
                 run.post(run.cancel, "its stream was left")
-                while events.get() is not None:
+                while may_wait_for(run) and events.get() is not None:
                     pass
 
     async def astream(
@@ -169,6 +170,7 @@ class Runnable(Workflow):
             run.begin()
             return handle
         run = start_on_loop(self, input, parsed)
+        run.is_unattended = True
         assert run.loop is loop
         handle = Run(run)
         run.begin()
@@ -305,10 +307,21 @@ class Runnable(Workflow):
         return replace(self.step, timeout=TimeoutPolicy.of(given["timeout"]))
 
 
+def may_wait_for(run: Execution) -> bool:
+    """Whether this thread may wait for the run: not its own loop, on which a lost iterator may be collected."""
+    return not _on(run.loop)
+
+
 def running_call() -> Call | None:
-    """The call whose body this is, if there is one: what is run here joins its run."""
+    """The call whose body this is, if there is one: what is run here joins its run.
+
+    Raises:
+        UsageError: The body has ended: nothing may begin behind the back of who has seen its outcome.
+    """
     call = current.get()
-    return call if call is not None and call.is_running else None
+    if call is None or call.is_running:
+        return call
+    raise call.refusal("a run")
 
 
 class _shown:  # noqa: N801 - used like a function

@@ -215,7 +215,7 @@ class Call:
             recorder.before_start(self, scope, self._admit)
         else:
             self._admit()
-        if scope.order.has_more and not scope.coming:
+        if scope.order.has_more and not scope.coming and not self.parent.is_on_loop:
             scope.pump()  # the body may have begun to wait while this call was on its way here
 
     def _keep_context(self) -> None:
@@ -648,6 +648,8 @@ class Call:
     def _finish(self) -> None:
         """The outcome is final."""
         self._end_total()
+        if self.scope is not None:
+            self.scope.end()
         if self.step.cache is not None and self.error is None and not self.cached:
             self._keep_in_cache()
         recorder = self.run.recorder
@@ -943,6 +945,8 @@ class Call:
             self._settle()
             return
         self._end_total()
+        if self.scope is not None:
+            self.scope.end()
         if why.kind is StopKind.SUSPEND:
             self.error = Suspended()
         elif not isinstance(self.error, Unwind | asyncio.CancelledError):
@@ -1084,6 +1088,15 @@ class Call:
                 return True
             call = call.parent
         return False
+
+    def refusal(self, verb: str) -> BaseException:
+        """What something gets that the body has left running, and that begins anew when the body has ended."""
+        if isinstance(self.error, asyncio.CancelledError | Unwind) or self.stopping is not None:
+            return asyncio.CancelledError(f"{self.step.name!r} was stopped")
+        return UsageError(
+            f"{self.step.name!r} has ended; something that it left running asks for {verb}. What is to outlive a body "
+            "and its run needs a context of its own: contextvars.Context().run(...)"
+        )
 
     def _is_abandoned(self) -> bool:
         return bool(self.abandoned) and get_ident() in self.abandoned

@@ -90,6 +90,11 @@ class Execution:
         self._is_draining = False
         self._cancel_at_end = False
         self._answering: dict[str, Callable[[BaseException | None], None]] = {}
+        self.is_unattended = (
+            False  # nobody on the loop waits for it, so that closing the loop would not cancel it
+        )
+        self._guard: asyncio.Task[None] | None = None
+        self._over: asyncio.Future[None] | None = None
         self._spawned: set[asyncio.Task[None]] = set()
         self.deadline: float | None = None  # in the loop's time
         self._deadline: asyncio.TimerHandle | None = None
@@ -176,9 +181,20 @@ class Execution:
             failed=self.fail,
             at_once=self.clock.is_virtual,
         )
+        if self.is_unattended:
+            self._guard = self.spawn(self._end_with_loop())
         self.root.identity = root_identity(self.workflow.step.name)
         self._tell_start(resumed=opened.resumed, recorded=opened.loaded.count)
         return opened
+
+    async def _end_with_loop(self) -> None:
+        """A task that says when the loop is being closed though no body is at work, so that the run is let go."""
+        while self.outcome is None:
+            self._over = self.loop.create_future()
+            try:
+                await self._over
+            except asyncio.CancelledError:
+                self.cancel("its loop is being closed")
 
     def _tell_start(self, *, resumed: bool, recorded: int) -> None:
         if self.is_observed:
@@ -349,7 +365,13 @@ class Execution:
                     run_id=self.id, time=self.clock.wall(), status=status.value, outcome=self.outcome
                 )
             )
-        self.future.settle(value, asyncio.CancelledError() if self._cancel_at_end else error)
+        error = asyncio.CancelledError() if self._cancel_at_end else error
+        if self._guard is None or self._guard.done():
+            self.future.settle(value, error)
+            return
+        self._guard.add_done_callback(lambda _: self.future.settle(value, error))
+        if self._over is not None and not self._over.done():
+            self._over.set_result(None)
 
     def _in_order_of_asking(self) -> list[Interrupt]:
         """The open questions in the order of the program, not of time."""
@@ -464,6 +486,15 @@ class Execution:
         for key in [key for key, (asker, _) in self.questions.items() if asker is call]:
             del self.questions[key]
 
+    def _note_received(self) -> None:
+        assert self.recorder is not None
+        stack = [self.root]
+        while stack:
+            call = stack.pop()
+            stack.extend(call.children)
+            if call.scope is not None and call.scope.failures:
+                self.recorder.put_aside(call.scope)
+
     def consider_suspending(self) -> None:
         """Look soon whether nothing but open questions, and bodies that wait for them, is left."""
         if not self.questions or self._suspending:
@@ -515,4 +546,5 @@ class Execution:
             self.consider_suspending()  # something has gone on while the store was looked at
             return
         self._suspending = True
+        self._note_received()
         self.root.stop(Stop(StopKind.SUSPEND, "waits for answers", self.grace))

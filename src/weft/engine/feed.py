@@ -314,7 +314,8 @@ class Pulled(_Read):
             return
         self._closed.append(then)
         stopping = self._call.stopping
-        grace = self._call.run.grace if stopping is None else stopping.grace
+        # At a timeout at once, but for the moment that a thread needs which only waits for room.
+        grace = self._call.run.grace if stopping is None else max(stopping.grace, _INSIST)
         self._grace = self._call.run.loop.call_later(grace, self._give_up)
 
     def _give_up(self) -> None:

@@ -177,18 +177,26 @@ class Recorder:
 
     def before_start(self, call: Call, scope: Scope, then: Callable[[], None]) -> None:
         """Go on with ``then`` once it is durable that the body went on from the failures it has received."""
-        received = self._received(scope)
-        if not received:
+        entries = self._went_on(scope)
+        if not entries:
             then()
             return
+        entries[-1].done = lambda _batch: then()
+        self._add(*entries)
+
+    def put_aside(self, scope: Scope) -> None:
+        """The run is put aside: what the body has received by now, it has gone on from."""
+        if entries := self._went_on(scope):
+            self._add(*entries)
+
+    def _went_on(self, scope: Scope) -> list[Entry]:
         entries = []
-        for failure in received:
+        for failure in self._received(scope):
             assert failure.error is not None
             self._gone_on.append((failure.error, failure.identity))
             record = Record(RecordKind.WENT_ON, failure.identity, scope.owner.identity, failure.ordinal)
             entries.append(Entry(self._book, record))
-        entries[-1].done = lambda _batch: then()
-        self._add(*entries)
+        return entries
 
     @staticmethod
     def _received(scope: Scope) -> list[Call]:

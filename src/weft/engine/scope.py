@@ -122,6 +122,12 @@ class Scope:
         waits = any(call.future.is_awaited for call in self.owner.children)
         return waits and body is not None and waits_only_for_calls(body)
 
+    def end(self) -> None:
+        """The body has ended, and nobody looks any more whether it goes on."""
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
+
     # What the body's futures tell, from its thread
 
     def begin_wait(self, what: Awaited, *, timed: bool) -> None:
