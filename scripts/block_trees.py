@@ -1658,6 +1658,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=None, help="where the numbers of the trees begin")
     parser.add_argument("--start", type=int, default=0, help="how many trees to leave out")
     parser.add_argument("--only", type=int, default=None, help="the number of one tree")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="after which to stop")
     parser.add_argument("--most", type=int, default=10, help="failing trees after which to stop")
     parser.add_argument("--shrink", action="store_true", help="with --only: look for a smaller plan that fails so")
     options = parser.parse_args()
@@ -1676,7 +1677,7 @@ def main() -> int:
         return bool(problems)
     first = options.seed if options.seed is not None else random.randrange(10**6) * 10**6
     print(f"trees {first + options.start} to {first + options.trees - 1}: --seed {first} --start {options.start}", flush=True)
-    began, failed = time.monotonic(), 0
+    began, failed, number = time.monotonic(), 0, options.start - 1
     for number in range(options.start, options.trees):
         problems, story = check(first + number)
         if problems:
@@ -1686,7 +1687,9 @@ def main() -> int:
                 break
         if number % 500 == 499:
             print(f"{number + 1} trees, {failed} failed, {time.monotonic() - began:.0f} s", flush=True)
-    print(f"{failed} trees with violations")
+        if time.monotonic() - began > options.seconds:
+            break
+    print(f"{number + 1 - options.start} trees, {failed} with violations")
     return bool(failed)
 
 

@@ -580,7 +580,8 @@ def _stream_in_body(
         if (call := future.call) is not None:
             call.run.post(call.stop_by_caller)  # not cancel(), which does not wait for what has begun
             if may_wait_for(call.run):
-                results.finish()
+                with future.attended():
+                    results.finish()
 
 
 class _LoopResults(_Results):

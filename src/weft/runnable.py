@@ -319,7 +319,7 @@ def running_call() -> Call | None:
         UsageError: The body has ended: nothing may begin behind the back of who has seen its outcome.
     """
     call = current.get()
-    if call is None or call.is_running:
+    if call is None or (call.is_running and not call.is_in_abandoned_thread):
         return call
     raise call.refusal("a run")
 

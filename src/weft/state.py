@@ -9,6 +9,7 @@ from itertools import dropwhile, islice
 from typing import Any
 
 from weft.checkpoint.base import Checkpointer, RunRow, RunStatus, ThreadState
+from weft.core.outcome import Composed
 from weft.core.question import Interrupt
 from weft.engine.recorder import load_run
 from weft.types import PregelTask, StateSnapshot
@@ -73,7 +74,7 @@ class ThreadView:
             return StateSnapshot(decode(what.value), (), config, metadata, _iso(what.created), parent, (), ())
         if rank:
             metadata = {"source": "loop", "step": step, "parents": {}, "run_id": what.run_id}
-            value = decode(what.output) if what.output is not None else None
+            value = self._output(what)
             return StateSnapshot(value, (), config, metadata, _iso(what.updated), parent, (), ())
         earlier = next((state for state in states if state.created <= what.created), None)
         questions = self._questions(what)
@@ -84,7 +85,7 @@ class ThreadView:
             self._error(what),
             questions,
             None,
-            decode(what.output) if what.output is not None else None,
+            self._output(what),
         )
         metadata = {"source": "input", "step": step, "parents": {}, "run_id": what.run_id}
         return StateSnapshot(
@@ -97,6 +98,10 @@ class ThreadView:
             (task,),
             questions,
         )
+
+    def _output(self, run: RunRow) -> Any:
+        value = self._store.codec.decode(run.output) if run.output is not None else None
+        return value.value if isinstance(value, Composed) else value
 
     def _questions(self, run: RunRow) -> tuple[Interrupt, ...]:
         if run.status is RunStatus.FINISHED:

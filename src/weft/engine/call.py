@@ -113,7 +113,7 @@ class Call:
         self, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> AnyFuture | asyncio.Future[Any]:
         """This body asks for a call; its future, of the kind that fits where the body runs."""
-        if self.stopping is not None or self._is_abandoned():
+        if self.stopping is not None or self.is_in_abandoned_thread:
             raise self.unwinding()
         if self.state is not State.RUNNING:
             raise UsageError(
@@ -124,7 +124,13 @@ class Call:
         loop = _get_running_loop()
         if loop is run.loop and self.is_on_loop:
             call.future = future = LoopFuture(call, loop)
-            call.begin(run.recorder.fingerprint(step, args, kwargs) if run.recorder is not None else b"")
+            fingerprint = run.recorder.fingerprint(step, args, kwargs) if run.recorder is not None else b""
+            try:
+                call.begin(fingerprint)
+            except BaseException:  # the stack or the memory has come to its end in the middle of it
+                if call in self.children:
+                    call.stop_by_caller()
+                raise
             return future
         return self._ask_from_thread(call, loop)
 
@@ -156,14 +162,13 @@ class Call:
             self.stopping = parent.stopping
             self._end_stopped()
             return
-        if self.step.total is not None:
-            self.begin_total(self.step.total)
         if run.is_plain and not parent.needs:
             if not parent.step.is_async:
                 parent._has_children()
             if self.step.is_plain:
                 self._launch()
             else:
+                self._begin_total()
                 self._admit()
             return
         parent._deliver_arrival()
@@ -172,6 +177,7 @@ class Call:
         else:
             if run.is_observed:
                 self._tell(events.CallAsked)
+            self._begin_total()
             self._admit()
         if parent.pending:
             parent._has_children()  # after the child has queued, so that its slot goes to the child
@@ -210,6 +216,7 @@ class Call:
         if self.record is not None:
             scope.pump()
             return
+        self._begin_total()
         if scope.failures:
             self._keep_context()
             recorder.before_start(self, scope, self._admit)
@@ -353,9 +360,10 @@ class Call:
         if not step.is_async:
             self._launch_in_thread()
         elif self.context is None:
-            self.body = run.loop.create_task(self._run_on_loop())
+            # Not by the loop's factory, which may be eager: outcomes are seen in an order, and the stack has an end.
+            self.body = asyncio.Task(self._run_on_loop(), loop=run.loop)
         else:
-            self.body = run.loop.create_task(self._run_on_loop(), context=self.context.copy())
+            self.body = asyncio.Task(self._run_on_loop(), loop=run.loop, context=self.context.copy())
 
     def _prepare_attempt(self) -> None:
         self.questions = 0
@@ -391,7 +399,10 @@ class Call:
             return inherited
         return self.latest if inherited is None else min(inherited, self.latest)
 
-    def begin_total(self, seconds: float) -> None:
+    def _begin_total(self) -> None:
+        seconds = self.step.total
+        if seconds is None:
+            return
         self.latest = self.run.loop.time() + seconds
         self.deadline = self._inherited_deadline
         self.total = self.run.loop.call_at(self.latest, self._total_passed, seconds)
@@ -493,7 +504,7 @@ class Call:
     def _await_result(self, thread: int, attempt: int, value: Any, *_nothing: None) -> None:
         """A sync body returned something to await: that is done on the loop, in its stead."""
         if self._is_wanted(thread, attempt):
-            self.body = self.run.loop.create_task(self._finish_on_loop(value))
+            self.body = asyncio.Task(self._finish_on_loop(value), loop=self.run.loop)
 
     def _is_wanted(self, thread: int, attempt: int) -> bool:
         """Whether the outcome of the body in this thread is still that of the call; not if it was given up."""
@@ -1084,13 +1095,15 @@ class Call:
         """Whether nobody waits for its body any more."""
         call: Call | None = self
         while call is not None:
-            if call.stopping is not None or call._is_abandoned():
+            if call.stopping is not None or call.is_in_abandoned_thread:
                 return True
             call = call.parent
         return False
 
     def refusal(self, verb: str) -> BaseException:
         """What something gets that the body has left running, and that begins anew when the body has ended."""
+        if self.is_in_abandoned_thread or (self.thread == get_ident() and self.stopping is not None):
+            return self.unwinding()
         if isinstance(self.error, asyncio.CancelledError | Unwind) or self.stopping is not None:
             return asyncio.CancelledError(f"{self.step.name!r} was stopped")
         return UsageError(
@@ -1098,7 +1111,9 @@ class Call:
             "and its run needs a context of its own: contextvars.Context().run(...)"
         )
 
-    def _is_abandoned(self) -> bool:
+    @property
+    def is_in_abandoned_thread(self) -> bool:
+        """Whether this thread is that of a body of this call which was given up."""
         return bool(self.abandoned) and get_ident() in self.abandoned
 
     def unwinding(self) -> BaseException:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from weft.checkpoint.base import Change, RunStatus
 from weft.core.identity import root_identity
 from weft.core.limits import Capacity, Needs
-from weft.core.outcome import Failed, Ok, Outcome
+from weft.core.outcome import Failed, HandedOut, Ok, Outcome
 from weft.core.question import Interrupt
 from weft.engine import events, limits
 from weft.engine.call import Call
@@ -154,8 +154,7 @@ class Execution:
             return
         if self.options.timeout is not None:
             self._set_deadline(self.options.timeout)
-        if self.root.step.total is not None:
-            self.root.begin_total(self.root.step.total)
+        self.root._begin_total()
         self.root._admit()
 
     async def _open(self) -> Opened | None:
@@ -234,8 +233,7 @@ class Execution:
                 output = (
                     root.payload if root.payload is not None else recorder.encode_output(root.step, value)
                 )
-                same = save is value and not root.step.is_planned
-                saved = output if same else recorder.codec.encode(save, root="saved")
+                saved = self._encoded_state(output, value, save)
             except Exception as refused:
                 root.value, error, status = None, refused, RunStatus.FAILED
         data = recorder.codec.encode_error(error) if isinstance(error, Exception) else None
@@ -244,6 +242,15 @@ class Execution:
         recorder.close(
             change, error, lambda: self._end(root.value, shown, status), open_questions=self.questions.keys()
         )
+
+    def _encoded_state(self, output: bytes, value: Any, save: Any) -> bytes | None:
+        """What the thread's next run sees as ``previous``."""
+        assert self.recorder is not None
+        if isinstance(save, HandedOut):
+            return None
+        if save is value and not self.root.step.is_planned:
+            return output
+        return self.recorder.codec.encode(save, root="saved")
 
     async def _release(self) -> None:
         """Nothing more can be written: let go of the run, so that it can be resumed."""

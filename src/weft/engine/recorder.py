@@ -186,8 +186,9 @@ class Recorder:
 
     def put_aside(self, scope: Scope) -> None:
         """The run is put aside: what the body has received by now, it has gone on from."""
-        if entries := self._went_on(scope):
-            self._add(*entries)
+        for _ in range(0, len(scope.failures), _FAILURES_LOOKED_AT):
+            if entries := self._went_on(scope):
+                self._add(*entries)
 
     def _went_on(self, scope: Scope) -> list[Entry]:
         entries = []
