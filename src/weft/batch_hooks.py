@@ -1,18 +1,16 @@
-"""How the code of a batch program that is not recorded takes part in a run: its hooks, and what walks from node to node.
+"""What of a batch program is not recorded, and how it takes part in a run: hooks, and what walks from node to node.
 
 What is recorded of a batch program is ``exec``. Everything else is *glue*: on a resume it runs again, and does to
 ``shared`` what it did before. So a call of the glue leaves no record, its outcome is seen at once, and it counts in
-no limit. Two things are promised for hooks all the same:
-
-- Sync hooks of one run never run at the same time, so that a program need not lock its ``shared``. One that waits for
-  calls of its own lets others go on.
-- On a resume hooks run in the order in which they ran at first, one by one, until there is nothing recorded left.
+no limit. Hooks *take turns*, so that a program need not lock its ``shared``, and a resume does the same again: the turn
+of a sync hook lasts until it ends, or waits for calls of its own; that of an async hook until it first waits. Whose
+turn it is, is decided by what the hooks waited for: the outcomes of ``exec``, in the order of their records.
 """
 
 from __future__ import annotations
 
-import asyncio
 import math
+from collections.abc import Callable
 from heapq import heappop, heappush
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -20,27 +18,23 @@ from weakref import WeakKeyDictionary
 
 from weft.engine import events
 from weft.engine.call import Call
+from weft.engine.context import current
 from weft.engine.limits import Limit, needs_of
 from weft.engine.planned import PlannedCall
 from weft.engine.states import State
-from weft.engine.step import Step
+from weft.engine.step import Step, is_async_callable
 
 if TYPE_CHECKING:
-    from weft.core.question import Interrupt  # noqa: F401 - in a docstring
     from weft.engine.execution import Execution
     from weft.engine.futures import Branch
     from weft.errors import Interrupted
 
-#: A moment of the first life of a run: which commit, and when the outcome was handed to it.
+#: What hooks are ordered by: the commit that made an outcome durable, and when that was asked for. Outcomes of this life
+#: of the run come after all recorded ones, in the order in which they are seen.
 Moment = tuple[float, float]
 
-#: Before everything, and after all that is recorded.
+#: Before everything.
 FIRST: Moment = (0.0, 0.0)
-FRESH: Moment = (math.inf, 0.0)
-
-#: Seconds for which a hook that runs again holds up those after it. One that waits for another hook must not do so
-#: for ever.
-_PATIENCE = 1.0
 
 #: What observers are not told of glue: they see the steps.
 _QUIET = frozenset(
@@ -67,7 +61,7 @@ class Seen:
 
 def _moment_of(call: Call) -> Moment:
     record = call.record
-    return FRESH if record is None else (float(record.batch), record.ended)
+    return turns_of(call.run).moment() if record is None else (float(record.batch), record.ended)
 
 
 class GlueStep(Step):
@@ -118,20 +112,23 @@ class GlueCall(_Glue, PlannedCall):
     ) -> None:
         """Start a call, of the glue too: a block does not know the difference."""
         if isinstance(step, GlueStep):
-            start_glue(self, branch, step, args, identity=identity)
+            start_glue(self, branch, step, args, identity=identity, moment=self.seen.latest)
         else:
             super().start(branch, step, args, kwargs, identity=identity)
 
     def branch_ended(self, branch: Branch, call: Call) -> None:
         """The outcome of a call that the conductor has started is visible."""
         self.seen.note(call)
+        if call.record is not None and self.scope is not None:
+            self.scope.failures.pop(call.identity, None)  # that it was gone on from is recorded as well
         super().branch_ended(branch, call)
 
 
 class HookCall(_Glue):
     """A hook at work: ``prep`` or ``post``."""
 
-    moment: Moment | None = None  # in the first life of the run, after which this hook began; None: at once
+    moment: Moment | None = None  # after which it begins; None: right after what ran before
+    kept: Any = None  # what a hook in a thread gave
 
     def _admit(self) -> None:
         if self.state is not State.ASKED:
@@ -139,21 +136,60 @@ class HookCall(_Glue):
         if self.stopping is not None:
             self._end_stopped()
             return
-        hooks = hooks_of(self.run)
-        if not hooks.order.is_over and not hooks.order.admits(self):
+        if not turns_of(self.run).admits(self):
             return
         needs = needs_of(None, self.step.limits)
-        if needs and not self._acquire(needs):
+        if needs and not self._ask_permit(needs):
             return
         self._launch()
 
+    def _has_children(self) -> None:
+        turns_of(self.run).end(self)
+        super()._has_children()
+
+    def _finish(self) -> None:
+        if self.error is None and not self.step.is_async and self.value is None:
+            self.value = self.kept
+        super()._finish()
+
     def _become_visible(self) -> None:
-        hooks_of(self.run).order.ended(self)
+        turns_of(self.run).end(self)
         super()._become_visible()
 
     def _open_question(self, question: Interrupted) -> None:
-        hooks_of(self.run).order.ended(self)
+        turns_of(self.run).end(self)
         super()._open_question(question)
+
+
+def hook_step(hook: Callable[..., Any], name: str, run: Execution) -> GlueStep:
+    """The step of a hook."""
+    if is_async_callable(hook):
+        return GlueStep(_on_loop(hook), name, is_async=True)
+    return GlueStep(_in_thread(hook), name, is_async=False, limits=turns_of(run).limits)
+
+
+def _on_loop(hook: Callable[..., Any]) -> Callable[..., Any]:
+    async def body(*args: Any) -> Any:
+        call = current.get()
+        assert isinstance(call, HookCall)
+        call.run.loop.call_soon(turns_of(call.run).end, call)  # when it has begun, and waits for something
+        return await hook(*args)
+
+    return body
+
+
+def _in_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
+    def body(*args: Any) -> Any:
+        found = hook(*args)
+        call = current.get()
+        assert isinstance(call, HookCall)
+        if hasattr(type(found), "__await__"):
+            call.run.post(turns_of(call.run).end, call)
+            return found
+        call.kept = found  # what a thread returns is encoded there, and this is not recorded
+        return None
+
+    return body
 
 
 def start_glue(
@@ -173,11 +209,12 @@ def start_glue(
         step: What to run: a conductor, or a hook.
         args: Its arguments.
         identity: Of the call, in a journaled run, where not its name alone tells it from its siblings.
-        moment: Of a hook: the recorded moment after which it begins; None: right after what ran before.
+        moment: The recorded moment after which it begins; None: right after what ran before.
     """
-    call: Call
+    call: GlueCall | HookCall
     if step.is_planned:
         call = GlueCall(parent.run, parent, step, args, {})
+        call.seen.latest = moment
     else:
         call = HookCall(parent.run, parent, step, args, {})
         call.moment = moment
@@ -189,83 +226,76 @@ def start_glue(
     call.begin(b"")
 
 
-# What the hooks of one run share
+# Turns
 
 
-class RunHooks:
-    """What the hooks of one run share."""
+class Turns:
+    """Lets the hooks of one run begin one after the other."""
 
     def __init__(self, run: Execution) -> None:
+        #: For sync hooks: one that waits for its own calls lets others go on, and goes on itself when it may.
         self.limits = (Limit("sync hooks", concurrent=1),)
-        self.order = HookOrder(run)
-
-
-class HookOrder:
-    """Lets hooks begin in the order of the first life of the run, as long as there are recorded outcomes.
-
-    A hook runs after the outcome that it waited for, and outcomes were seen in the order of their records; or at
-    once after the hook before it. So the hook with the earliest moment is next as soon as nothing is on its way that
-    could ask for an earlier one: no other hook is at work, and the loop has had its turn. Recorded outcomes take none.
-    """
-
-    def __init__(self, run: Execution) -> None:
-        self._run = run
-        self._now = FIRST  # the moment up to which hooks have begun
+        self._loop = run.loop
+        self._now = FIRST  # the moment of whose turn it is, or was
         self._arrivals = count()
+        self._outcomes = count()
         self._waiting: list[tuple[Moment, int, HookCall]] = []
-        self._working: dict[HookCall, asyncio.TimerHandle] = {}
-        self._let_in: HookCall | None = None
+        self._at_work: HookCall | None = None
         self._will_look = False
-        self.is_over = run.recorder is None or not run.recorder.loaded.count
+        self._replays = run.recorder is not None and run.recorder.loaded.count > 0
+
+    def moment(self) -> Moment:
+        """The moment of an outcome that is seen now, and was not recorded before this life of the run."""
+        return (math.inf, next(self._outcomes))
 
     def admits(self, hook: HookCall) -> bool:
-        """Whether it may begin now; if not, it will be admitted again when its turn has come."""
-        if hook is self._let_in:
+        """Whether it is its turn; if not, it will be admitted when it is."""
+        if hook is self._at_work:
             return True
         moment = self._now if hook.moment is None else hook.moment
+        if self._at_work is None and not self._waiting and not self._replays:
+            self._now, self._at_work = moment, hook
+            return True
         heappush(self._waiting, (moment, next(self._arrivals), hook))
         self._look_soon()
         return False
 
-    def ended(self, hook: HookCall) -> None:
-        """A hook has ended, or waits for an answer."""
-        if (timer := self._working.pop(hook, None)) is not None:
-            timer.cancel()
+    def end(self, hook: HookCall) -> None:
+        """The turn of this hook is over, if it has it."""
+        if hook is self._at_work:
+            self._at_work = None
             self._look_soon()
 
     def _look_soon(self) -> None:
-        if not self._will_look and not self.is_over:
+        if self._waiting and not self._will_look:
             self._will_look = True
-            self._run.loop.call_soon(self._look)
+            self._loop.call_soon(self._look)
 
     def _look(self) -> None:
+        """It is the turn of who waited for the earliest outcome.
+
+        Nothing earlier can come: no hook is at work, and recorded outcomes, which hooks may still have to wait for, are
+        seen in the very turn of the loop in which they are asked for.
+        """
         self._will_look = False
-        if self._working or not self._waiting:
+        if self._at_work is not None or not self._waiting:
             return
         moment, _, hook = heappop(self._waiting)
-        if moment >= FRESH:  # nothing recorded can come any more, so this is where the first life ended
-            self.is_over = True
-            hook._admit()
-            while self._waiting:
-                heappop(self._waiting)[2]._admit()
-            return
         if hook.state is not State.ASKED:  # stopped meanwhile
             self._look_soon()
             return
-        self._now = max(self._now, moment)
-        self._working[hook] = self._run.loop.call_later(_PATIENCE, self.ended, hook)
-        self._let_in = hook
+        self._replays = self._replays and moment[0] < math.inf
+        self._now, self._at_work = moment, hook
         hook._admit()
-        self._let_in = None
 
 
 # A run has no place of its own for what a style keeps of it.
-_of_runs: WeakKeyDictionary[Execution, RunHooks] = WeakKeyDictionary()
+_of_runs: WeakKeyDictionary[Execution, Turns] = WeakKeyDictionary()
 
 
-def hooks_of(run: Execution) -> RunHooks:
-    """What the hooks of this run share."""
+def turns_of(run: Execution) -> Turns:
+    """The turns of the hooks of this run."""
     found = _of_runs.get(run)
     if found is None:
-        found = _of_runs[run] = RunHooks(run)
+        found = _of_runs[run] = Turns(run)
     return found

@@ -134,6 +134,17 @@ def test_a_call_contradicts_the_unclaimed_record_of_its_place():
     assert view.contradicts(name(0), 1).identity == name(1)
 
 
+def test_calls_that_are_asked_for_late_are_shown_in_the_recorded_order():
+    """Code that was put in front of them has let their batches go by; who was first decides again."""
+    view = Visibility(recorded([[0], [1, 2], [3]]))
+    assert view.next_batch(stuck=True) == []
+    for number in (3, 2, 0, 1):
+        view.ask(name(number))
+    assert view.next_batch(stuck=False) == [name(0)]
+    assert view.next_batch(stuck=False) == [name(1), name(2)]
+    assert view.next_batch(stuck=False) == [name(3)]
+
+
 class Replay(RuleBasedStateMachine):
     """The model: a list of recorded batches, then a list of new ones; the front is all that can be shown."""
 
@@ -142,7 +153,19 @@ class Replay(RuleBasedStateMachine):
         batches, self.order = drawn
         self.view = Visibility(recorded(batches))
         self.waiting = [list(batch) for batch in batches]
+        self.batch_of = {number: at for at, batch in enumerate(batches) for number in batch}
+        self.places = {number: at for at, number in enumerate(n for batch in batches for n in batch)}
         self.late, self.asked, self.new, self.next_new = set(), set(), [], 100
+
+    def put_back(self, number):
+        """With others of its batch that came late as well, in front of later batches."""
+        mine = self.batch_of[number]
+        same = [batch for batch in self.waiting if self.batch_of[batch[0]] == mine]
+        if same:
+            same[0][:] = sorted([*same[0], number], key=self.places.get)
+        else:
+            at = sum(self.batch_of[batch[0]] < mine for batch in self.waiting)
+            self.waiting.insert(at, [number])
 
     @precondition(lambda self: self.order)
     @rule(data=st.data())
@@ -151,7 +174,7 @@ class Replay(RuleBasedStateMachine):
         assert self.view.ask(name(number)) == (number not in self.asked)
         if number in self.late:
             self.late.remove(number)
-            self.waiting.insert(0, [number])
+            self.put_back(number)
         self.asked.add(number)
 
     @rule(same=st.booleans())

@@ -56,7 +56,9 @@ def test_random_trees_keep_every_promise():
     assert ", 0 with violations" in done.stdout
 
 
-def plan(tree: Any, *, limits: Any = (), is_journaled: bool = False, is_sync: bool = False, **options: Any) -> Any:
+def plan(
+    tree: Any, *, limits: Any = (), is_journaled: bool = False, is_sync: bool = False, **options: Any
+) -> Any:
     lives = options.pop("lives", (Life(),))
     one = OneRun(tree, lives=lives, **options)
     return Plan(seed=1, runs=(one,), limits=limits, is_sync=is_sync, is_journaled=is_journaled)
@@ -68,7 +70,7 @@ ONCE_WRONG = {
         Caller("a", way="first", timeout=2.0, parts=(Leaf("b"), Leaf("c", naps=(3.0,)))),
     ),
     "a run that is taken over waits for its bodies": plan(
-        Block("a", (Leaf("b", naps=(0.97,)), Leaf("c", naps=(0.7, 0.9), stubborn=1.0))),
+        Block("a", (Row("r", (Leaf("b", naps=(0.97,)),)), Leaf("c", naps=(0.7, 0.9), stubborn=1.0))),
         is_journaled=True,
         durability="async",
         lives=(Life("taken", 0.78), Life()),
@@ -124,6 +126,17 @@ ONCE_WRONG = {
     ),
     "a sync body leaves a stream": plan(
         Each("a", (Leaf("b", naps=(1.0,)),), count=3, way="stream", leaves=True),
+    ),
+    "stopped while it waits to come back to a limit": plan(
+        Block(
+            "a",
+            (
+                Caller("b", limits=(0,), parts=(Leaf("c", naps=(0.1,)),)),
+                Leaf("d", is_async=False, naps=(2.0,), limits=(0,)),
+            ),
+        ),
+        limits=((1, None),),
+        lives=(Life("cancel", 0.55),),
     ),
     "a record of a call that has a total": plan(
         Block("a", (Leaf("b", total=1.0), Leaf("c", naps=(2.0,), timeout=0.1)), attempts=2),

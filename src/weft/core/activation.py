@@ -108,7 +108,9 @@ class Options:
             raise DefinitionError(f'on_conflict must be "last" or "error", not {self.on_conflict!r}')
         for key, reducer in (self.reducers or {}).items():
             if not callable(reducer):
-                raise DefinitionError(f"the reducer of {key!r} must be a function of two values, not {reducer!r}")
+                raise DefinitionError(
+                    f"the reducer of {key!r} must be a function of two values, not {reducer!r}"
+                )
 
 
 class Fork(NamedTuple):
@@ -125,13 +127,28 @@ class Fork(NamedTuple):
     size: int
 
 
+class Origin(NamedTuple):
+    """Who wrote a value.
+
+    Attributes:
+        node: The node; where several values were combined, that of the last.
+        branch: On which it did.
+    """
+
+    node: str
+    branch: Branch
+
+
 class Branch:
     """What runs one after the other, with what it has written.
 
     Attributes:
-        parent: The branch that it began on, which stands still while this one goes on; None for the first.
+        parent: The branch that it began on, which stands still while this one goes on; the first one's holds the
+            input, and has none.
         fork: Where it began; None for the first branch, and for what goes on behind a join.
         index: Which branch of the fork it is.
+        number: In the order in which they began.
+        joined: Those that came to the join behind which it goes on, where they may still be of interest.
         writes: What was written on it, by key.
     """
 
@@ -143,22 +160,36 @@ class Branch:
         "depth",
         "fork",
         "index",
+        "is_copied",
+        "joined",
+        "number",
+        "origins",
         "parent",
-        "writers",
         "writes",
     )
 
-    def __init__(self, parent: Branch | None, fork: Fork | None = None, index: int = 0) -> None:
+    def __init__(
+        self,
+        parent: Branch | None,
+        number: int,
+        *,
+        fork: Fork | None = None,
+        index: int = 0,
+        joined: Sequence[Branch] = (),
+    ) -> None:
         self.parent = parent
+        self.number = number
         self.fork = fork
         self.index = index
-        self.depth = 0 if parent is None else parent.depth + 1
+        self.joined = joined
+        self.depth: int = 0 if parent is None else parent.depth + 1
         self.writes: dict[Any, Any] = {}
-        self.writers: dict[Any, str] = {}  # the node that wrote each key
+        self.origins: dict[Any, Origin] = {}  # by key, who wrote it
+        self.is_copied = False  # whether what was written on it stands on another one too
         self._flow: dict[Any, Any] | None = None
         self._is_own = False  # whether the flow is a dict of its own
-        self._uses = 0  # tokens, branches below, joins that hold something of it: it must not change else
-        self._live = 0  # of these, what still goes on
+        self._uses = 1  # tokens, branches below, joins that hold something of it: it must not change else
+        self._live = 1  # of these, what still goes on
 
     def __repr__(self) -> str:
         where = "" if self.fork is None else f" {self.index} of {self.fork.node!r}"
@@ -186,17 +217,17 @@ class Branch:
             branch = branch.parent
         return branch is other
 
-    def write(self, values: Mapping[Any, Any], writers: Mapping[Any, str]) -> None:
+    def write(self, values: Mapping[Any, Any], origins: Mapping[Any, Origin]) -> None:
+        """Go on with these values."""
         if not values:
             return
         self.writes.update(values)
-        self.writers.update(writers)
+        self.origins.update(origins)
         if self._is_own:
             assert self._flow is not None
             self._flow.update(values)
         else:
-            self._flow = None if self.parent is not None else {**self.flow, **values}
-            self._is_own = self.parent is None
+            self._flow = None
 
 
 class Upstream(NamedTuple):
@@ -248,6 +279,38 @@ class Finished:
 Decision: TypeAlias = Run | BranchEnded | Finished
 
 
+def split_choices(router: str, output: Mapping[Any, Any]) -> tuple[list[str], dict[Any, Any]]:
+    """Where a router goes on, by its output, and the rest of the output.
+
+    Raises:
+        GraphError: It says neither ``choice`` nor ``choices``, or both, or is not of the right type.
+    """
+    rest = {key: value for key, value in output.items() if key not in ("choice", "choices")}
+    if "choice" in output and "choices" in output:
+        raise GraphError(f"router {router!r} gave both 'choice' and 'choices'; it must give one of them")
+    if "choice" in output:
+        if not isinstance(output["choice"], str):
+            raise GraphError(
+                f"the 'choice' of router {router!r} must be the name of a node, not {output['choice']!r}"
+            )
+        return [output["choice"]], rest
+    if "choices" not in output:
+        raise GraphError(
+            f"router {router!r} gave neither 'choice' (the name of a node) nor 'choices' (a list of names), but "
+            f"{_keys_of(output)}"
+        )
+    choices = output["choices"]
+    if not isinstance(choices, list | tuple) or not all(isinstance(each, str) for each in choices):
+        raise GraphError(
+            f"the 'choices' of router {router!r} must be a list of names of nodes, not {choices!r}"
+        )
+    return [*choices], rest
+
+
+def _keys_of(output: Mapping[Any, Any]) -> str:
+    return f"a dict with {', '.join(map(repr, output))}" if output else "an empty dict"
+
+
 class Activation:
     """One execution of a graph.
 
@@ -265,9 +328,10 @@ class Activation:
         self._tokens: dict[int, _Token] = {}  # by execution
         self._begun = 0
         self._opened = 0
-        self._waiting: dict[_Opening, None] = {}  # something has come to them
-        self._ready: list[tuple[int, _Opening]] = []
-        self._root = Branch(None)
+        self._waiting: dict[int, _Opening] = {}  # by number, those to which something has come
+        self._ready: list[int] = []
+        self._branches = 0
+        self._input = self._branch(None)
         self._ended: list[Branch] = []
         self._decisions: list[Decision] = []
         self.is_finished = False
@@ -279,10 +343,10 @@ class Activation:
 
     def begin(self, input: Mapping[Any, Any]) -> list[Decision]:
         """Run the start node, with this input."""
-        self._root._flow, self._root._is_own = dict(input), True
-        self._root._live = self._root._uses = 1
-        opened = self._open(self._plan.opened_by.get(-1, ()), self._root, {}, _digest(b"begin"))
-        self._enter(self._plan.start, _Way(self._root, opened, 0, (), _digest(b"start")))
+        self._input._flow = dict(input)
+        first = self._branch(self._input)
+        opened = self._open(self._plan.opened_by.get(-1, ()), first, {}, _digest(b"begin"))
+        self._enter(self._plan.start, _Way(first, opened, 0, (), _digest(b"start")))
         return self._decided()
 
     def ended(
@@ -305,7 +369,7 @@ class Activation:
         ways = self._ways_on(token, choices)
         name = self._plan.nodes[token.node].name
         del self._tokens[execution]
-        token.branch.write(output, dict.fromkeys(output, name))
+        token.branch.write(output, dict.fromkeys(output, Origin(name, token.branch)))
         self._go_on(token, ways, (Upstream(name, output),))
         self._leave(token.openings)
         self._fire_what_can()
@@ -336,8 +400,8 @@ class Activation:
             if self._waiting:
                 raise StuckError(list(self._told_waits()))
             self.is_finished = True
-            writes, _ = self._merged(self._root, self._ended)
-            self._decisions.append(Finished({**self._root.flow, **writes}))
+            merged = _merged(_Tree.of(self._input, self._ended), self._options)
+            self._decisions.append(Finished({**self._input.flow, **merged.writes}))
         decisions, self._decisions = self._decisions, []
         return decisions
 
@@ -349,7 +413,9 @@ class Activation:
             return ()
         if node.is_router:
             if choices is None:
-                raise GraphError(f"router {node.name!r} has chosen nothing; an empty list of choices ends its branch")
+                raise GraphError(
+                    f"router {node.name!r} has chosen nothing; an empty list of choices ends its branch"
+                )
             return self._plan.choose(token.node, choices)
         if choices is not None:
             raise GraphError(f"node {node.name!r} is no router and cannot choose; it chose {list(choices)!r}")
@@ -376,9 +442,7 @@ class Activation:
         fork = Fork(self._plan.nodes[token.node].name, token.execution, len(ways))
         above._uses += len(ways)
         above._live += len(ways)
-        branches = [Branch(above, fork, index) for index in range(len(ways))]
-        for branch in branches:
-            branch._uses = branch._live = 1
+        branches = [self._branch(above, fork=fork, index=index) for index in range(len(ways))]
         for way, branch in zip(ways, branches, strict=True):
             place = token.way_on(branch.index)
             self._take(way, _Way(branch, token.openings, token.steps, upstream, place))
@@ -430,32 +494,43 @@ class Activation:
 
     def _hold(self, opening: _Opening) -> None:
         """It will fire: others have to wait for what goes on behind it."""
-        self._waiting[opening] = None
+        self._waiting[opening.number] = opening
         opening.base._uses += 1
         opening.base._live += 1
         for join in self._plan.spans[opening.join]:
             known = opening.around[join]
             other = known.latest()
-            if other is not known:  # a round later; what comes from here has not been there
-                other.base = _nearest_common(other.base, opening.base)
+            if other is not known:  # a round later, and what comes from here was not there
+                self._widen(other, opening.base)
             other.under_way += 1
             opening.holds[join] = other
+
+    def _widen(self, opening: _Opening, branch: Branch) -> None:
+        """Something may come to a join that did not begin where the join was opened, but on this branch."""
+        common = _nearest_common(opening.base, branch)
+        if common is opening.base:
+            return
+        if opening.number in self._waiting:
+            common._uses += 1
+            common._live += 1
+            self._release(opening.base, is_live=True)
+        opening.base = common
 
     def _leave(self, openings: Mapping[int, _Opening]) -> None:
         for opening in openings.values():
             opening.under_way -= 1
             if not opening.under_way and opening.arrivals:
-                heappush(self._ready, (opening.number, opening))
+                heappush(self._ready, opening.number)
 
     def _fire_what_can(self) -> None:
         while self._ready:
-            _, opening = heappop(self._ready)
-            if opening.under_way == 0 and opening in self._waiting:
+            opening = self._waiting.get(heappop(self._ready))
+            if opening is not None and not opening.under_way:
                 self._fire(opening)
 
     def _fire(self, opening: _Opening) -> None:
         """Go on behind a join, in the place where it was opened, with what came to it."""
-        del self._waiting[opening]
+        del self._waiting[opening.number]
         plan, join, arrivals = self._plan, opening.join, opening.arrivals
         branch = self._join_branches(opening.base, [way.branch for way in arrivals])
         node = plan.destination_of(join)
@@ -473,8 +548,8 @@ class Activation:
 
     def _told_waits(self) -> Iterator[str]:
         names = self._plan.name_of
-        for opening in self._waiting:
-            blocking = [other for other in self._waiting if opening in other.holds.values()]
+        for opening in self._waiting.values():
+            blocking = [other for other in self._waiting.values() if opening in other.holds.values()]
             came = ", ".join(repr(each.node) for way in opening.arrivals for each in way.upstream)
             awaited = " and for ".join(names(other.join) for other in blocking)
             missing = [
@@ -489,15 +564,31 @@ class Activation:
 
     def _join_branches(self, base: Branch, arrived: Sequence[Branch]) -> Branch:
         """The branch to go on, with what was written on those that arrived."""
-        writes, writers = self._merged(base, arrived)
+        tree = _Tree.of(base, arrived)
+        merged = _merged(tree, self._options)
         for branch in arrived:
             self._release(branch, is_live=False)
-        branch = base
-        if base._uses > 1:  # something else began here, and is not to see what is written now
-            branch = Branch(base)
-            branch._uses = branch._live = 1  # its place above is the one that the join held
-        branch.write(writes, writers)
+        if base._uses == 1 and not any(branch.is_copied for branch in (base, *tree.order)):
+            base.write(merged.writes, {key: Origin(origin.node, base) for key, origin in merged.origins.items()})
+            return base  # nobody else can see it, or has seen what was written below it
+        branch = self._branch(base, joined=arrived)  # its place above is the one that the join held
+        for each in tree.order:
+            each.is_copied = True
+        for key in merged.contended:
+            merged.origins[key] = Origin(merged.origins[key].node, branch)
+        branch.write(merged.writes, merged.origins)
         return branch
+
+    def _branch(
+        self,
+        parent: Branch | None,
+        *,
+        fork: Fork | None = None,
+        index: int = 0,
+        joined: Sequence[Branch] = (),
+    ) -> Branch:
+        self._branches += 1
+        return Branch(parent, self._branches, fork=fork, index=index, joined=joined)
 
     def _end_token(self, branch: Branch) -> None:
         """A token goes no further; what was written stays."""
@@ -522,20 +613,6 @@ class Activation:
             if released._uses:
                 return
             released = released.parent
-
-    def _merged(self, base: Branch, arrived: Sequence[Branch]) -> tuple[dict[Any, Any], dict[Any, str]]:
-        """What was written between a branch and those that came from it, in the order in which they arrived."""
-        tree = _Tree.of(base, arrived)
-        if self._options.on_conflict == "error":
-            _refuse_conflicts(tree, self._options.reducers or {})
-        writes: dict[Any, Any] = {}
-        writers: dict[Any, str] = {}
-        for branch in tree.order:
-            writes.update(branch.writes)
-            writers.update(branch.writers)
-        if self._options.reducers:
-            writes.update(_reduced(tree, self._options.reducers))
-        return writes, writers
 
 
 class _Token:
@@ -620,37 +697,134 @@ class _Opening:
 class _Tree(NamedTuple):
     """The branches between one and those that came from it.
 
-    A branch that has forked counts as one of the branches of the fork it is in itself: it is complete when the last
-    of what came from it is. Inside it the order is found in the same way.
+    A branch that has forked is itself one of the branches of the fork it is in: it is complete when the last of what
+    came from it is. So the order is that of the innermost forks first, as if each had a join of its own.
     """
 
+    base: Branch
     order: list[Branch]  # each before those that began on it, and those of one fork as they were completed
-    below: dict[Branch, list[Branch]]  # in the order of completion
+    below: dict[Branch, list[Branch]]  # what began on a branch, the last to complete first
 
     @classmethod
     def of(cls, base: Branch, arrived: Sequence[Branch]) -> _Tree:
-        below: dict[Branch, list[Branch]] = {base: []}
+        seen, below = {base}, {base: list[Branch]()}
         for last in reversed(arrived):  # so that each branch is met first from what completes it
             branch = last
-            while branch not in below:
-                below[branch] = []
+            while branch not in seen:
+                seen.add(branch)
                 assert branch.parent is not None
-                is_known = branch.parent in below
                 below.setdefault(branch.parent, []).append(branch)
-                if is_known:
-                    break
-                below_parent = below.pop(branch.parent)
                 branch = branch.parent
-                below[branch] = below_parent
-        return cls([], below)
+        order, stack = [], [*below[base]]
+        while stack:
+            branch = stack.pop()
+            order.append(branch)
+            stack += below.get(branch, ())
+        return cls(base, order, below)
+
+    def completed(self, branch: Branch) -> Iterator[Branch]:
+        """What began on a branch, in the order of completion."""
+        return reversed(self.below.get(branch, ()))
 
 
-def _reduced(tree: _Tree, reducers: Mapping[str, Reducer]) -> dict[Any, Any]:
-    raise NotImplementedError
+class _Merged(NamedTuple):
+    """What was written on the branches of a tree, by key."""
+
+    writes: dict[Any, Any]
+    origins: dict[Any, Origin]
+    contended: set[Any]  # the keys of which there was more than one value
 
 
-def _refuse_conflicts(tree: _Tree, reduced: Collection[str]) -> None:
-    raise NotImplementedError
+def _merged(tree: _Tree, options: Options) -> _Merged:
+    reducers = options.reducers or {}
+    writes: dict[Any, Any] = {}
+    origins: dict[Any, Origin] = {}
+    last = _last_writers(tree)
+    contended = {key for key, branches in last.items() if len(branches) > 1}
+    for key, branches in last.items():
+        if key in contended and key not in reducers and options.on_conflict == "error":
+            raise ConflictError(key, (branches[0].origins[key].node, branches[1].origins[key].node))
+        writes[key], origins[key] = branches[-1].writes[key], branches[-1].origins[key]
+    writes.update(_reduced(tree, {key: reducers[key] for key in reducers if key in contended}, last))
+    return _Merged(writes, origins, contended)
+
+
+def _last_writers(tree: _Tree) -> dict[Any, list[Branch]]:
+    """By key, the branches on which a value was written that nobody who saw it has overwritten, in their order."""
+    if any(branch.joined for branch in tree.order):
+        return _last_writers_across_joins(tree)
+    size = dict.fromkeys(tree.order, 1)
+    for branch in reversed(tree.order):
+        size[branch] += sum(size[each] for each in tree.below.get(branch, ()))
+    place = {branch: index for index, branch in enumerate(tree.order)}
+    last: dict[Any, list[Branch]] = {}
+    for branch, index in place.items():
+        for key in branch.writes:
+            branches = last.setdefault(key, [])
+            if branches and index < place[branches[-1]] + size[branches[-1]]:
+                branches.pop()  # this branch began on that one
+            branches.append(branch)
+    return last
+
+
+def _last_writers_across_joins(tree: _Tree) -> dict[Any, list[Branch]]:
+    """The same where a value may be found on several branches, or was seen through a join."""
+    last: dict[Any, list[Branch]] = {}
+    for branch in tree.order:
+        for key in branch.writes:
+            last.setdefault(key, []).append(branch)
+    for key, branches in last.items():
+        if len(branches) > 1:
+            homes = {branch.origins[key].branch: branch for branch in branches}  # each value once, where it is last
+            overwritten = _seen_from(homes)
+            last[key] = [
+                branch
+                for branch in branches
+                if (home := branch.origins[key].branch) not in overwritten and homes[home] is branch
+            ]
+    return last
+
+
+def _seen_from(branches: Collection[Branch]) -> set[Branch]:
+    """The branches whose values could be seen on one of these, as far as they are of interest for these."""
+    first = min(branch.number for branch in branches)
+    seen: set[Branch] = set()
+    stack = [*branches]
+    while stack:
+        branch = stack.pop()
+        for before in (branch.parent, *branch.joined):
+            if before is not None and before.number >= first and before not in seen:
+                seen.add(before)
+                stack.append(before)
+    return seen
+
+
+def _reduced(
+    tree: _Tree, reducers: Mapping[Any, Reducer], last: Mapping[Any, Sequence[Branch]]
+) -> dict[Any, Any]:
+    """By key what the reducers make of it, the innermost forks first."""
+    if not reducers:
+        return {}
+    written: dict[Branch, dict[Any, Any]] = {}
+    for key in reducers:
+        for branch in last[key]:
+            written.setdefault(branch, {})[key] = branch.writes[key]
+    for branch in (*reversed(tree.order), tree.base):
+        combined: dict[Any, Any] = {}
+        for each in tree.completed(branch):
+            for key, value in written.pop(each, {}).items():
+                combined[key] = _combined(reducers, key, combined[key], value) if key in combined else value
+        if combined:
+            written[branch] = written.get(branch, {}) | combined
+    return written[tree.base]
+
+
+def _combined(reducers: Mapping[Any, Reducer], key: Any, earlier: Any, later: Any) -> Any:
+    try:
+        return reducers[key](earlier, later)
+    except Exception as error:
+        error.add_note(f"raised by the reducer of {key!r}")
+        raise
 
 
 def _nearest_common(one: Branch, other: Branch) -> Branch:

@@ -252,7 +252,7 @@ class GraphPlan:
         """By point, the joins that have to wait while something is under way there, but for those it opens."""
         spans: list[list[int]] = [[] for _ in range(len(self.nodes) + len(self.joins))]
         for join, opener in self._openers.items():
-            for point in self._leading_to(self.sources_of(join), {join, opener}):
+            for point in self._leading_to(self._ways_in[join], {join, opener}):
                 spans[point].append(join)
         known: dict[tuple[int, ...], tuple[int, ...]] = {}  # equal ones are one object
         return [known.setdefault(tuple(span), tuple(span)) for span in spans]

@@ -28,23 +28,23 @@ class Recorded:
 class Visibility:
     """The recorded and the new outcomes of one parent's calls, by identity."""
 
-    __slots__ = ("_asked", "_batches", "_by_ordinal", "_fresh", "_late", "_recorded")
+    __slots__ = ("_asked", "_batches", "_by_ordinal", "_fresh", "_late", "_places", "_recorded")
 
     def __init__(self, recorded: Iterable[Recorded] = ()) -> None:
-        self._batches: deque[list[bytes]] = deque()  # recorded and not yet shown
+        self._batches: deque[tuple[int, list[bytes]]] = deque()  # recorded and not yet shown, by number
         self._fresh: deque[tuple[int, list[bytes]]] = deque()  # committed in this life of the run
         self._recorded: dict[bytes, Recorded] = {}
         self._by_ordinal: dict[int, bytes] = {}
         self._asked: set[bytes] = set()  # recorded calls that were asked for
         self._late: set[bytes] = set()  # recorded calls whose batch went by without them
-        last = None
-        for item in recorded:
+        self._places: dict[bytes, int] = {}  # in the recorded order
+        for place, item in enumerate(recorded):
             self._recorded[item.identity] = item
             self._by_ordinal[item.ordinal] = item.identity
-            if item.batch != last:
-                self._batches.append([])
-                last = item.batch
-            self._batches[-1].append(item.identity)
+            self._places[item.identity] = place
+            if not self._batches or self._batches[-1][0] != item.batch:
+                self._batches.append((item.batch, []))
+            self._batches[-1][1].append(item.identity)
 
     def ask(self, identity: bytes) -> bool:
         """The body asks for this call; whether its outcome is recorded (and was not asked for before)."""
@@ -53,8 +53,21 @@ class Visibility:
         self._asked.add(identity)
         if identity in self._late:
             self._late.discard(identity)
-            self._batches.appendleft([identity])
+            self._put_back(identity)
         return True
+
+    def _put_back(self, identity: bytes) -> None:
+        """Asked for when its batch had gone by: next to be shown, with others of the kind in the recorded order."""
+        number = self._recorded[identity].batch
+        for at, (other, batch) in enumerate(self._batches):
+            if other == number:
+                batch.append(identity)
+                batch.sort(key=self._places.__getitem__)
+                return
+            if other > number:
+                self._batches.insert(at, (number, [identity]))
+                return
+        self._batches.append((number, [identity]))
 
     def commit(self, batch: int, identity: bytes) -> None:
         """A new outcome is durable, in this commit of the run."""
@@ -72,7 +85,7 @@ class Visibility:
                 once should they be asked for later.
         """
         while self._batches:
-            batch = self._batches[0]
+            _, batch = self._batches[0]
             asked = [identity for identity in batch if identity in self._asked]
             if len(asked) < len(batch) and not stuck:
                 return []

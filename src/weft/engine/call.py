@@ -30,6 +30,7 @@ from weft.core.retry import next_delay, retry_after
 from weft.engine import events, limits
 from weft.engine.context import current
 from weft.engine.futures import AnyFuture, LoopFuture, Reply, ThreadFuture
+from weft.engine.permit import Permit
 from weft.engine.raised import say_where, signal_in, without_our_frame
 from weft.engine.scope import Scope
 from weft.engine.states import GivenUpBody, State, Stop, StopKind
@@ -70,10 +71,7 @@ class Call:
     abandoned: dict[int, Needs] = {}  # noqa: RUF012 - never changed: threads of bodies given up, what they hold
     cached = False
     is_recorded = True  # its outcome is; if not, only those of its children are
-    needs: Needs = ()  # what it waits for, or holds
-    holds: Needs = ()
-    is_lending = False  # what it holds was given back for the time in which it has children
-    refused: tuple[Needs, ...] = ()  # grants on their way here that it does not want any more
+    permit: Permit | None = None  # its limits, if it needs any
     arrival: Call | None = None  # its last child, whose outcome waits until it has a slot again
     failed_child: BaseException | None = None  # what the last of its children that failed has raised
     failed_with: BaseException | None = None  # the attempt before
@@ -85,7 +83,6 @@ class Call:
     was_answered = False  # meanwhile
     questions = 0  # asked by this attempt
     timer: asyncio.TimerHandle | None = None  # of the back-off or the grace
-    waker: asyncio.TimerHandle | None = None  # for limits that lack nothing but time
     watch: AttemptWatch | None = None  # the timeouts of the attempt
     total: asyncio.TimerHandle | None = None  # of all attempts and waits together
     latest: float | None = None  # when that is, in the loop's time
@@ -129,7 +126,7 @@ class Call:
                 call.begin(fingerprint)
             except BaseException:  # the stack or the memory has come to its end in the middle of it
                 if call in self.children:
-                    call.stop_by_caller()
+                    loop.call_soon(call.stop_by_caller)
                 raise
             return future
         return self._ask_from_thread(call, loop)
@@ -162,7 +159,7 @@ class Call:
             self.stopping = parent.stopping
             self._end_stopped()
             return
-        if run.is_plain and not parent.needs:
+        if run.is_plain and parent.permit is None:
             if not parent.step.is_async:
                 parent._has_children()
             if self.step.is_plain:
@@ -237,22 +234,30 @@ class Call:
             return
         if self.step.cache is not None and self._take_from_cache():
             return
-        if (needs := self.run.needs_of(self)) and not self._acquire(needs):
+        if (needs := self.run.needs_of(self)) and not self._ask_permit(needs):
             return
         self._launch()
 
-    def _acquire(self, needs: Needs) -> bool:
+    def _ask_permit(self, needs: Needs) -> bool:
         self._keep_context()
-        self.needs = needs
+        if self.permit is None:
+            self.permit = Permit(self, needs, len(self.step.gates))
         self.state = State.QUEUED
         # A child of a call at work goes before new starts: what has begun is finished first.
-        ahead = self.parent is not None and self.parent.parent is not None
-        if limits.acquire(self, needs, ahead=ahead, begins=True):
-            self.holds = needs
+        if self.permit.ask(ahead=self.parent is not None and self.parent.parent is not None):
             return True
         if self.run.is_observed:
             self._tell(events.CallQueued, limits=tuple(each.name for each in needs))
         return False
+
+    def permitted(self) -> None:
+        """This call has the limits that it waited for: to start, or to see its last child."""
+        if (child := self._take_arrival()) is not None:
+            child._deliver()
+        elif self.state is State.QUEUED:
+            self._launch()
+        elif self.permit is not None:
+            self.permit.give_back()
 
     def _take_from_cache(self) -> bool:
         try:
@@ -267,57 +272,10 @@ class Call:
             self._finish()
         return found
 
-    def granted(self) -> None:
-        """This call has what it waited for: to start, or to see its last child."""
-        if self.refused:
-            stale, *rest = self.refused
-            self.refused = tuple(rest)
-            limits.release(self, stale)
-            return
-        self.holds, self.is_lending = self.needs, False
-        self._end_waker()
-        if (child := self._take_arrival()) is not None:
-            child._deliver()
-        elif self.state is State.QUEUED:
-            self._launch()
-        else:
-            self._give_back()
-
-    def look_again_at(self, when: float) -> None:
-        """It is first in line but for time; on its loop."""
-        if self.state is not State.QUEUED and self.arrival is None:
-            return
-        if self.waker is not None and self.waker.when() <= when:
-            return
-        self._end_waker()
-        self.waker = self.run.loop.call_at(when, self._look_again)
-
-    def _end_waker(self) -> None:
-        if self.waker is not None:
-            self.waker.cancel()
-            self.waker = None
-
-    def _look_again(self) -> None:
-        self.waker = None
-        limits.look_again(self, self.needs if self.state is State.QUEUED else self._lent_needs)
-
-    def _give_back(self) -> None:
-        holds, self.holds, self.is_lending = self.holds, (), False
-        if holds:
-            limits.release(self, holds)
-
-    def _lend(self) -> None:
-        """What it holds goes to those who work; but for gates, which are held to the end."""
-        gates = self.step.gates
-        lent = self.holds[: len(self.holds) - len(gates)]
-        if lent:
-            self.holds, self.is_lending = gates, True
-            limits.release(self, lent)
-
     def _has_children(self) -> None:
         """A child was asked for: limits are for those who work."""
-        if self.holds:
-            self._lend()
+        if self.permit is not None:
+            self.permit.lend()
         if not self.step.is_async and not self.counts_as_left and self.state is State.RUNNING:
             self.counts_as_left = True
             workers.leave()
@@ -325,18 +283,9 @@ class Call:
     def _deliver_arrival(self) -> None:
         """Its last child need not wait for a slot of this call any more: it is not the last, or the body is over."""
         if (child := self._take_arrival()) is not None:
-            self._leave_queue(begins=False)
+            if self.permit is not None:
+                self.permit.wait_no_longer()
             child._deliver()
-
-    def _leave_queue(self, *, begins: bool) -> None:
-        self._end_waker()
-        needs = self.needs if begins else self._lent_needs
-        if not limits.withdraw(self, needs, begins=begins):
-            self.refused = (*self.refused, needs)  # it was granted in this very moment
-
-    @property
-    def _lent_needs(self) -> Needs:
-        return self.needs[: len(self.needs) - len(self.step.gates)]
 
     def _take_arrival(self) -> Call | None:
         child, self.arrival = self.arrival, None
@@ -491,8 +440,10 @@ class Call:
         thread = get_ident()
         self._free(thread)
         end = self._await_result if then else self._thread_ended
-        if not run.post(end, thread, attempt, value, error, payload) and self.thread == thread:
-            self._give_back()  # the loop is gone, and what it held is for others
+        if run.post(end, thread, attempt, value, error, payload):
+            return
+        if self.permit is not None and self.thread == thread:
+            self.permit.give_back()  # the loop is gone, and what it held is for others
 
     def _thread_ended(
         self, thread: int, attempt: int, value: Any, error: BaseException | None, payload: bytes | None
@@ -513,8 +464,9 @@ class Call:
 
     def _free(self, thread: int) -> None:
         """The body in this thread has ended: if it was given up, what it kept is for others; from any thread."""
-        if held := self.abandoned.pop(thread, ()):
-            limits.release(self, held)
+        held = self.abandoned.pop(thread, ())
+        if held and self.permit is not None:
+            limits.release(self.permit, held)
 
     async def _finish_on_loop(self, value: Any) -> None:
         current.set(self)
@@ -537,8 +489,8 @@ class Call:
             self._clear_timer()  # what it left behind belongs to the attempt, whose timeout goes on
         else:
             self._clear_timers()
-        if self.holds:
-            self._lend()
+        if self.permit is not None:
+            self.permit.lend()
         if self.stopping is not None:
             self._note_cleanup(error)
             self.state = State.DRAINING
@@ -600,8 +552,8 @@ class Call:
         """The attempt has ended, with all that it began."""
         if self.watch is not None:
             self._clear_timers()
-        if self.needs:
-            self._give_back()
+        if self.permit is not None:
+            self.permit.give_back()
         self.deadline = self._inherited_deadline
         error = self.error
         if error is None:
@@ -621,7 +573,8 @@ class Call:
         """The provider has said when to come back: that is for everybody on its limit."""
         seconds = retry_after(error)
         if seconds is not None and self.failed_child is not error:
-            limits.pause(self, (*self.step.limits, *self.run.limits), seconds)
+            now = self.run.loop.time()
+            limits.pause((*self.step.limits, *self.run.limits), now=now, seconds=seconds)
 
     def _delay_after(self, error: BaseException) -> float | None:
         try:
@@ -723,17 +676,18 @@ class Call:
         if parent.stopping is not None:
             self._drop()
             return
-        if parent.is_lending and parent.waits_to_return and parent.pending == 1:
-            self._return_to_parent(parent)
+        permit = parent.permit
+        if permit is not None and permit.is_lending and parent.waits_to_return and parent.pending == 1:
+            self._return_to_parent(parent, permit)
             return
         self._deliver()
 
-    def _return_to_parent(self, parent: Call) -> None:
+    def _return_to_parent(self, parent: Call, permit: Permit) -> None:
         parent.arrival = self
         parent.held += 1
         self.state = State.ENDED
-        if limits.acquire(parent, parent._lent_needs, ahead=True, begins=False):
-            parent.granted()
+        if permit.ask_back():
+            parent.permitted()
 
     @property
     def waits_to_return(self) -> bool:
@@ -931,17 +885,15 @@ class Call:
         self._wake_thread(self.stopping or Stop(StopKind.TIMEOUT, reason))
         self.state = State.DRAINING
         self._clear_timers()
-        self._give_back()
+        if self.permit is not None:
+            self.permit.give_back()
         self.after_child()
 
     def _leave_thread(self) -> None:
         """The body keeps what the world must not see used twice; only the width of its run goes to others."""
-        width = self.run.width
-        kept = tuple(each for each in self.holds if each is not width)
         if not self.abandoned:
             self.abandoned = {}
-        self.abandoned[self.thread] = kept
-        self.holds = tuple(each for each in self.holds if each is width)
+        self.abandoned[self.thread] = () if self.permit is None else self.permit.leave_with(self.run.width)
 
     def _end_stopped(self) -> None:
         """It was stopped and has ended. No record is made: it has no outcome that a resume could use."""
@@ -993,11 +945,10 @@ class Call:
 
     def _withdraw(self) -> None:
         self._clear_timers()
-        if self.state is State.QUEUED:
-            self._leave_queue(begins=True)
-        elif self._take_arrival() is not None:
-            self._leave_queue(begins=False)
-        self._give_back()
+        self._take_arrival()
+        if self.permit is not None:
+            self.permit.wait_no_longer()
+            self.permit.give_back()
 
     def _clear_timer(self) -> None:
         if self.timer is not None:

@@ -21,6 +21,7 @@ from weft.engine.context import forget_in_forks
 from weft.engine.futures import AnyFuture, LoopFuture, ThreadFuture
 from weft.engine.inbox import Inbox
 from weft.engine.limits import needs_of
+from weft.engine.permit import Permit
 from weft.engine.planned import PlannedCall
 from weft.engine.recorder import Recorder, status_of
 from weft.engine.states import GivenUpBody, State, Stop, StopKind
@@ -278,10 +279,12 @@ class Execution:
         finally:
             self._is_draining = False
 
-    def grant(self, call: Call) -> None:
+    def grant(self, permit: Permit) -> None:
         """A call of this run has the limits that it waited for; from any thread."""
-        if not self.tell(self.soon, call.granted):
-            limits.release(call, call.needs)  # its loop is closed: nobody is there to use them
+        if not self.tell(self.soon, permit.granted):
+            limits.release(
+                permit, permit.waits_for or permit.needs
+            )  # its loop is closed: nobody can use them
 
     def tell(self, do: Callable[..., None], *args: Any) -> bool:
         """Do it on the loop of this run: at once, if this is its thread. False when the loop is closed."""

@@ -17,7 +17,7 @@ from weft.core.limits import Capacity, Needs, Rate
 from weft.errors import DefinitionError
 
 if TYPE_CHECKING:
-    from weft.engine.call import Call
+    from weft.engine.permit import Permit
 
 
 class Limit:
@@ -121,45 +121,44 @@ class _Guard:
 _guard = _Guard()
 
 
-def acquire(call: Call, needs: Needs, *, ahead: bool, begins: bool) -> bool:
-    """Take all that the call needs now (True), or queue it (False): it will be told by ``slot_granted``."""
+def acquire(permit: Permit, needs: Needs, *, ahead: bool, begins: bool) -> bool:
+    """Take these for the permit now (True), or queue it (False): it will be told by ``granted``."""
     with _guard:
-        found = core.acquire(call, needs, ahead=ahead, begins=begins, now=call.run.loop.time())
+        found = core.acquire(permit, needs, ahead=ahead, begins=begins, now=permit.loop.time())
     if found is True:
         return True
-    _forget_the_dead(needs, call)
+    _forget_the_dead(needs, permit)
     if found is not False:
-        call.look_again_at(found)
+        permit.look_again_at(found)
     return False
 
 
-def release(call: Call, needs: Needs) -> None:
+def release(permit: Permit, needs: Needs) -> None:
     """Give these back."""
     with _guard:
-        turn = core.release(needs, now=call.run.loop.time())
+        turn = core.release(needs, now=permit.loop.time())
     _tell(turn)
 
 
-def withdraw(call: Call, needs: Needs, *, begins: bool) -> bool:
-    """The call waits no longer; False when it has been granted already, and will be told so."""
+def withdraw(permit: Permit, needs: Needs, *, begins: bool) -> bool:
+    """It waits no longer; False when it has been granted already, and will be told so."""
     with _guard:
-        turn = core.withdraw(call, needs, begins=begins, now=call.run.loop.time())
+        turn = core.withdraw(permit, needs, begins=begins, now=permit.loop.time())
     if turn is None:
         return False
     _tell(turn)
     return True
 
 
-def look_again(call: Call, needs: Needs) -> None:
-    """Time has passed, as this call was told to wait for."""
+def look_again(permit: Permit, needs: Needs) -> None:
+    """Time has passed, as it was told to wait for."""
     with _guard:
-        turn = core.due(needs, now=call.run.loop.time(), who=call)
+        turn = core.due(needs, now=permit.loop.time(), who=permit)
     _tell(turn)
 
 
-def pause(call: Call, limits: Iterable[Limit], seconds: float) -> None:
-    """Nobody begins on these limits for so long."""
-    now = call.run.loop.time()
+def pause(limits: Iterable[Limit], *, now: float, seconds: float) -> None:
+    """Nobody begins on these limits for so long from ``now``, in the time of a loop."""
     paused = tuple(limit.capacity for limit in limits)
     with _guard:
         for capacity in paused:
@@ -168,28 +167,26 @@ def pause(call: Call, limits: Iterable[Limit], seconds: float) -> None:
     _tell(turn)
 
 
-def _tell(turn: core.Turn[Call]) -> None:
-    for call in turn.granted:
-        call.run.grant(call)
-    for call, at in turn.later:
-        if not call.run.tell(call.look_again_at, at):
-            _forget_the_dead(call.needs, call)
+def _tell(turn: core.Turn[Permit]) -> None:
+    for permit in turn.granted:
+        permit.call.run.grant(permit)
+    for permit, at in turn.later:
+        if not permit.call.run.tell(permit.look_again_at, at):
+            _forget_the_dead(permit.needs, permit)
 
 
-def _forget_the_dead(needs: Needs, asker: Call) -> None:
+def _forget_the_dead(needs: Needs, asker: Permit) -> None:
     """Who waits on a loop that was closed meanwhile will never go, and must not stand in front of others."""
-    while (call := _first_dead(needs)) is not None:
+    while (permit := _first_dead(needs)) is not None:
+        waits_for = permit.waits_for or permit.needs
         with _guard:
-            now = asker.run.loop.time()
-            turn = core.withdraw(call, call.needs, begins=True, now=now) or core.withdraw(
-                call, call._lent_needs, begins=False, now=now
-            )
+            turn = core.withdraw(permit, waits_for, begins=permit.begins, now=asker.loop.time())
         if turn is None:
             return
         _tell(turn)
 
 
-def _first_dead(needs: Needs) -> Call | None:
+def _first_dead(needs: Needs) -> Permit | None:
     with _guard:
         firsts = [first for capacity in needs for first in capacity.first_in_line()]
-    return next((call for call in firsts if call.run.loop.is_closed()), None)
+    return next((permit for permit in firsts if permit.loop.is_closed()), None)

@@ -113,8 +113,8 @@ class PlannedCall(Call):
         assert self.conductor is not None
         try:
             self.conductor.advance()
-            if self.holds and not self.pending:
-                self._lend()  # it waits for a source, and does nothing that should count
+            if self.permit is not None and not self.pending:
+                self.permit.lend()  # it waits for a source, and does nothing that should count
         except BaseException as error:  # what a user's key function or iterator raises ends the call
             self.conclude(None, error)
 
