@@ -1083,7 +1083,9 @@ class Builder:
         kind, number = policy
         if kind == "need":
             return {"need": number}
-        return {"on_error": weft.tolerate(**{kind: number}) if kind in {"count", "ratio"} else kind}
+        if kind == "ratio":  # of a source whose length is not known it would depend on the order of ending
+            return {"on_error": weft.tolerate(ratio=number, at_least=1_000)}
+        return {"on_error": weft.tolerate(count=number) if kind == "count" else kind}
 
     def tidied(self, tree: Block | Each, part: Any) -> Any:
         if tree.policy[0] == "fail_fast":

@@ -17,8 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weft import InMemorySaver, StoreError
-from weft.checkpoint.base import RecordKind
+from weft import InMemorySaver, Ok, StoreError
 from weft.batch import (
     AsyncBatchFlow,
     AsyncBatchNode,
@@ -32,6 +31,7 @@ from weft.batch import (
     Node,
     ParallelBatchNode,
 )
+from weft.checkpoint.base import RecordKind
 from weft.testing import run
 
 # Programs
@@ -47,6 +47,7 @@ class Leaf:
     fails: int  # attempts that fail, of each item
     attempts: int
     falls_back: bool
+    collects: bool  # outcomes, so that items may fail
     actions: list[str | None]  # one for each visit, and then nothing
     ways: dict[str, Leaf | Tree] = field(default_factory=dict)
 
@@ -88,11 +89,10 @@ def program(draw: random.Random, *, depth: int = 2, name: str = "f") -> Tree:
             nodes.append(inner)
             continue
         attempts = draw.randint(1, 3)
-        falls_back = draw.random() < 0.4
-        fails = draw.randint(0, attempts if falls_back else attempts - 1)
-        nodes.append(
-            Leaf(own, draw.choice(LEAVES), draw.randint(0, 3), fails, attempts, falls_back, actions)
-        )
+        kind, falls_back = draw.choice(LEAVES), draw.random() < 0.4
+        collects = issubclass(kind, BatchNode) and draw.random() < 0.3
+        fails = draw.randint(0, attempts if falls_back or collects else attempts - 1)
+        nodes.append(Leaf(own, kind, draw.randint(0, 3), fails, attempts, falls_back, collects, actions))
     for node in nodes:
         for action in ("default", "a", "b"):
             if draw.random() < 0.6:
@@ -130,7 +130,9 @@ class Interpreter:
         self.shared["log"].setdefault(path, []).append(list(entry))
 
     def value_of(self, spec, item):
-        return item + ("?" if spec.fails >= spec.attempts else "!")
+        if spec.fails < spec.attempts:
+            return item + "!"
+        return item + "?" if spec.falls_back else "failed"
 
     def leaf(self, spec, path):
         count = visit(self.shared, spec.name, path)
@@ -201,6 +203,8 @@ class LeafHooks(Hooks):
         return self.world.attempt(self.spec, item)
 
     def post(self, shared, found, values):
+        if self.spec.collects:
+            values = [each.value if isinstance(each, Ok) else "failed" for each in values]
         return self.end(shared, values)
 
 
@@ -252,8 +256,9 @@ def build(tree: Tree, world: World, delays: random.Random):
         if isinstance(spec, Leaf):
             if spec.falls_back:
                 names.update({"exec_fallback_async": falls_async} if is_async else {"exec_fallback": falls})
+            options = {"on_error": "collect"} if spec.collects else {}
             bases = (spec.kind, Hooks) if is_async else (hooks, spec.kind)
-            node = type("Leaf", bases, names)(max_retries=spec.attempts, wait=0.1)
+            node = type("Leaf", bases, names)(max_retries=spec.attempts, wait=0.1, **options)
         else:
             node = type("Tree", (spec.kind, Hooks) if is_async else (hooks, spec.kind), names)()
         made[spec.name] = node

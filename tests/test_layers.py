@@ -18,7 +18,8 @@ LAYERS = [
     {"engine"},
     {"observe"},
     {"run"},
-    {"provided", "runnable", "functional", "nodes", "compose", "mapping", "state", "history"},
+    {"provided", "runnable", "functional", "nodes", "compose", "mapping", "state", "history",
+     "batch", "batch_hooks", "batch_options", "batch_runs", "batch_shared"},
     {"testing"},
     {"cli"},
 ]

@@ -194,15 +194,18 @@ class BaseNode(Runnable):
 
         None ends the flow there. A task, a function or another workflow becomes a node that gets ``shared``.
         """
-        follower = as_node(node)
-        if action in self.successors:
-            warnings.warn(f"Overwriting successor for action '{action}'", stacklevel=2)
-        self.successors[action] = follower
-        return follower
+        return self._weft_follow(node, action)
 
     def __rshift__(self, other: Any) -> Any:
         """``a >> b``: b follows a. Gives b."""
-        return self.next(other)
+        return self._weft_follow(other, DEFAULT_ACTION)
+
+    def _weft_follow(self, node: Any, action: str) -> Any:
+        follower = as_node(node)
+        if action in self.successors:
+            warnings.warn(f"Overwriting successor for action '{action}'", stacklevel=3)
+        self.successors[action] = follower
+        return follower
 
     def __sub__(self, action: str) -> _Transition:
         """``a - "action" >> b``: b follows a when it ends with that action."""
@@ -298,7 +301,7 @@ class _Transition:
         self._action = action
 
     def __rshift__(self, target: Any) -> Any:
-        return self._source.next(target, self._action)
+        return self._source._weft_follow(target, self._action)
 
 
 def _shared(given: Any, options: dict[str, Any]) -> Any:

@@ -221,9 +221,17 @@ def start_glue(
     branch.call = call
     call.future = branch
     call.context = parent.context
-    if parent.run.recorder is not None:
+    if (recorder := parent.run.recorder) is not None:
         call.identity, call.ordinal = identity or parent.identify(step.name, b"")
+        if parent.scope is not None and parent.scope.failures:
+            # That failures were gone on from is written in time for the next outcome, but no hook waits for it: it
+            # would take its turn later than on a resume.
+            recorder.before_start(call, parent.scope, _nothing)
     call.begin(b"")
+
+
+def _nothing() -> None:
+    pass
 
 
 # Turns

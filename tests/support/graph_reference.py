@@ -14,12 +14,14 @@ The rules:
 - A token at a join comes to the opening that its trail names: the last passing of the opener, or of the join itself.
 - An opening fires when something has come and nothing under way can still come to it. Of several that may, the one
   that was opened first.
-- What is written on the branches between an opening and what came to it is merged: one branch after the other, in the
-  order in which the last of each came; a branch's own writes before those of the branches that it forked into.
+- What came brings, for each key, the last value written on its way since the opening. A value that is brought several
+  times counts once, where it is brought last. One that was seen by the writer of another one that came does not count.
+  The last one wins, or a reducer combines them in this order.
 """
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -55,10 +57,9 @@ class Branch:
         """It and all that it began on, upwards."""
         return [self, *(self.parent.above() if self.parent else ())]
 
-    def seen(self):
-        """All whose values could be seen here."""
+    def __post_init__(self):
         before = [each for each in (self.parent, *self.joined) if each is not None]
-        return {*before}.union(*(each.seen() for each in before))
+        self.seen = {*before}.union(*(each.seen for each in before))  # all whose values could be seen here
 
     def home(self, key):
         return self.homes.get(key, self)
@@ -168,7 +169,7 @@ class Reference:
         if not self.running and self.result is None:
             if self._waiting():
                 raise Stuck
-            self.result = {**self.input.flow(), **self._merged(self.input, self.ended, written_last(self.input, self.ended))}
+            self.result = {**self.input.flow(), **self._merged(what_counts(self.input, self.ended))}
         started, self.started = self.started, []
         return started
 
@@ -244,9 +245,9 @@ class Reference:
         branches = [token.branch for token in opening.came]
         shared = [branch for branch in opening.base.above() if all(branch in each.above() for each in branches)]
         branch = Branch(shared[0], joined=tuple(branches))
-        counted = written_last(shared[0], branches)
-        branch.writes = self._merged(shared[0], branches, counted)
-        branch.homes = {key: each[0].home(key) for key, each in counted.items() if len(each) == 1}
+        brought = what_counts(shared[0], branches)
+        branch.writes = self._merged(brought)
+        branch.homes = {key: values[0].home for key, values in brought.items() if len(values) == 1}
         trail = (*opening.trail, self._event(opening.join))
         before = len(self.openings)
         self._open(trail, branch)
@@ -257,49 +258,40 @@ class Reference:
 
     # Merging
 
-    def _merged(self, base, came, counted):
-        """What counts of all that was written below a branch."""
+    def _merged(self, brought):
         merged = {}
-        for branch in completed(base, came):
-            inside = [each for each in came if branch in each.above()]
-            own = {key: value for key, value in branch.writes.items() if branch in counted[key]}
-            for key, value in {**own, **self._merged(branch, inside, counted)}.items():
-                known = key in merged and key in self.reducers
-                merged[key] = self.reducers[key](merged[key], value) if known else value
+        for key, values in brought.items():
+            merged[key] = values[-1].value
+            if key in self.reducers:
+                merged[key] = functools.reduce(self.reducers[key], [each.value for each in values])
         return merged
 
 
-def completed(base, came):
-    """The branches right below one that something came from, by when the last did."""
-    last = {}
-    for place, branch in enumerate(came):
-        for each in branch.above():
-            if each.parent is base:
-                last[each] = place
-    return sorted(last, key=last.get)
+class Brought(NamedTuple):
+    """A value, and the branch where it was written."""
+
+    value: Any
+    home: Branch
 
 
-def in_order(base, came):
-    """All branches below one that something came from: each before those below it."""
-    found = []
-    for branch in completed(base, came):
-        found += [branch, *in_order(branch, [each for each in came if branch in each.above()])]
-    return found
+def what_counts(base, came):
+    """By key the values that count of those that these branches bring, in order."""
+    brought = {}
+    for branch in came:
+        on_the_way = branch.above()[: branch.above().index(base)]
+        for key in dict.fromkeys(key for each in on_the_way for key in each.writes):
+            holder = next(each for each in on_the_way if key in each.writes)
+            brought.setdefault(key, []).append(Brought(holder.writes[key], holder.home(key)))
+    return {key: without_overwritten(values) for key, values in brought.items()}
 
 
-def written_last(base, came):
-    """By key the branches with a value that counts: nobody who saw it has overwritten it; the same one only once."""
-    branches = in_order(base, came)
-    counted = {}
-    for key in dict.fromkeys(key for branch in branches for key in branch.writes):
-        holders = [branch for branch in branches if key in branch.writes]
-        homes = [branch.home(key) for branch in holders]
-        counted[key] = [
-            branch
-            for place, branch in enumerate(holders)
-            if not any(homes[place] in other.seen() for other in homes) and homes[place] not in homes[place + 1 :]
-        ]
-    return counted
+def without_overwritten(values):
+    homes = [each.home for each in values]
+    return [
+        each
+        for place, each in enumerate(values)
+        if each.home not in homes[place + 1 :] and not any(each.home in home.seen for home in homes)
+    ]
 
 
 # The shape of a graph

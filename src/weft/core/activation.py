@@ -17,7 +17,7 @@ from there its own sources can be reached again, firing opens it anew: a round.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from heapq import heappop, heappush
@@ -400,7 +400,7 @@ class Activation:
             if self._waiting:
                 raise StuckError(list(self._told_waits()))
             self.is_finished = True
-            merged = _merged(_Tree.of(self._input, self._ended), self._options)
+            merged = _merged(_came(self._input, self._ended), self._options)
             self._decisions.append(Finished({**self._input.flow, **merged.writes}))
         decisions, self._decisions = self._decisions, []
         return decisions
@@ -564,15 +564,15 @@ class Activation:
 
     def _join_branches(self, base: Branch, arrived: Sequence[Branch]) -> Branch:
         """The branch to go on, with what was written on those that arrived."""
-        tree = _Tree.of(base, arrived)
-        merged = _merged(tree, self._options)
+        came = _came(base, arrived)
+        merged = _merged(came, self._options)
         for branch in arrived:
             self._release(branch, is_live=False)
-        if base._uses == 1 and not any(branch.is_copied for branch in (base, *tree.order)):
+        if base._uses == 1 and not any(branch.is_copied for branch in (base, *came)):
             base.write(merged.writes, {key: Origin(origin.node, base) for key, origin in merged.origins.items()})
             return base  # nobody else can see it, or has seen what was written below it
         branch = self._branch(base, joined=arrived)  # its place above is the one that the join held
-        for each in tree.order:
+        for each in came:
             each.is_copied = True
         for key in merged.contended:
             merged.origins[key] = Origin(merged.origins[key].node, branch)
@@ -694,99 +694,65 @@ class _Opening:
 # Merging
 
 
-class _Tree(NamedTuple):
-    """The branches between one and those that came from it.
-
-    A branch that has forked is itself one of the branches of the fork it is in: it is complete when the last of what
-    came from it is. So the order is that of the innermost forks first, as if each had a join of its own.
-    """
-
-    base: Branch
-    order: list[Branch]  # each before those that began on it, and those of one fork as they were completed
-    below: dict[Branch, list[Branch]]  # what began on a branch, the last to complete first
-
-    @classmethod
-    def of(cls, base: Branch, arrived: Sequence[Branch]) -> _Tree:
-        seen, below = {base}, {base: list[Branch]()}
-        for last in reversed(arrived):  # so that each branch is met first from what completes it
-            branch = last
-            while branch not in seen:
-                seen.add(branch)
-                assert branch.parent is not None
-                below.setdefault(branch.parent, []).append(branch)
-                branch = branch.parent
-        order, stack = [], [*below[base]]
-        while stack:
-            branch = stack.pop()
-            order.append(branch)
-            stack += below.get(branch, ())
-        return cls(base, order, below)
-
-    def completed(self, branch: Branch) -> Iterator[Branch]:
-        """What began on a branch, in the order of completion."""
-        return reversed(self.below.get(branch, ()))
-
-
 class _Merged(NamedTuple):
-    """What was written on the branches of a tree, by key."""
+    """What was written below a branch, by key."""
 
     writes: dict[Any, Any]
     origins: dict[Any, Origin]
     contended: set[Any]  # the keys of which there was more than one value
 
 
-def _merged(tree: _Tree, options: Options) -> _Merged:
-    reducers = options.reducers or {}
-    writes: dict[Any, Any] = {}
-    origins: dict[Any, Origin] = {}
-    last = _last_writers(tree)
-    contended = {key for key, branches in last.items() if len(branches) > 1}
-    for key, branches in last.items():
-        if key in contended and key not in reducers and options.on_conflict == "error":
-            raise ConflictError(key, (branches[0].origins[key].node, branches[1].origins[key].node))
-        writes[key], origins[key] = branches[-1].writes[key], branches[-1].origins[key]
-    writes.update(_reduced(tree, {key: reducers[key] for key in reducers if key in contended}, last))
-    return _Merged(writes, origins, contended)
+def _merged(came: Sequence[Branch], options: Options) -> _Merged:
+    """What branches brought that came to one place.
 
+    Each brings the last value that was written on its way. One that somebody saw and has overwritten does not count
+    if that one came too. Of several that are left, the one that was brought last wins.
 
-def _last_writers(tree: _Tree) -> dict[Any, list[Branch]]:
-    """By key, the branches on which a value was written that nobody who saw it has overwritten, in their order."""
-    if any(branch.joined for branch in tree.order):
-        return _last_writers_across_joins(tree)
-    size = dict.fromkeys(tree.order, 1)
-    for branch in reversed(tree.order):
-        size[branch] += sum(size[each] for each in tree.below.get(branch, ()))
-    place = {branch: index for index, branch in enumerate(tree.order)}
-    last: dict[Any, list[Branch]] = {}
-    for branch, index in place.items():
+    Args:
+        came: All branches on the way of one that came, in the order of :func:`_came`.
+        options: Reducers, and whether there may be several values.
+    """
+    merged = _Merged({}, {}, set())
+    writers: dict[Any, list[Branch]] = {}
+    for branch in came:
         for key in branch.writes:
-            branches = last.setdefault(key, [])
-            if branches and index < place[branches[-1]] + size[branches[-1]]:
-                branches.pop()  # this branch began on that one
-            branches.append(branch)
-    return last
-
-
-def _last_writers_across_joins(tree: _Tree) -> dict[Any, list[Branch]]:
-    """The same where a value may be found on several branches, or was seen through a join."""
-    last: dict[Any, list[Branch]] = {}
-    for branch in tree.order:
-        for key in branch.writes:
-            last.setdefault(key, []).append(branch)
-    for key, branches in last.items():
+            writers.setdefault(key, []).append(branch)
+    for key, branches in writers.items():
         if len(branches) > 1:
-            homes = {branch.origins[key].branch: branch for branch in branches}  # each value once, where it is last
-            overwritten = _seen_from(homes)
-            last[key] = [
-                branch
-                for branch in branches
-                if (home := branch.origins[key].branch) not in overwritten and homes[home] is branch
-            ]
-    return last
+            branches = _not_overwritten(key, branches)  # noqa: PLW2901 - the same, cleaned
+        last = branches[-1]
+        merged.writes[key], merged.origins[key] = last.writes[key], last.origins[key]
+        if len(branches) > 1:
+            merged.contended.add(key)
+            merged.writes[key] = _resolved(key, branches, options)
+    return merged
+
+
+def _came(base: Branch, arrived: Iterable[Branch]) -> list[Branch]:
+    """All branches between one and those that came from it, by when the last from each came."""
+    last = {base: -1}
+    for place, branch in reversed([*enumerate(arrived)]):
+        while branch not in last:
+            last[branch] = place
+            assert branch.parent is not None
+            branch = branch.parent  # noqa: PLW2901 - up the tree
+    del last[base]
+    return sorted(last, key=lambda branch: (last[branch], branch.number))
+
+
+def _not_overwritten(key: Any, writers: Sequence[Branch]) -> list[Branch]:
+    """Those whose value nobody has seen and overwritten who is among them; the same value where it came last."""
+    homes = {branch.origins[key].branch: branch for branch in writers}
+    overwritten = _seen_from(homes)
+    return [
+        branch
+        for branch in writers
+        if (home := branch.origins[key].branch) not in overwritten and homes[home] is branch
+    ]
 
 
 def _seen_from(branches: Collection[Branch]) -> set[Branch]:
-    """The branches whose values could be seen on one of these, as far as they are of interest for these."""
+    """The branches whose values could be seen on one of these, as far as they may be among them."""
     first = min(branch.number for branch in branches)
     seen: set[Branch] = set()
     stack = [*branches]
@@ -799,32 +765,21 @@ def _seen_from(branches: Collection[Branch]) -> set[Branch]:
     return seen
 
 
-def _reduced(
-    tree: _Tree, reducers: Mapping[Any, Reducer], last: Mapping[Any, Sequence[Branch]]
-) -> dict[Any, Any]:
-    """By key what the reducers make of it, the innermost forks first."""
-    if not reducers:
-        return {}
-    written: dict[Branch, dict[Any, Any]] = {}
-    for key in reducers:
-        for branch in last[key]:
-            written.setdefault(branch, {})[key] = branch.writes[key]
-    for branch in (*reversed(tree.order), tree.base):
-        combined: dict[Any, Any] = {}
-        for each in tree.completed(branch):
-            for key, value in written.pop(each, {}).items():
-                combined[key] = _combined(reducers, key, combined[key], value) if key in combined else value
-        if combined:
-            written[branch] = written.get(branch, {}) | combined
-    return written[tree.base]
-
-
-def _combined(reducers: Mapping[Any, Reducer], key: Any, earlier: Any, later: Any) -> Any:
-    try:
-        return reducers[key](earlier, later)
-    except Exception as error:
-        error.add_note(f"raised by the reducer of {key!r}")
-        raise
+def _resolved(key: Any, writers: Sequence[Branch], options: Options) -> Any:
+    """One value of several."""
+    reducer = (options.reducers or {}).get(key)
+    if reducer is None:
+        if options.on_conflict == "error":
+            raise ConflictError(key, (writers[0].origins[key].node, writers[1].origins[key].node))
+        return writers[-1].writes[key]
+    value = writers[0].writes[key]
+    for branch in writers[1:]:
+        try:
+            value = reducer(value, branch.writes[key])
+        except Exception as error:
+            error.add_note(f"raised by the reducer of {key!r}, for what {branch.origins[key].node!r} wrote")
+            raise
+    return value
 
 
 def _nearest_common(one: Branch, other: Branch) -> Branch:

@@ -180,6 +180,7 @@ class Block:
 
     def advance(self) -> None:
         """Decide, or start what there is room for."""
+        self._error = self._error or self._feed.interrupt
         if self._error is None and self._is_left:
             self._error = RunCancelledError(f"nobody takes the results of {self._call.step.name!r} any more")
         if self._error is not None:

@@ -375,7 +375,16 @@ class Call:
                 value = await value
         except BaseException as caught:  # it becomes the outcome; SystemExit must not reach the loop
             error = without_our_frame(caught)
+            if isinstance(caught, asyncio.CancelledError):
+                self._cancelled_from_outside()
         self._conclude(value, error)
+
+    def _cancelled_from_outside(self) -> None:
+        """Somebody else has cancelled the task of the body, as the end of a loop does with all: so ends the run."""
+        task = asyncio.current_task()
+        if not self.told and task is not None and task.cancelling():
+            self.told = True
+            self.run.cancel("a task of the run was cancelled from outside, as at the end of its loop")
 
     def _conclude(self, value: Any, error: BaseException | None) -> None:
         try:

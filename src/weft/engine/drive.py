@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from weft.engine.caller import Caller
+from weft.engine.clock import clock_of
 from weft.engine.execution import Execution
 from weft.engine.futures import LoopFuture
 from weft.engine.portal import portal
@@ -72,8 +73,8 @@ def _refuse_own_loop() -> None:
         running = asyncio.get_running_loop()
     except RuntimeError:
         return
-    if running is portal.loop:
+    if running is portal.loop or clock_of(running).is_virtual:
         raise UsageError(
-            "invoke(), stream() and submit() would block the loop that all runs of sync code share, from code that "
-            "runs on it; write `await ...ainvoke(...)`, or have that code run in a thread"
+            "invoke(), stream() and submit() would block the loop on which this very code runs, and the run needs it; "
+            "write `await ...ainvoke(...)`, or have that code run in a thread"
         )

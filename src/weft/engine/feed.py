@@ -42,6 +42,10 @@ class Feed(Protocol):
     def is_over(self) -> bool:
         """Whether there is nothing more to come."""
 
+    @property
+    def interrupt(self) -> BaseException | None:
+        """What ended the reading and cannot wait until somebody asks for the next item: Ctrl-C."""
+
     def next(self) -> Any:
         """The next item, or :data:`NOTHING`: at the moment, or because it is over.
 
@@ -94,6 +98,8 @@ class Known:
         """Whether there is nothing more to come."""
         return not self._left
 
+    interrupt = None
+
     def next(self) -> Any:
         """The next item."""
         if not self._left:
@@ -117,6 +123,8 @@ class Drawn:
         self._iterator: Iterator[Any] | None = None
         self._context = call.source_context()
         self._taken = 0
+
+    interrupt = None
 
     def next(self) -> Any:
         """The next item."""
@@ -163,9 +171,12 @@ class _Read:
         """Whether there is nothing more to come."""
         return self._ended and not self._items and self._error is None
 
+    @property
+    def interrupt(self) -> BaseException | None:
+        """What ended the reading and cannot wait until somebody asks for the next item: Ctrl-C."""
+        return None if self._error is None or isinstance(self._error, Exception) else self._error
+
     def _take(self) -> Any:
-        if self._error is not None and not isinstance(self._error, Exception):
-            raise self._error  # Ctrl-C does not wait for what was read before
         if self._items:
             self._taken += 1
             return self._items.popleft()
@@ -177,7 +188,8 @@ class _Read:
         self._ended = True
         self._error = error
         if error is not None:
-            _say_whence(error, self._call)
+            if isinstance(error, Exception):
+                _say_whence(error, self._call)
         else:
             self.total = self._taken + len(self._items)
         self._call.advance_soon()

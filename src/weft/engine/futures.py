@@ -263,7 +263,7 @@ class WatchedEvent(threading.Event):
             self._scope.begin_wait(self, timed=timeout is not None)
         self._clock.leave()
         try:
-            in_time = super().wait(timeout)
+            in_time = super().wait(timeout) and self.is_set()  # virtual time wakes it without setting it
         finally:
             self._clock.enter()
             if self._scope is not None:
