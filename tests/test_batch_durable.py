@@ -161,7 +161,7 @@ class ThreadItems(ParallelBatchNode):
 def test_only_items_that_are_missing_are_computed(world, saver, cls, falls_back, width):
     if falls_back:
 
-        class cls(cls):
+        class cls(cls):  # noqa: N801 - the same class, with a fallback
             def exec_fallback(self, item, error):
                 raise error
 

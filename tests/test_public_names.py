@@ -20,7 +20,7 @@ RetryPolicy Run RunBusyError RunCancelledError RunMismatchError RunNotFoundError
 RunnableConfig Runs Runtime Sequence Skipped SqliteSaver StateSnapshot StoreError StreamWriter Task ThreadBusy
 TimedOut TimeoutPolicy Tolerate UnstorableError UsageError WeftError amap call_id cancelled decision
 entrypoint get_config get_runtime get_store get_stream_writer interrupt map node parallel pipeline race
-remaining runs task tolerate
+remaining runs task tolerate transient
 """.split()
 
 

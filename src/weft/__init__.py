@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from weft.core.outcome import Cancelled, Failed, NotStarted, Ok, Outcome, Skipped, TimedOut
     from weft.core.policy import Tolerate, tolerate
     from weft.core.question import Command, Interrupt
-    from weft.core.retry import RetryPolicy
+    from weft.core.retry import RetryPolicy, transient
     from weft.core.timeout import TimeoutPolicy
     from weft.engine.context import call_id, cancelled, remaining
     from weft.engine.limits import Limit
@@ -90,7 +90,7 @@ _HOME = {
     "weft.nodes": ("Node", "node"),
     "weft.core.policy": ("Tolerate", "tolerate"),
     "weft.core.question": ("Command", "Interrupt"),
-    "weft.core.retry": ("RetryPolicy",),
+    "weft.core.retry": ("RetryPolicy", "transient"),
     "weft.core.timeout": ("TimeoutPolicy",),
     "weft.engine.context": ("call_id", "cancelled", "remaining"),
     "weft.errors": (
@@ -234,4 +234,5 @@ __all__ = [
     "runs",
     "task",
     "tolerate",
+    "transient",
 ]

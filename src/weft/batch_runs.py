@@ -47,7 +47,7 @@ Give = Callable[["PlannedCall", Any, Any], Any]
 
 def default(hook: Callable[..., Any]) -> Callable[..., Any]:
     """Mark a hook of a base class: it need not be called."""
-    hook.__weft_default__ = True  # type: ignore[attr-defined]  # a mark
+    hook.__weft_default__ = hook  # type: ignore[attr-defined]  # itself: a wrapper takes the mark over, and is called
     return hook
 
 
@@ -55,10 +55,10 @@ def hook_of(node: BaseNode, name: str) -> Callable[..., Any] | None:
     """The hook that the node's own class defines, in its sync or its async spelling; None if it has none."""
     spellings = (f"{name}_async", name) if node._weft_is_async else (name, f"{name}_async")
     for spelling in spellings:
-        hook = getattr(node, spelling, None)
-        if hook is not None and not hasattr(getattr(hook, "__func__", hook), "__weft_default__"):
-            found: Callable[..., Any] = hook
-            return found
+        hook: Callable[..., Any] | None = getattr(node, spelling, None)
+        function = getattr(hook, "__func__", hook)
+        if hook is not None and getattr(function, "__weft_default__", None) is not function:
+            return hook
     return None
 
 
@@ -276,9 +276,9 @@ class NodeRun:
 def _give_back(mine: BaseNode, original: BaseNode) -> None:
     """A node that was run by itself keeps what its hooks have set on it, as users of ``node.run`` expect."""
     before = vars(original)
-    before.update(
-        {name: value for name, value in vars(mine).items() if value is not before.get(name, _Missing)}
-    )
+    changed = {name: value for name, value in vars(mine).items() if value is not before.get(name, _Missing)}
+    changed.pop("params", None)  # those of a run that is resumed are the run's
+    before.update(changed)
 
 
 class _Missing:
@@ -357,8 +357,7 @@ def _flow_work(key: str, flow: Flow, shared: Any, options: Options, call: Planne
         read = functools.partial(_read_params, params)
         return _Work(read, start_of, _only_of, _params_fingerprint, computes=False)
     result = _all_of if options.block.policy.gives_outcomes else _nothing_of
-    is_block = options.is_block
-    computes = is_block and any(_computes(node) for node in nodes_of(flow))
+    computes = options.is_block and any(_computes(node) for node in all_nodes_of(flow))
     merge = functools.partial(_read_merged, key, params)
     return _Work(merge, start_of, result, _params_fingerprint, computes)
 

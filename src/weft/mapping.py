@@ -178,10 +178,10 @@ class Map(Runnable):
         """Yield the result of each item when it is there; leaving the iterator cancels the run.
 
         Args:
-            input: The items: any iterable or async iterable; it is read as there is room.
+            input: The items: any iterable or async iterable; it is read as there is room. In sync code a sync one is
+                read by a thread of its own, from first to last.
             config: Another spelling of the options.
             ordered: In the order of the items; if not, ``(index, result)`` as they are completed.
-                A sync source is read in sync code by a thread of its own, from first to last.
             **options: Those of a run; with ``stream_mode=`` the chunks of :meth:`Runnable.stream` instead.
         """
         if "stream_mode" in options:
@@ -278,7 +278,8 @@ def map(  # noqa: A001 - the word that everybody looks for
 
     Args:
         step: A node, task, function or other workflow; each item becomes its arguments.
-        items: Any iterable or async iterable. One that can be read only once is read as there is room.
+        items: Any iterable or async iterable. One that can be read only once is read as there is room: in async code on
+            the loop, in sync code by the thread that calls this, or, with a timeout, by one of its own.
         max_concurrent: How many items at once, exactly. None chooses by the cores (for sync steps) and the memory.
         timeout: Seconds for all of it: :class:`ParallelTimeoutError`.
         on_error: As in :func:`parallel`: "fail_fast", "collect", "race" or ``tolerate(...)``.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import urllib.error
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +12,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from weft import errors
-from weft.core.retry import RetryPolicy, default_retry_on, next_delay
+from weft.core.retry import RetryPolicy, default_retry_on, next_delay, transient
+from weft.engine.step import retry_policies
 
 POSITIVE = st.floats(min_value=0, max_value=1e6, allow_nan=False)
 
@@ -258,3 +261,56 @@ def test_a_policy_is_a_value():
     assert hash(RetryPolicy()) == hash(RetryPolicy())
     with pytest.raises(AttributeError):
         RetryPolicy().max_attempts = 5
+
+
+class _Response:
+    def __init__(self, status_code=None, status=None, headers=None):
+        self.status_code, self.status, self.headers = status_code, status, headers or {}
+
+
+def _like(name, base=Exception, **attributes):
+    """An error as a client library has it, by name and shape."""
+    error = type(name, (base,), {})("boom")
+    for key, value in attributes.items():
+        setattr(error, key, value)
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ConnectionResetError(), True),
+        (TimeoutError(), True),
+        (socket.gaierror(-2, "Name or service not known"), True),
+        (urllib.error.URLError("no route"), True),
+        (urllib.error.HTTPError("u", 503, "m", None, None), True),
+        (urllib.error.HTTPError("u", 429, "m", None, None), True),
+        (urllib.error.HTTPError("u", 404, "m", None, None), False),
+        (_like("HTTPStatusError", response=_Response(502)), True),  # httpx
+        (_like("HTTPStatusError", response=_Response(400)), False),
+        (_like("ConnectError", _like("NetworkError").__class__), True),
+        (_like("ReadTimeout", type("TimeoutException", (Exception,), {})), True),
+        (_like("ReadTimeout", type("Timeout", (OSError,), {})), True),  # requests
+        (_like("HTTPError", OSError, response=_Response(500)), True),
+        (_like("HTTPError", OSError, response=_Response(401)), False),
+        (_like("ClientResponseError", status=503), True),  # aiohttp
+        (_like("ClientResponseError", status=422), False),
+        (_like("RateLimitError", status_code=429), True),  # clients of model providers
+        (_like("BadRequestError", status_code=400), False),
+        (_like("APIConnectionError"), True),
+        (_like("ClientError", response={"ResponseMetadata": {"HTTPStatusCode": 503}}), True),  # botocore
+        (_like("ClientError", response={"ResponseMetadata": {"HTTPStatusCode": 403}}), False),
+        (_like("ClientError", response={}), True),  # says nothing: as any unknown error
+        (_like("Slow", ValueError, retry_after=3), True),
+        (_like("Odd", response=_Response(status="503 Service Unavailable")), True),
+        (ValueError(), False),
+        (FileNotFoundError(), False),
+        (KeyError(), False),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
+)
+def test_what_retry_by_number_tries_again(error, expected):
+    assert transient(error) is expected
+    (policy,) = retry_policies(3)
+    assert (next_delay([policy], error, attempt=1, draw=lambda: 0.0) is not None) is expected
+    assert next_delay([policy], error, attempt=3, draw=lambda: 0.0) is None

@@ -569,7 +569,9 @@ class Activation:
         for branch in arrived:
             self._release(branch, is_live=False)
         if base._uses == 1 and not any(branch.is_copied for branch in (base, *came)):
-            base.write(merged.writes, {key: Origin(origin.node, base) for key, origin in merged.origins.items()})
+            base.write(
+                merged.writes, {key: Origin(origin.node, base) for key, origin in merged.origins.items()}
+            )
             return base  # nobody else can see it, or has seen what was written below it
         branch = self._branch(base, joined=arrived)  # its place above is the one that the join held
         for each in came:

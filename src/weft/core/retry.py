@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from weft.errors import CheckpointError, DefinitionError, NodeTimeoutError, UsageError
@@ -41,6 +41,69 @@ def default_retry_on(error: Exception) -> bool:
     if isinstance(status, int):
         return status >= 500
     return not isinstance(error, _PERMANENT)
+
+
+#: Names of errors of the network, in the libraries that people use for it; none of them is imported.
+_OF_THE_NETWORK = frozenset(
+    {
+        "APIConnectionError",
+        "APITimeoutError",
+        "ChunkedEncodingError",
+        "ClientConnectionError",
+        "ConnectTimeoutError",
+        "ConnectionError",
+        "EndpointConnectionError",
+        "IncompleteRead",
+        "NetworkError",
+        "RemoteDisconnected",
+        "ServerDisconnectedError",
+        "Timeout",
+        "TimeoutException",
+        "URLError",
+        "gaierror",
+    }
+)
+
+#: HTTP statuses below 500 that pass: timeout, too early, too many requests.
+_PASSING = frozenset({408, 425, 429})
+
+
+def transient(error: Exception) -> bool:
+    """Whether an error looks passing, as those of networks and services do; what ``retry=3`` tries again.
+
+    That is: what says when to come back (:func:`retry_after`), timeouts, lost connections, the HTTP statuses 408, 425,
+    429 and 5xx, each found by name in what httpx, requests, aiohttp, urllib, botocore and the clients of model
+    providers raise; and else what :func:`default_retry_on` says.
+    """
+    if isinstance(error, NodeTimeoutError | TimeoutError | ConnectionError) or retry_after(error) is not None:
+        return True
+    status = _status_of(error)
+    if status is not None:
+        return status >= 500 or status in _PASSING
+    if any(cls.__name__ in _OF_THE_NETWORK for cls in type(error).__mro__):
+        return True
+    return default_retry_on(error)
+
+
+def _status_of(error: Exception) -> int | None:
+    try:
+        response = getattr(error, "response", None)
+        if isinstance(response, Mapping):  # botocore
+            response = None
+            found = error.response["ResponseMetadata"]["HTTPStatusCode"]  # type: ignore[attr-defined]  # it is there
+        else:
+            found = next(
+                (
+                    value
+                    for owner in (error, response)
+                    for name in ("status_code", "status", "code")
+                    if isinstance(value := getattr(owner, name, None), int) and not isinstance(value, bool)
+                ),
+                None,
+            )
+        return found if isinstance(found, int) and 100 <= found < 600 else None
+    except Exception:  # an attribute of a foreign error may raise anything: then it says nothing
+        return None
 
 
 @dataclass(frozen=True)

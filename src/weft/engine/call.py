@@ -521,7 +521,7 @@ class Call:
     def _note_cleanup(self, error: BaseException | None) -> None:
         """The body was told to stop and failed at that: nobody takes the error, so at least it is said."""
         if isinstance(error, Exception):
-            logger.warning(
+            logger.info(
                 "run %s: %r failed while it was being stopped: %r", self.run.id, self.step.name, error
             )
 

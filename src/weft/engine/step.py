@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from weft.core.limits import Needs
-from weft.core.retry import RetryPolicy
+from weft.core.retry import RetryPolicy, transient
 from weft.core.timeout import TimeoutPolicy
 from weft.engine.limits import Limit
 from weft.errors import DefinitionError
@@ -68,11 +68,11 @@ def is_async_callable(fn: Callable[..., Any]) -> bool:
 
 
 def retry_policies(value: Any) -> tuple[RetryPolicy, ...]:
-    """The policies that ``retry_policy=`` was given: none, one or several."""
+    """The policies that ``retry=`` was given: none, a number of attempts at what is transient, one or several."""
     if value is None:
         return ()
     if isinstance(value, int) and not isinstance(value, bool):
-        return (RetryPolicy(max_attempts=value),)
+        return (RetryPolicy(max_attempts=value, retry_on=transient),)
     policies = tuple(value) if isinstance(value, Iterable) else (value,)
     for policy in policies:
         if not isinstance(policy, RetryPolicy):
