@@ -677,6 +677,68 @@ def test_sync_hooks_of_a_run_never_run_at_the_same_time_and_exec_does(checkpoint
     Four(chain(Mine(), Mine()), optimization_enabled=False).run({}, **options)
 
 
+@FACES
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_a_sync_hook_sees_no_async_hook_change_shared(is_async, checkpointed):
+    """Not even in the middle of going through it; as if both ran on one loop."""
+    at_work = []
+
+    class Mixed(AsyncNode):
+        def prep(self, shared):
+            at_work.append("prep")
+            found = [time.sleep(0.0001) for _ in shared]
+            assert at_work.pop() == "prep"
+            return found
+
+        async def exec_async(self, found):
+            await asyncio.sleep(0)
+
+        async def post_async(self, shared, prep_res, exec_res):
+            assert not at_work
+            shared[len(shared)] = 1
+            await asyncio.sleep(0)
+
+    class Many(AsyncParallelBatchFlow):
+        async def prep_async(self, shared):
+            return [{"i": i} for i in range(50)]
+
+    shared = {}
+    flow = Many(chain(Mixed(), Mixed()), optimization_enabled=False)
+    options = {"checkpointer": weft.InMemorySaver(), "run_id": "r"} if checkpointed else {}
+    if is_async:
+        asyncio.run(flow.run_async(shared, **options))
+    else:
+        flow.run(shared, **options)
+    assert len(shared) == 100
+
+
+def test_an_async_hook_may_wait_for_another():
+    class Takes(AsyncNode):
+        async def prep_async(self, shared):
+            return await shared.get()
+
+    class Puts(AsyncNode):
+        async def post_async(self, shared, prep_res, exec_res):
+            await shared.put(1)
+
+    class Chooses(Node):
+        def post(self, shared, prep_res, exec_res):
+            return self.params["action"]
+
+    class Both(AsyncParallelBatchFlow):
+        async def prep_async(self, shared):
+            return [{"action": "takes"}, {"action": "puts"}]
+
+    start = Chooses()
+    start - "takes" >> Takes()
+    start - "puts" >> Puts()
+
+    async def main():
+        await Both(start).run_async(asyncio.Queue())
+
+    timed(main)
+
+
 def test_hooks_of_a_sync_run_use_the_thread_of_the_caller():
     """What belongs to a thread, such as a connection to SQLite, can be made in one hook and used in another."""
     mine = threading.get_ident()

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from weft.engine.futures import Branch
     from weft.errors import Interrupted
 
-#: What hooks are ordered by: the commit that made an outcome durable, and when that was asked for. Outcomes of this life
-#: of the run come after all recorded ones, in the order in which they are seen.
+#: What hooks are ordered by: the commit that made an outcome durable, and when that was asked for. Outcomes of this
+#: life of the run come after all recorded ones, in the order in which they are seen.
 Moment = tuple[float, float]
 
 #: Before everything.
@@ -68,6 +68,11 @@ class GlueStep(Step):
     """A step of which nothing is recorded."""
 
     __slots__ = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.is_planned:
+            object.__setattr__(self, "is_plain", False)  # it may not begin before it is its turn
 
 
 class _Glue(Call):

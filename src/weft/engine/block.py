@@ -14,12 +14,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from weft.core.outcome import Cancelled, Failed, HandedOut, NotStarted, Ok, Outcome, TimedOut
+from weft.core.outcome import Cancelled, Failed, Outcome, TimedOut
 from weft.core.policy import Policy, Verdict
 from weft.core.sizing import ESTIMATED_MEMORY, GROWTH_AFTER, Size, grown, size_of
 from weft.engine import events
 from weft.engine.feed import NOTHING, Feed
 from weft.engine.futures import Branch
+from weft.engine.results import Collected, HandedOver, Results, Sink
 from weft.errors import (
     DefinitionError,
     InputError,
@@ -38,9 +39,6 @@ if TYPE_CHECKING:
 #: How many items that are not recorded are held back, on a resume, while the recorded ones are looked for.
 _HELD_BACK = 10_000
 
-
-#: How many failures of a stream are kept for the error that ends it.
-_KEPT_FAILURES = 100
 
 #: How many branches of a source without a known end are started in one go.
 _IN_ONE_GO = 64
@@ -97,22 +95,6 @@ class Style(Protocol):
         """The block's value, of those of its branches or of their outcomes."""
 
 
-class Sink(Protocol):
-    """Takes what a block's branches give, one by one, instead of a result."""
-
-    #: How many more branches may have begun than results were taken.
-    window: int
-
-    #: How many results were taken.
-    taken: int
-
-    def give(self, index: int, result: Any, *, at_once: bool = False) -> None:
-        """A branch has ended; in the order of ending. ``at_once``: it is the only result."""
-
-
-_MISSING: Any = object()
-
-
 class _Waiting(NamedTuple):
     """A branch that is not started yet."""
 
@@ -134,20 +116,17 @@ class Block:
         self._style = style
         self._feed = feed
         self._options = options
-        self._sink = sink
-        self._values: list[Any] = []  # by index: a value, or an outcome that is none
-        self._bad: dict[int, Outcome[Any]] = {}
+        self._results: Results = (
+            Collected(options.policy)
+            if sink is None
+            else HandedOver(options.policy, sink, self._stale_records)
+        )
         self._ok = self._not_ok = 0
         self._begun = 0
-        self._untaken = 0  # of a stream: started, and neither taken nor ended with nothing to take
         self._started: set[int] = set()  # and not ended
         self._computing: dict[int, Branch] = {}
-        self._unrecorded: dict[int, Outcome[Any]] = {}  # of a stream: failures that never became a call
-        self._failed_items: list[bytes] = []  # of a stream in a journaled run: their identities
-        self._moved: dict[bytes, int] = {}  # recorded with other numbers than they have now
         self._passed_by: deque[_Waiting] = deque()  # they compute, and no core is left
         self._held_back: deque[_Waiting] = deque()  # not recorded, while recorded ones are looked for
-        self._winner: Any = None  # of a stream of a race
         self._error: BaseException | None = None  # ends the block whatever its policy is
         self._size: Size | None = None
         self._computing_width: int | None = None
@@ -168,11 +147,10 @@ class Block:
         self._computing.pop(index, None)
         error = call.error
         if error is None:
-            self._succeeded(index, call.value)
+            self._ok += 1
+            self._results.succeeded(index, call.value)
         elif isinstance(error, Exception | asyncio.CancelledError):
-            if self._sink is not None and call.identity and self._options.policy.gives_outcomes:
-                self._failed_items.append(call.identity)
-            self._failed(index, _outcome_of(call))
+            self._failed(index, _outcome_of(call), call.identity)
         elif self._error is None:
             self._error = error
             with suppress(Exception):  # an error may refuse notes
@@ -199,7 +177,7 @@ class Block:
         """Whether its source, or who takes its results, may make it start another branch."""
         if self._call.concluded:
             return False
-        if self._is_window_full:
+        if self._results.is_full:
             return True
         return self._feed.total is None and self._has_room
 
@@ -216,27 +194,11 @@ class Block:
 
     # Outcomes
 
-    def _succeeded(self, index: int, value: Any) -> None:
-        self._ok += 1
-        if self._sink is not None:
-            policy = self._options.policy
-            self._winner = value
-            self._sink.give(index, Ok(value) if policy.gives_outcomes else value, at_once=policy.gives_one)
-        else:
-            self._values[index] = value
-
-    def _failed(self, index: int, outcome: Outcome[Any]) -> None:
+    def _failed(self, index: int, outcome: Outcome[Any], identity: bytes | None) -> None:
         self._not_ok += 1
         if self._options.policy.gives_outcomes and self._call.run.recorder is not None:
             outcome = self._storable(index, outcome)
-        if self._sink is None or len(self._bad) < _KEPT_FAILURES:
-            self._bad[index] = outcome
-        if self._sink is None:
-            return
-        if self._options.policy.gives_outcomes:
-            self._sink.give(index, outcome)
-        else:
-            self._untaken -= 1
+        self._results.failed(index, outcome, identity)
 
     def _storable(self, index: int, outcome: Outcome[Any]) -> Outcome[Any]:
         """The outcome, or one that says so where it could not be recorded as part of the block's own result."""
@@ -257,39 +219,19 @@ class Block:
         if verdict is Verdict.FAILED:
             self._call.conclude(None, self._failure(reason), reason=reason)
         else:
-            self._call.conclude(self._result(), None, reason=reason)
+            value = self._results.all(self._style.result, count=total, unfinished=self._started)
+            self._call.conclude(value, None, reason=reason)
 
     def _failure(self, reason: str) -> Exception:
-        if not self._bad:
+        found = self._results.failures
+        if not found:
             return InputError(f"{self._call.step.name!r} cannot have its result: {reason}")
-        failures = {self._name(index): _error_of(self._bad[index]) for index in sorted(self._bad)}
+        failures = {self._name(index): _error_of(found[index]) for index in sorted(found)}
         return ParallelExecutionError(self._call.step.name, failures, reason)
 
-    def _result(self) -> Any:
-        policy = self._options.policy
-        if self._sink is not None:
-            return self._winner if policy.gives_one else self._handed_out()
-        if not policy.gives_outcomes:
-            values = [value for value in self._values if value is not _MISSING]
-            return values[0] if policy.gives_one else self._style.result(values)
-        return self._style.result([self._outcome(index) for index in range(self._count)])
-
-    def _handed_out(self) -> HandedOut:
+    def _stale_records(self) -> list[bytes]:
         scope = self._call.scope
-        stale = [item.identity for item in scope.order.unclaimed()] if scope is not None else []
-        return HandedOut(self._unrecorded, self._moved, stale, self._failed_items)
-
-    @property
-    def _count(self) -> int:
-        total = self._feed.total
-        return total if total is not None else len(self._values)
-
-    def _outcome(self, index: int) -> Outcome[Any]:
-        if index in self._bad:
-            return self._bad[index]
-        if index < len(self._values) and self._values[index] is not _MISSING:
-            return Ok(self._values[index])
-        return Cancelled("not needed any more") if index in self._started else NotStarted()
+        return [] if scope is None else [item.identity for item in scope.order.unclaimed()]
 
     def _name(self, index: int) -> str | int:
         return self._style.name_of(index)
@@ -314,15 +256,11 @@ class Block:
     def _is_left(self) -> bool:
         """Whether the body that takes the results has ended, so that there will never be room for more."""
         parent = self._call.parent
-        return parent is not None and not parent.is_running and self._is_window_full
-
-    @property
-    def _is_window_full(self) -> bool:
-        return self._sink is not None and self._untaken - self._sink.taken >= self._sink.window
+        return parent is not None and not parent.is_running and self._results.is_full
 
     @property
     def _has_room(self) -> bool:
-        if self._is_window_full:
+        if self._results.is_full:
             return False
         width = self._sized.width
         return width is None or len(self._started) < width
@@ -350,31 +288,21 @@ class Block:
 
     def _start(self, waiting: _Waiting) -> None:
         index, item, start, identity = waiting
-        if self._sink is None:
-            self._values.extend([_MISSING] * (index + 1 - len(self._values)))
+        self._results.begin(index)
         if start is None:
             try:
                 start = self._style.start_of(item)
             except Exception as error:
-                self._never_started(index, error)
+                self._failed(index, Failed(error), None)
                 self._call.advance_soon()
                 return
         if identity is None and self._call.run.recorder is not None:
             identity = self._identify(start)
         self._started.add(index)
-        self._untaken += 1
         branch = Branch(self._call, index)
         if self._style.computes(item):
             self._computing[index] = branch
         self._call.start(branch, start.step, start.args, start.kwargs, identity=identity)
-
-    def _never_started(self, index: int, error: Exception) -> None:
-        """The item could not become a call."""
-        self._untaken += 1
-        outcome = Failed(error)
-        if self._sink is not None:
-            self._unrecorded[index] = outcome
-        self._failed(index, outcome)
 
     def _identify(self, start: Start) -> tuple[bytes, int]:
         return self._call.identify(start.step.name, self._style.fingerprint(self._call, start))
@@ -452,14 +380,14 @@ class Block:
         try:
             start = self._style.start_of(waiting.item)
         except Exception as error:
-            self._values.extend([_MISSING] * (waiting.place + 1 - len(self._values)))
-            self._never_started(waiting.place, error)
+            self._results.begin(waiting.place)
+            self._failed(waiting.place, Failed(error), None)
             return
         identity = self._identify(start)
         found = waiting._replace(start=start, identity=identity)
         if (recorded := self._call.recorded_at(identity[0])) is not None:
             if recorded != waiting.place:
-                self._moved[identity[0]] = waiting.place
+                self._results.moved(waiting.place, identity[0])
             self._start(found)
         else:
             self._held_back.append(found)
