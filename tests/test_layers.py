@@ -18,8 +18,7 @@ LAYERS = [
     {"engine"},
     {"observe"},
     {"run"},
-    {"provided", "runnable", "functional", "nodes", "compose", "mapping", "state", "history",
-     "batch", "batch_hooks", "batch_options", "batch_runs", "batch_shared"},
+    {"provided", "runnable", "functional", "nodes", "compose", "mapping", "state", "history"},
     {"testing"},
     {"cli"},
 ]
