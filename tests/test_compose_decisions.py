@@ -7,6 +7,7 @@ import enum
 from typing import Literal
 
 import pytest
+from asking import ainvoke, in_async_body, in_sync_body, invoke
 from leftovers import nothing_left, within
 
 import weft
@@ -20,7 +21,6 @@ from weft import (
     UsageError,
     WeftError,
     decision,
-    entrypoint,
     node,
     parallel,
     task,
@@ -62,33 +62,6 @@ def choosing(choice, kind="sync", name="choose", **options):
         return body(value)
 
     return decision(name, **options)(body if kind == "sync" else abody)
-
-
-def invoke(workflow, value):
-    return workflow.invoke(value)
-
-
-def ainvoke(workflow, value):
-    async def main():
-        return await workflow.ainvoke(value)
-
-    return asyncio.run(main())
-
-
-def in_sync_body(workflow, value):
-    @entrypoint()
-    def outer(x):
-        return workflow(x)
-
-    return outer.invoke(value)
-
-
-def in_async_body(workflow, value):
-    @entrypoint()
-    async def outer(x):
-        return await workflow(x)
-
-    return outer.invoke(value)
 
 
 def in_a_sequence(workflow, value):

@@ -17,6 +17,7 @@ import traceback
 from datetime import timedelta
 
 import pytest
+from asking import ainvoke, in_async_body, in_sync_body, invoke
 from leftovers import eventually, nothing_left, within
 
 import weft
@@ -83,33 +84,6 @@ class Neighbour:
         finally:
             await asyncio.sleep(0.005)
             self.left.set()
-
-
-def invoke(workflow, value):
-    return workflow.invoke(value)
-
-
-def ainvoke(workflow, value):
-    async def main():
-        return await workflow.ainvoke(value)
-
-    return asyncio.run(main())
-
-
-def in_sync_body(workflow, value):
-    @entrypoint()
-    def outer(x):
-        return workflow(x)
-
-    return outer.invoke(value)
-
-
-def in_async_body(workflow, value):
-    @entrypoint()
-    async def outer(x):
-        return await workflow(x)
-
-    return outer.invoke(value)
 
 
 WAYS = pytest.mark.parametrize("way", [invoke, ainvoke, in_sync_body, in_async_body])
