@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import threading
 import time
@@ -12,6 +13,7 @@ from leftovers import nothing_left, timed, within
 
 import weft
 from weft import Failed, Ok, UsageError, entrypoint, task
+from weft.checkpoint.base import RecordKind, all_records
 from weft.engine import events
 from weft.testing import sleep
 
@@ -389,3 +391,33 @@ def test_a_call_asked_for_in_the_moment_of_cancelling(any_saver):
             within(5, lambda: run.result(5))
         assert time.monotonic() - begun < 0.5
         assert run.given_up == []
+
+
+def test_that_a_failure_was_gone_on_from_is_recorded_once_and_not_in_every_life(saver):
+    """Each time it would be waited for; a store that takes few commits a life would never come to an end."""
+    lives = []
+
+    @task
+    def bad():
+        raise KeyError("declined")
+
+    @task
+    def good(x):
+        return x
+
+    @entrypoint(checkpointer=saver)
+    def wf(x):
+        with contextlib.suppress(KeyError):
+            bad().result()
+        good(len(lives)).result()  # begins anew in each life, after the failure
+        if len(lives) < 3:
+            raise OSError("not yet")
+        return x
+
+    for _ in range(3):
+        with pytest.raises(OSError, match="not yet"):
+            wf.invoke(1 if not lives else None, run_id="r")
+        lives.append(1)
+    assert wf.invoke(None, run_id="r") == 1
+    kinds = [record.kind for record in all_records(saver, "r")]
+    assert kinds.count(RecordKind.WENT_ON) == 1

@@ -442,7 +442,7 @@ class Call:
                 then = hasattr(type(value), "__await__")
                 if step.convert is not None:
                     value = step.convert(value)
-                if run.recorder is not None and not then:
+                if run.recorder is not None and self.is_recorded and not then:
                     payload = run.recorder.encode(self, value)  # here, beside the loop
         except BaseException as caught:
             error = without_our_frame(caught)
@@ -672,7 +672,9 @@ class Call:
         else:
             parent.held -= 1
             self.is_held = False
-        if self.error is not None and parent.scope is not None:
+        if (
+            self.error is not None and record is None and parent.scope is not None
+        ):  # else it was gone on from before
             parent.scope.failures[self.identity] = self
         self._become_visible()
 

@@ -116,7 +116,7 @@ class Recorder:
         self._renewals_at_work: set[asyncio.Task[None]] = set()
         self._awaited: set[asyncio.Future[bool]] = set()  # that something is written
         self._warned: set[str] = set()
-        self._hinted: set[int] = set()
+        self._hinted: dict[int, Any] = {}
 
     # Identity
 
@@ -142,9 +142,10 @@ class Recorder:
 
     def learn_types(self, step: Step) -> None:
         """The types in a step's annotations may be stored."""
-        if id(step.fn) not in self._hinted:
-            self._hinted.add(id(step.fn))
-            self.codec.register_hints(step.fn)
+        fn = getattr(step.fn, "__func__", step.fn)  # a bound method is a new object each time
+        if id(fn) not in self._hinted:
+            self._hinted[id(fn)] = fn  # held, so that no other function gets its id
+            self.codec.register_hints(fn)
 
     def scope_of(self, call: Call) -> Scope:
         """What this call's body has asked for."""
