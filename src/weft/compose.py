@@ -278,9 +278,7 @@ class Sequence(_Composed):
         self.step = replace(
             self.step, shape=shape_of("sequence", {str(n): part for n, part in enumerate(parts)})
         )
-        self._is_bare = (
-            name is None and max_steps == MAX_STEPS and self.step.is_plain
-        )  # nothing was said of it
+        self._is_bare = name is None and max_steps == MAX_STEPS and self.step.is_plain
         self.computes = any(part.computes for part in parts)
 
     @staticmethod

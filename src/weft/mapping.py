@@ -532,9 +532,8 @@ class _ThreadResults(_Results):
 
     def __init__(self, options: BlockOptions, *, ordered: bool) -> None:
         super().__init__(options, ordered=ordered)
-        self._queue: queue.Queue[Any] = (
-            queue.Queue()
-        )  # not a SimpleQueue, whose waiting a virtual clock cannot see
+        # Not a SimpleQueue, whose waiting a virtual clock cannot see.
+        self._queue: queue.Queue[Any] = queue.Queue()
 
     def _hand_over(self, result: Any) -> None:
         self._queue.put(result)

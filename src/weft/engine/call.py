@@ -530,9 +530,8 @@ class Call:
         self.state = State.DRAINING
         self._deliver_arrival()
         if isinstance(error, Interrupted):
-            self.run.question_opened(
-                self, error.interrupt, error.number
-            )  # what it has begun goes on meanwhile
+            # What it has begun goes on meanwhile.
+            self.run.question_opened(self, error.interrupt, error.number)
             self.is_asking = True
         elif error is not None:
             self._stop_children(Stop(StopKind.CANCEL, f"{self.step.name!r} failed", self.run.grace))
@@ -672,9 +671,8 @@ class Call:
         else:
             parent.held -= 1
             self.is_held = False
-        if (
-            self.error is not None and record is None and parent.scope is not None
-        ):  # else it was gone on from before
+        is_new = record is None  # else the body has gone on from it before
+        if self.error is not None and is_new and parent.scope is not None:
             parent.scope.failures[self.identity] = self
         self._become_visible()
 
@@ -808,9 +806,8 @@ class Call:
                 found.append(call)
             stack.extend(call.children)
         for call in reversed(found):
-            if (
-                call.stopping is why and call.pending == call.held
-            ):  # else it has ended meanwhile, with its children
+            has_ended = call.stopping is not why  # meanwhile, with its children
+            if not has_ended and call.pending == call.held:
                 call._stop_body()
 
     def _may_be_stopped(self, why: Stop) -> bool:

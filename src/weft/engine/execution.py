@@ -260,10 +260,7 @@ class Execution:
         assert self.recorder is not None
         try:
             await in_thread(self.recorder.release, loop=self.loop)
-        except (
-            Exception,
-            asyncio.CancelledError,
-        ) as error:  # a store may raise anything, and the loop be closed
+        except (Exception, asyncio.CancelledError) as error:  # of the store, or when the loop is closed
             logger.warning("run %s: could not be released: %r", self.id, error)
         self._end(None, self._failure, RunStatus.FAILED)
 
@@ -282,9 +279,8 @@ class Execution:
     def grant(self, permit: Permit) -> None:
         """A call of this run has the limits that it waited for; from any thread."""
         if not self.tell(self.soon, permit.granted):
-            limits.release(
-                permit, permit.waits_for or permit.needs
-            )  # its loop is closed: nobody can use them
+            # Its loop is closed: nobody there can use them.
+            limits.release(permit, permit.waits_for or permit.needs)
 
     def tell(self, do: Callable[..., None], *args: Any) -> bool:
         """Do it on the loop of this run: at once, if this is its thread. False when the loop is closed."""

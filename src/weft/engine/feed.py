@@ -226,9 +226,7 @@ class Streamed(_Read):
                     await self._room
         except GeneratorExit:  # the loop is gone
             raise
-        except (
-            BaseException
-        ) as caught:  # raised where the items are taken; SystemExit must not reach the loop
+        except BaseException as caught:  # raised where the items are taken, never on the loop
             error = caught
         if isinstance(iterator, AsyncGenerator):  # its `finally` runs now, not when it is collected
             try:

@@ -63,9 +63,7 @@ class PlannedCall(Call):
     conductor: Conductor | None = None
     reader: Reader | None = None  # a thread that waits for this call, and can read its source meanwhile
     concluded = False  # it starts nothing more
-    waits_to_return = (
-        False  # a conductor does nothing at an outcome that anybody would have to be held up for
-    )
+    waits_to_return = False  # what a conductor does at an outcome takes no time, and need not count
     _will_advance = False
 
     def __init__(
@@ -154,7 +152,7 @@ class PlannedCall(Call):
         if run.caller is not None and not run.clock.is_virtual and self.parent is None and self._is_alone:
             return (
                 run.caller
-            )  # for one source, that of the outermost; and a timeout must not have to wait for it
+            )  # for one source, that of the outermost, where no timeout would have to wait for it
         return _Worker(run.clock) if isinstance(run.future, ThreadFuture) else None
 
     # What a conductor does

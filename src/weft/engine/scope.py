@@ -66,9 +66,8 @@ class Scope:
         self.order = Visibility(Recorded(r.identity, r.ordinal, r.batch, r.step) for r in recorded)
         self.calls: dict[bytes, Call] = {}  # asked for and not yet shown
         self.coming: deque[None] = deque()  # one for each call asked for by a thread, until the loop has it
-        self.failures: OrderedDict[bytes, Call] = (
-            OrderedDict()
-        )  # shown, and not yet known to have been gone on from
+        # Failures that were shown, and are not yet known to have been gone on from.
+        self.failures: OrderedDict[bytes, Call] = OrderedDict()
         self._asked_since = True  # since the last batch was shown
         self._steps = 0  # asked for or shown, so that a standstill is seen
         self._rounds = 0  # that the loop still has to go round
