@@ -327,6 +327,8 @@ class Recorder:
             except Exception as error:
                 call.run.fail(error)
                 return
+            if call.scope is not None:
+                call.scope.end()
             call.scope = call.scope_type(call, loaded.outcomes.pop(call.identity, ()))
             if number > self._renewed:  # one that began later knows more
                 self._renewed, self.loaded.outcomes = number, loaded.outcomes

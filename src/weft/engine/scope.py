@@ -109,7 +109,8 @@ class Scope:
         while self.order.has_more and self._is_ready:
             batch = self.order.next_batch(stuck=self._is_stuck)
             if not batch:
-                self._watch_for_stall()
+                if self.owner.is_running:
+                    self._watch_for_stall()
                 return
             self._show(batch)
 
