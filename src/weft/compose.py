@@ -15,16 +15,14 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, overload
 
 from weft.core.binding import Binding
-from weft.core.checks import check_count, check_name, check_seconds
+from weft.core.checks import check_count, check_name
 from weft.core.choices import choices_of
 from weft.core.policy import policy_of
 from weft.core.sizing import ESTIMATED_MEMORY, check_estimate
-from weft.core.timeout import TimeoutPolicy
 from weft.engine.block import Block, BlockOptions, Start
 from weft.engine.feed import Known
 from weft.engine.futures import Branch
-from weft.engine.limits import limits_of
-from weft.engine.step import Step, retry_policies
+from weft.engine.step import Step, step_options
 from weft.errors import DefinitionError, UsageError, WeftError
 from weft.nodes import as_runnable
 from weft.runnable import Runnable, running_call
@@ -83,9 +81,7 @@ class Parallel(_Composed):
             self.key,
             is_async=True,
             is_planned=True,
-            timeout=TimeoutPolicy.of(timeout),
-            retry=retry_policies(retry),
-            total=None if total is None else check_seconds("total", total),
+            **step_options(timeout=timeout, total=total, retry=retry),
         )
         self.step = replace(self.step, shape=shape_of(f"parallel {options.policy}", self.branches))
         self._starts = [_Start(key, part) for key, part in self.branches.items()]
@@ -271,9 +267,7 @@ class Sequence(_Composed):
             name or "sequence",  # not of its steps: an edit would make it another workflow, and end its runs
             is_async=True,
             is_planned=True,
-            timeout=TimeoutPolicy.of(timeout),
-            retry=retry_policies(retry),
-            total=None if total is None else check_seconds("total", total),
+            **step_options(timeout=timeout, total=total, retry=retry),
         )
         self.step = replace(
             self.step, shape=shape_of("sequence", {str(n): part for n, part in enumerate(parts)})
@@ -543,12 +537,7 @@ def decision(
     """
     name = check_name("a decision", func) if isinstance(func, str) else None
     named = _named_branches(branches)
-    options = {
-        "retry": retry_policies(retry),
-        "timeout": TimeoutPolicy.of(timeout),
-        "total": None if total is None else check_seconds("total", total),
-        "limits": limits_of(limit),
-    }
+    options = step_options(timeout=timeout, total=total, retry=retry, limit=limit)
 
     def decorate(fn: Callable[..., Any]) -> Decision:
         if not callable(fn) or isinstance(fn, Runnable):

@@ -16,15 +16,13 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol
 
 from weft.cache import Cache, CachePolicy
 from weft.core.binding import Binding
-from weft.core.checks import check_seconds
 from weft.core.question import Interrupt
 from weft.core.retry import RetryPolicy
 from weft.core.timeout import TimeoutPolicy
 from weft.engine.call import Call
 from weft.engine.context import current, current_call
-from weft.engine.limits import limits_of
 from weft.engine.options import RunOptions, as_checkpointer
-from weft.engine.step import Step, name_of, retry_policies
+from weft.engine.step import Step, name_of, retry_policies, step_options
 from weft.errors import DefinitionError, DirectCallError, InputError, Interrupted, NotInRunError, UsageError
 from weft.provided import PROVIDERS
 from weft.runnable import Runnable
@@ -208,9 +206,7 @@ def task(
     Raises:
         DefinitionError: What is decorated is no function, or an option can never work.
     """
-    retry, attempt, limits = retry_policies(retry_policy), TimeoutPolicy.of(timeout), limits_of(limit)
-    if total is not None:
-        total = check_seconds("total", total)
+    options = step_options(timeout=timeout, total=total, retry=retry_policy, limit=limit)
 
     def decorate(fn: Callable[..., Any]) -> Task[..., Any]:
         if not callable(fn):
@@ -218,13 +214,10 @@ def task(
         step = Step.of(
             fn,
             name=name,
-            retry=retry,
-            timeout=attempt,
-            total=total,
-            limits=limits,
             cache=cache_policy,
             key=key,
             inject=_injected(fn, skip=0),
+            **options,
         )
         return Task(step)
 

@@ -21,19 +21,18 @@ from typing import TYPE_CHECKING, Any
 
 from weft.checkpoint.base import RecordKind, all_records
 from weft.compose import Decision, Walk, block_options, shape_of
-from weft.core.checks import check_count, check_name, check_seconds
+from weft.core.checks import check_count, check_name
 from weft.core.identity import root_identity
 from weft.core.limits import Capacity
 from weft.core.outcome import Cancelled, Composed, Failed, HandedOut, NotStarted, Ok, ReadOnce, TimedOut
 from weft.core.sizing import ESTIMATED_MEMORY
-from weft.core.timeout import TimeoutPolicy
 from weft.engine.block import Block, BlockOptions, Start
 from weft.engine.caller import Caller
 from weft.engine.drive import start_on_loop, start_on_portal
 from weft.engine.feed import feed_of, is_in_memory
 from weft.engine.futures import AnyFuture, ThreadFuture
 from weft.engine.recorder import OUTCOMES
-from weft.engine.step import Step, retry_policies
+from weft.engine.step import Step, step_options
 from weft.errors import CorruptDataError, DefinitionError, InputError, UsageError
 from weft.nodes import as_runnable
 from weft.runnable import Runnable, may_wait_for, running_call
@@ -85,9 +84,7 @@ class Map(Runnable):
             name or f"map({part.key})",
             is_async=True,
             is_planned=True,
-            timeout=TimeoutPolicy.of(timeout),
-            retry=retry_policies(retry),
-            total=None if total is None else check_seconds("total", total),
+            **step_options(timeout=timeout, total=total, retry=retry),
             key=_for_identity,
             shape=shape_of(f"map {options.policy}", {"item": part}),
         )

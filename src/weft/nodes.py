@@ -7,10 +7,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from weft.core.binding import Binding
-from weft.core.checks import check_name, check_seconds
-from weft.core.timeout import TimeoutPolicy
-from weft.engine.limits import limits_of
-from weft.engine.step import Step, retry_policies
+from weft.core.checks import check_name
+from weft.engine.step import Step, step_options
 from weft.errors import DefinitionError
 from weft.runnable import Runnable
 
@@ -118,13 +116,7 @@ def node(
         func, name = None, func
     if name is not None:
         check_name("a node", name)
-    options = {
-        "retry": retry_policies(retry),
-        "timeout": TimeoutPolicy.of(timeout),
-        "total": None if total is None else check_seconds("total", total),
-        "limits": limits_of(limit),
-        "key": key,
-    }
+    options = {**step_options(timeout=timeout, total=total, retry=retry, limit=limit), "key": key}
 
     def decorate(fn: Callable[..., Any]) -> Node[..., Any]:
         if not callable(fn) or isinstance(fn, Runnable):

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from weft.core.checks import check_seconds
 from weft.core.limits import Needs
 from weft.core.retry import RetryPolicy, transient
 from weft.core.timeout import TimeoutPolicy
-from weft.engine.limits import Limit
+from weft.engine.limits import Limit, limits_of
 from weft.errors import DefinitionError
 
 
@@ -65,6 +66,22 @@ def is_async_callable(fn: Callable[..., Any]) -> bool:
     while isinstance(fn, functools.partial):
         fn = fn.func
     return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004
+
+
+def step_options(
+    *, timeout: Any = None, total: Any = None, retry: Any = None, limit: Any = None
+) -> dict[str, Any]:
+    """The fields of a step for the options that every style spells so, checked.
+
+    Raises:
+        DefinitionError: One of them can never work.
+    """
+    return {
+        "timeout": TimeoutPolicy.of(timeout),
+        "total": None if total is None else check_seconds("total", total),
+        "retry": retry_policies(retry),
+        "limits": limits_of(limit),
+    }
 
 
 def retry_policies(value: Any) -> tuple[RetryPolicy, ...]:
