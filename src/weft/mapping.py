@@ -24,7 +24,7 @@ from weft.compose import Decision, Walk, block_options, shape_of
 from weft.core.checks import check_count, check_name
 from weft.core.identity import root_identity
 from weft.core.limits import Capacity
-from weft.core.outcome import Cancelled, Composed, Failed, HandedOut, NotStarted, Ok, ReadOnce, TimedOut
+from weft.core.outcome import Cancelled, Failed, HandedOut, NotStarted, Ok, ReadOnce, TimedOut, without_shape
 from weft.core.sizing import ESTIMATED_MEMORY
 from weft.engine.block import Block, BlockOptions, Start
 from weft.engine.caller import Caller
@@ -117,9 +117,7 @@ class Map(Runnable):
 
     def _recorded_result(self, record: Record, codec: Codec) -> Any:
         if record.kind is RecordKind.OK:
-            value = codec.decode(record.value)
-            if isinstance(value, Composed) and self._style().step.is_planned:
-                value = value.value
+            value = without_shape(codec.decode(record.value))
             return Ok(value) if self.options.policy.gives_outcomes else value
         error = codec.decode_error(record.value)
         if error is None:

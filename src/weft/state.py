@@ -9,7 +9,7 @@ from itertools import dropwhile, islice
 from typing import Any
 
 from weft.checkpoint.base import Checkpointer, RunRow, RunStatus, ThreadState
-from weft.core.outcome import Composed, HandedOut
+from weft.core.outcome import HandedOut, without_shape
 from weft.core.question import Interrupt
 from weft.engine.recorder import load_run
 from weft.types import PregelTask, StateSnapshot
@@ -101,7 +101,7 @@ class ThreadView:
 
     def _output(self, run: RunRow) -> Any:
         value = self._store.codec.decode(run.output) if run.output is not None else None
-        value = value.value if isinstance(value, Composed) else value
+        value = without_shape(value)
         return None if isinstance(value, HandedOut) else value
 
     def _questions(self, run: RunRow) -> tuple[Interrupt, ...]:

@@ -109,4 +109,9 @@ class ReadOnce:
     """Stands in a journal for the items of a source that can be read only once."""
 
 
+def without_shape(value: Any) -> Any:
+    """A recorded value as users know it."""
+    return value.value if isinstance(value, Composed) else value
+
+
 Outcome = Ok[T] | Failed | TimedOut | Cancelled | Skipped | NotStarted

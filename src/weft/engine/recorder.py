@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from weft.checkpoint.base import Change, Checkpointer, Record, RecordKind, RunRow, RunStatus, all_records
 from weft.checkpoint.codec import Codec
 from weft.core.identity import question_id
-from weft.core.outcome import Composed
+from weft.core.outcome import Composed, without_shape
 from weft.engine.inbox import Inbox
 from weft.engine.journal import Book, Entry, journal_of
 from weft.engine.scope import Scope
@@ -296,8 +296,7 @@ class Recorder:
         call.attempt = record.attempts
         try:
             if record.kind is RecordKind.OK:
-                value = self.codec.decode(record.value)
-                return value.value if isinstance(value, Composed) and call.step.is_planned else value, None
+                return without_shape(self.codec.decode(record.value)), None
         except CorruptDataError as error:
             error.add_note(f"in the recorded result of {call.step.name!r}, call {call.id}")
             return None, error
