@@ -17,7 +17,7 @@ from leftovers import nothing_left, within
 import weft
 from weft import (
     DefinitionError,
-    Node,
+    FunctionNode,
     Parallel,
     ParallelExecutionError,
     Sequence,
@@ -360,7 +360,7 @@ def test_the_ways_of_making_a_node():
         "lambda",
         "plain",
     ]
-    assert all(isinstance(each, Node) for each in (plain, first, second, third, fourth))
+    assert all(isinstance(each, FunctionNode) for each in (plain, first, second, third, fourth))
     assert all(each.invoke(4) == 4 for each in (plain, first, second, third, fourth))
 
 

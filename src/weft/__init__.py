@@ -10,6 +10,7 @@ The layers, the lower first; none imports a higher one:
     functional   the functional style: task, entrypoint, interrupt
     nodes        functions as parts of workflows: node
     compose      the compose style: parallel, Sequence, decision
+    batch        the batch style: Node, Flow and what is made of them
     mapping      one workflow for every item: map, pipeline
     testing      a clock whose time jumps
 
@@ -22,6 +23,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from weft.batch import (
+        DEFAULT_ACTION,
+        AsyncBatchFlow,
+        AsyncBatchNode,
+        AsyncFlow,
+        AsyncNode,
+        AsyncParallelBatchFlow,
+        AsyncParallelBatchNode,
+        BaseNode,
+        BatchFlow,
+        BatchNode,
+        Flow,
+        Node,
+        ParallelBatchFlow,
+        ParallelBatchNode,
+    )
     from weft.cache import Cache, CachePolicy, InMemoryCache
     from weft.checkpoint.base import Checkpointer, RunStatus
     from weft.checkpoint.codec import Codec
@@ -39,10 +56,14 @@ if TYPE_CHECKING:
     from weft.errors import (
         AnswerError,
         CheckpointError,
+        ConflictError,
         CorruptDataError,
         DefinitionError,
         DirectCallError,
+        GraphCompileError,
+        GraphError,
         InputError,
+        MaxStepsError,
         NodeTimeoutError,
         NotInRunError,
         OwnerLostError,
@@ -54,7 +75,9 @@ if TYPE_CHECKING:
         RunCancelledError,
         RunMismatchError,
         RunNotFoundError,
+        StateConflictError,
         StoreError,
+        StuckError,
         ThreadBusy,
         UnstorableError,
         UsageError,
@@ -74,12 +97,28 @@ if TYPE_CHECKING:
     from weft.history import Runs, runs
     from weft.mapping import Map, Pipeline, amap, map, pipeline  # noqa: A004 - the word that everybody looks for
     from weft.memory import BaseStore, InMemoryStore
-    from weft.nodes import Node, node
+    from weft.nodes import FunctionNode, node
     from weft.run import Run
     from weft.runnable import Runnable
     from weft.types import RunnableConfig, Runtime, StateSnapshot, StreamWriter
 
 _HOME = {
+    "weft.batch": (
+        "DEFAULT_ACTION",
+        "AsyncBatchFlow",
+        "AsyncBatchNode",
+        "AsyncFlow",
+        "AsyncNode",
+        "AsyncParallelBatchFlow",
+        "AsyncParallelBatchNode",
+        "BaseNode",
+        "BatchFlow",
+        "BatchNode",
+        "Flow",
+        "Node",
+        "ParallelBatchFlow",
+        "ParallelBatchNode",
+    ),
     "weft.cache": ("Cache", "CachePolicy", "InMemoryCache"),
     "weft.checkpoint.base": ("Checkpointer", "RunStatus"),
     "weft.checkpoint.codec": ("Codec",),
@@ -87,13 +126,19 @@ _HOME = {
     "weft.checkpoint.sqlite": ("SqliteSaver",),
     "weft.core.outcome": ("Cancelled", "Failed", "NotStarted", "Ok", "Outcome", "Skipped", "TimedOut"),
     "weft.compose": ("Decision", "Parallel", "Sequence", "decision", "parallel", "race"),
-    "weft.nodes": ("Node", "node"),
+    "weft.nodes": ("FunctionNode", "node"),
     "weft.core.policy": ("Tolerate", "tolerate"),
     "weft.core.question": ("Command", "Interrupt"),
     "weft.core.retry": ("RetryPolicy", "transient"),
     "weft.core.timeout": ("TimeoutPolicy",),
     "weft.engine.context": ("call_id", "cancelled", "remaining"),
     "weft.errors": (
+        "ConflictError",
+        "GraphCompileError",
+        "GraphError",
+        "MaxStepsError",
+        "StateConflictError",
+        "StuckError",
         "AnswerError",
         "CheckpointError",
         "CorruptDataError",
@@ -154,8 +199,18 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "DEFAULT_ACTION",
     "AnswerError",
+    "AsyncBatchFlow",
+    "AsyncBatchNode",
+    "AsyncFlow",
+    "AsyncNode",
+    "AsyncParallelBatchFlow",
+    "AsyncParallelBatchNode",
+    "BaseNode",
     "BaseStore",
+    "BatchFlow",
+    "BatchNode",
     "Cache",
     "CachePolicy",
     "Cancelled",
@@ -163,12 +218,17 @@ __all__ = [
     "Checkpointer",
     "Codec",
     "Command",
+    "ConflictError",
     "CorruptDataError",
     "Decision",
     "DefinitionError",
     "DirectCallError",
     "Entrypoint",
     "Failed",
+    "Flow",
+    "FunctionNode",
+    "GraphCompileError",
+    "GraphError",
     "InMemoryCache",
     "InMemorySaver",
     "InMemoryStore",
@@ -176,6 +236,7 @@ __all__ = [
     "Interrupt",
     "Limit",
     "Map",
+    "MaxStepsError",
     "MemorySaver",
     "Node",
     "NodeTimeoutError",
@@ -185,6 +246,8 @@ __all__ = [
     "Outcome",
     "OwnerLostError",
     "Parallel",
+    "ParallelBatchFlow",
+    "ParallelBatchNode",
     "ParallelExecutionError",
     "ParallelTimeoutError",
     "Pipeline",
@@ -204,9 +267,11 @@ __all__ = [
     "Sequence",
     "Skipped",
     "SqliteSaver",
+    "StateConflictError",
     "StateSnapshot",
     "StoreError",
     "StreamWriter",
+    "StuckError",
     "Task",
     "ThreadBusy",
     "TimedOut",

@@ -6,6 +6,12 @@
     │   ├── NotInRunError                        a step was called outside a run
     │   └── DirectCallError      (TypeError)     something that has verbs was called like a function
     ├── InputError               (ValueError)    a run was given an argument it cannot use
+    ├── GraphError                               something about a graph
+    │   ├── GraphCompileError    (DefinitionError) a graph that can never work as it is
+    │   ├── MaxStepsError                        more nodes ran one after the other than it allows
+    │   ├── StuckError                           joins wait for each other
+    │   ├── ConflictError                        parallel branches wrote one key, where that is refused
+    │   └── StateConflictError                   or changed the same of the state
     ├── ParallelExecutionError   (ExceptionGroup) branches of a block failed
     ├── NodeTimeoutError         (TimeoutError)  a call took longer than its timeout
     │   └── ParallelTimeoutError                 a block did
@@ -110,6 +116,97 @@ class ParallelTimeoutError(NodeTimeoutError):
         self.unfinished = tuple(unfinished)
         if self.unfinished:
             self.args = (f"{self.args[0]}; unfinished: {_listed(self.unfinished)}",)
+
+
+class GraphError(WeftError):
+    """Something about a graph."""
+
+
+class GraphCompileError(GraphError, DefinitionError):
+    """A graph that can never work as it is.
+
+    Attributes:
+        problems: What is wrong, a sentence each.
+    """
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__(_as_one(problems))
+        self.problems = problems
+
+
+class MaxStepsError(GraphError):
+    """More nodes ran one after the other than ``max_steps`` allows.
+
+    Attributes:
+        max_steps: The bound.
+        loop: The nodes of the loop that it went round in; empty if there is none.
+    """
+
+    def __init__(self, max_steps: int, node: str, loop: Sequence[str]) -> None:
+        where = f"{node!r} would be the next"
+        if loop:
+            where = f"{node!r} would be the next, in the loop {' -> '.join(map(repr, [*loop, loop[0]]))}"
+        super().__init__(
+            f"{max_steps} nodes have run one after the other and {where}; max_steps= allows more than {max_steps}"
+        )
+        self.max_steps = max_steps
+        self.loop = tuple(loop)
+
+
+class StuckError(GraphError):
+    """Joins of a graph wait for each other, and nothing else is under way.
+
+    Attributes:
+        waiting: What waits for what, a sentence each.
+    """
+
+    def __init__(self, waiting: Sequence[str]) -> None:
+        super().__init__("the graph can make no progress: " + "; ".join(waiting))
+        self.waiting = tuple(waiting)
+
+
+class ConflictError(GraphError):
+    """Two branches wrote one key under ``on_conflict="error"``.
+
+    Attributes:
+        key: The key.
+        nodes: The nodes that wrote it, in the order in which their branches were completed.
+    """
+
+    def __init__(self, key: Any, nodes: tuple[str, str]) -> None:
+        one, other = nodes
+        super().__init__(
+            f"parallel branches have both written {key!r}: one in node {one!r}, the other in {other!r}; write "
+            f"different keys, combine them with reducers={{{key!r}: ...}}, or let the last one win with "
+            'on_conflict="last"'
+        )
+        self.key = key
+        self.nodes = nodes
+
+
+class StateConflictError(GraphError):
+    """Two branches changed the same of the state under ``on_conflict="error"``.
+
+    Attributes:
+        path: The keys that lead there.
+        branches: What the branches are called, in the order in which they came.
+    """
+
+    def __init__(self, path: tuple[Any, ...], branches: tuple[str, str]) -> None:
+        where = "".join(f"[{key!r}]" for key in path)
+        one, other = branches
+        super().__init__(
+            f"parallel branches have both changed state{where}: one in {one}, the other in {other}; change different "
+            f"keys, append to a list, combine them with a reducer of {path[0]!r}, or let the last one win"
+        )
+        self.path = path
+        self.branches = branches
+
+
+def _as_one(problems: Sequence[str]) -> str:
+    if len(problems) == 1:
+        return problems[0]
+    return f"{len(problems)} things are wrong:" + "".join(f"\n- {problem}" for problem in problems)
 
 
 class ParallelExecutionError(WeftError, ExceptionGroup[Exception]):

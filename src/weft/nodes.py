@@ -16,7 +16,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Node(Runnable, Generic[P, T]):
+class FunctionNode(Runnable, Generic[P, T]):
     """A function with a name and options, for workflows to use; made by :func:`node`."""
 
     def __init__(self, step: Step) -> None:
@@ -31,7 +31,7 @@ class Node(Runnable, Generic[P, T]):
         return f"<weft.node {self.step.name!r}>"
 
     @overload
-    def __call__(self) -> Node[P, T]: ...
+    def __call__(self) -> FunctionNode[P, T]: ...
     @overload
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T: ...
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -56,13 +56,13 @@ class NodeDecorator(Protocol):
     """What ``@node(...)`` with options is put on."""
 
     @overload
-    def __call__(self, func: Callable[P, Awaitable[T]], /) -> Node[P, Awaitable[T]]: ...
+    def __call__(self, func: Callable[P, Awaitable[T]], /) -> FunctionNode[P, Awaitable[T]]: ...
     @overload
-    def __call__(self, func: Callable[P, T], /) -> Node[P, T]: ...
+    def __call__(self, func: Callable[P, T], /) -> FunctionNode[P, T]: ...
 
 
 @overload
-def node(func: Callable[P, T], /) -> Node[P, T]: ...
+def node(func: Callable[P, T], /) -> FunctionNode[P, T]: ...
 @overload
 def node(
     name: str | None = None,
@@ -118,10 +118,10 @@ def node(
         check_name("a node", name)
     options = {**step_options(timeout=timeout, total=total, retry=retry, limit=limit), "key": key}
 
-    def decorate(fn: Callable[..., Any]) -> Node[..., Any]:
+    def decorate(fn: Callable[..., Any]) -> FunctionNode[..., Any]:
         if not callable(fn) or isinstance(fn, Runnable):
             raise DefinitionError(f"@node is put on a function, not on {fn!r}")
-        return Node(Step.of(fn, name=name, **options))
+        return FunctionNode(Step.of(fn, name=name, **options))
 
     return decorate if func is None else decorate(func)
 
@@ -133,12 +133,12 @@ def as_runnable(value: Any, *, where: str) -> Runnable:
         DefinitionError: It is neither.
     """
     if isinstance(value, Runnable):
-        return value
+        return value.as_part()
     if callable(value) and not (isinstance(value, type) and issubclass(value, Runnable)):
-        return Node(Step.of(value))
+        return FunctionNode(Step.of(value))
     raise DefinitionError(
         f"{where} takes nodes, tasks, functions and other workflows, not {type(value).__name__}: {value!r:.80}"
     )
 
 
-__all__ = ["Node", "as_runnable", "node"]
+__all__ = ["FunctionNode", "as_runnable", "node"]

@@ -204,6 +204,10 @@ class Runnable(Workflow):
 
     # As a part of a workflow
 
+    def as_part(self) -> Runnable:
+        """What takes its place in another workflow: itself, where its attributes are not the user's own."""
+        return self
+
     def bind_branch(self, value: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments of its step for a value that is handed on; see :mod:`weft.core.binding`."""
         return self.bind(value)

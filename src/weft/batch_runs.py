@@ -1,0 +1,690 @@
+"""What happens in a run of a batch program: the conductors of its nodes and flows.
+
+    NodeRun          prep, then the work, then post; of a node, and of a flow, whose work is to walk
+      ├── ItemRun        exec, and what takes its place when it has failed for good
+      ├── Block          several of these at once (see weft.engine.block)
+      └── Walk           from node to node by their actions, each a NodeRun
+
+A node is copied for each of its runs, so what its hooks keep on ``self`` is that run's alone.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import warnings
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from contextvars import ContextVar
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from weft.batch_hooks import GlueStep, Seen, hook_step, start_glue
+from weft.core.policy import FailFast
+from weft.engine.block import Block, BlockOptions, Start
+from weft.engine.context import current
+from weft.engine.feed import Known
+from weft.engine.futures import Branch
+from weft.engine.step import Step, is_async_callable
+from weft.errors import DefinitionError, InputError, ParallelExecutionError
+
+if TYPE_CHECKING:
+    from weft.batch import BaseNode, Flow
+    from weft.batch_options import Options
+    from weft.engine.call import Call
+    from weft.engine.planned import PlannedCall
+    from weft.runnable import Runnable
+
+#: How many attempts of ``exec`` there were before this one.
+retry_number: ContextVar[int] = ContextVar("weft_cur_retry", default=0)
+
+#: Makes of the action that a node ended with, and of ``shared``, the value of the call.
+Give = Callable[["PlannedCall", Any, Any], Any]
+
+
+# What a node is made of
+
+
+def default(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """Mark a hook of a base class: it need not be called."""
+    hook.__weft_default__ = hook  # type: ignore[attr-defined]  # itself: a wrapper takes the mark over, and is called
+    return hook
+
+
+def hook_of(node: BaseNode, name: str) -> Callable[..., Any] | None:
+    """The hook that the node's own class defines, in its sync or its async spelling; None if it has none."""
+    spellings = (f"{name}_async", name) if node._weft_is_async else (name, f"{name}_async")
+    for spelling in spellings:
+        hook: Callable[..., Any] | None = getattr(node, spelling, None)
+        function = getattr(hook, "__func__", hook)
+        if hook is not None and getattr(function, "__weft_default__", None) is not function:
+            return hook
+    return None
+
+
+def key_of(node: BaseNode) -> str:
+    """What results and errors call a node: its class, or what it wraps."""
+    part: Runnable | None = node._weft_part
+    return type(node).__name__ if part is None else part.key
+
+
+def nodes_of(flow: Flow) -> list[BaseNode]:
+    """The nodes that a flow can reach, the start first, each once; not those of flows in it."""
+    start = flow.start_node
+    found = [] if start is None else [start]
+    seen = {id(node) for node in found}
+    for node in found:  # which grows meanwhile
+        for successor in node.successors.values():
+            if successor is not None and id(successor) not in seen:
+                seen.add(id(successor))
+                found.append(successor)
+    return found
+
+
+def all_nodes_of(node: BaseNode) -> Iterator[BaseNode]:
+    """The node, and where it is a flow all that it can reach, however deep; each once."""
+    stack, seen = [node], {id(node)}
+    while stack:
+        node = stack.pop()
+        yield node
+        inner = nodes_of(node) if node._weft_is_flow else []  # type: ignore[arg-type]  # as it says
+        fresh = [each for each in inner if id(each) not in seen]
+        seen.update(id(each) for each in fresh)
+        stack += reversed(fresh)
+
+
+def shape_of(node: BaseNode) -> str:
+    """What tells one program from another: its nodes by their names, and the ways between them."""
+    numbers: dict[int, int] = {}
+    parts = list(all_nodes_of(node))
+    for part in parts:
+        numbers[id(part)] = len(numbers)
+    lines = []
+    for part in parts:
+        ways = {} if part is node else part.successors
+        drawn = [f"{action}>{numbers.get(id(target), '')}" for action, target in ways.items()]
+        start = numbers.get(id(part.start_node), "") if part._weft_is_flow else ""  # type: ignore[attr-defined]
+        inner = "" if part._weft_part is None else part._weft_part.step.shape
+        lines.append(f"{key_of(part)} {inner} {start} {' '.join(sorted(drawn))}")
+    return blake2b("\n".join(lines).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+
+def places_of(flow: Flow) -> dict[int, int]:
+    """Which of the flow's nodes of one name each is, by id."""
+    counts: dict[str, int] = {}
+    places = {}
+    for node in nodes_of(flow):
+        key = key_of(node)
+        places[id(node)] = counts[key] = counts.get(key, -1) + 1
+    return places
+
+
+# One run of a node
+
+
+class NodeRun:
+    """The conductor of a node, or of a flow: ``prep``, the work for each item, ``post``."""
+
+    is_serial = True
+    is_looking = False
+    may_start_more = False
+
+    def __init__(
+        self, node: BaseNode, give: Give, is_own: bool, call: PlannedCall, shared: Any, params: Any
+    ) -> None:
+        self._original = node if is_own else None
+        self._node = mine = copy.copy(node)
+        mine.params = params
+        self._give = give
+        self._call = call
+        self._shared = shared
+        self._key = key_of(node)
+        self._options = node._weft_chosen()
+        self._work: _Work | None = None  # made when prep has run, which may still change the node
+        self._seen = Seen()
+        self._seen.latest = getattr(getattr(call, "seen", None), "latest", None)
+        self._found: Any = None  # what prep gave
+        self._items: list[Any] = []
+        self._values: list[Any] = []
+        self._is_waiting = False
+        self._is_in_block = False
+        self._error: BaseException | None = None
+        self._next: Callable[[], None] = self._prepare
+        self._take: Callable[[Any], None] = self._prepared
+
+    # What the engine tells
+
+    def note(self, branch: Branch, call: Call) -> None:
+        """What it waited for has ended."""
+        self._is_waiting = False
+        self._seen.note(call)
+        if call.error is None:
+            self._take(call.value)
+        else:
+            self._error = self._said(call.error)
+
+    def advance(self) -> None:
+        """Go on, or conclude."""
+        if self._error is not None:
+            self._conclude(None, self._error)
+        elif not self._is_waiting:
+            self._next()
+
+    def close(self, then: Callable[[], None]) -> None:
+        """There is nothing to close."""
+        then()
+
+    def timeout_error(self, limit: float, elapsed: float) -> None:
+        """The usual error will do."""
+
+    # The three parts
+
+    def _prepare(self) -> None:
+        self._take = self._prepared
+        hook, read = hook_of(self._node, "prep"), functools.partial(_read, self._key, self._node)
+        if hook is None:
+            self._prepared(read(None))
+            self._next()
+        else:
+            self._start_hook("prep", _then(hook, read), (self._shared,))
+
+    def _prepared(self, read: _Read) -> None:
+        self._found, self._items = read
+        self._work = _work_of(self._key, self._node, self._shared, self._options, self._call)
+        self._values = []
+        self._next, self._take = self._go_on, self._values.append
+
+    def _go_on(self) -> None:
+        """The next item, or all of them, or what follows."""
+        assert self._work is not None
+        if self._work.start_of is None:
+            self._values = [None] * len(self._items)
+        elif self._options.is_block and self._items:
+            self._take = self._worked
+            self._start_block(self._work)
+            return
+        if len(self._values) < len(self._items):
+            self._start_item(self._work, self._items[len(self._values)])
+        else:
+            self._worked(self._values)
+            self._next()
+
+    def _worked(self, values: Any) -> None:
+        self._values = values
+        self._is_in_block = False
+        self._next, self._take = self._complete, self._completed
+
+    def _complete(self) -> None:
+        assert self._work is not None
+        result = self._work.result(self._values)
+        hook = hook_of(self._node, "post")
+        if hook is None:
+            has_action = self._node._weft_is_flow and not self._node._weft_is_batch
+            self._conclude(result if has_action else None, None)
+        else:
+            self._start_hook("post", hook, (self._shared, self._found, result))
+
+    def _completed(self, action: Any) -> None:
+        self._next = functools.partial(self._conclude, action, None)
+
+    def _conclude(self, action: Any, error: BaseException | None) -> None:
+        if self._original is not None:
+            _give_back(self._node, self._original)
+        value = self._give(self._call, self._shared, action) if error is None else None
+        self._call.conclude(value, error)
+
+    # Starting
+
+    def _start_hook(self, name: str, hook: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        self._is_waiting = True
+        step = hook_step(hook, f"{self._key}.{name}", self._call.run)
+        start_glue(self._call, Branch(self._call, 0), step, args, moment=self._seen.latest)
+
+    def _start_item(self, work: _Work, item: Any) -> None:
+        self._is_waiting = True
+        assert work.start_of is not None
+        step, args, kwargs = start = work.start_of(item)
+        branch = Branch(self._call, len(self._values))
+        if not isinstance(step, GlueStep):
+            self._call.start(branch, step, args, kwargs)
+            return
+        identity = None
+        if self._call.run.recorder is not None:
+            identity = self._call.identify(step.name, work.fingerprint(self._call, start))
+        start_glue(self._call, branch, step, args, identity=identity, moment=self._seen.latest)
+
+    def _start_block(self, work: _Work) -> None:
+        self._is_waiting = self._is_in_block = True
+        conduct = functools.partial(_block_of, work, self._options.block)
+        step = GlueStep(
+            conduct, self._key, is_async=True, is_planned=True, timeout=self._options.block_timeout
+        )
+        start_glue(self._call, Branch(self._call, 0), step, (self._items,), moment=self._seen.latest)
+
+    def _said(self, error: BaseException) -> BaseException:
+        """What the user's code raised, with the number of the item."""
+        number: Any = len(self._values)
+        if self._is_in_block:
+            if not isinstance(error, ParallelExecutionError):
+                return error
+            if not isinstance(self._options.block.policy, FailFast):
+                return error
+            number, error = error.branch, error.exceptions[0]
+        if self._node._weft_is_batch and self._take in (self._worked, self._values.append):
+            with suppress(Exception):  # an error may refuse notes
+                error.add_note(f"weft: item {number} of {self._key!r}")
+        return error
+
+
+def _give_back(mine: BaseNode, original: BaseNode) -> None:
+    """A node that was run by itself keeps what its hooks have set on it, as users of ``node.run`` expect."""
+    before = vars(original)
+    changed = {name: value for name, value in vars(mine).items() if value is not before.get(name, _Missing)}
+    changed.pop("params", None)  # those of a run that is resumed are the run's
+    before.update(changed)
+
+
+class _Missing:
+    """No value."""
+
+
+def give_action(call: PlannedCall, shared: Any, action: Any) -> Any:
+    """For a flow, which goes on by it."""
+    return action
+
+
+def give_shared(call: PlannedCall, shared: Any, action: Any) -> Any:
+    """For other styles, whose parts give values."""
+    return shared
+
+
+# The work
+
+
+class _Read(NamedTuple):
+    """What ``prep`` gave, and the items in it."""
+
+    found: Any
+    items: list[Any]
+
+
+class _Work(NamedTuple):
+    """What a node does between its hooks."""
+
+    start_of: Callable[[Any], Start] | None  # the call that an item becomes; None: there is nothing to do
+    result: Callable[[list[Any]], Any]  # what post is given
+    fingerprint: Callable[[PlannedCall, Start], bytes]
+    computes: bool
+
+
+def _work_of(key: str, node: BaseNode, shared: Any, options: Options, call: PlannedCall) -> _Work:
+    if node._weft_is_flow:
+        return _flow_work(key, node, shared, options, call)  # type: ignore[arg-type]  # as it says
+    return _node_work(key, node, options, call)
+
+
+def _node_work(key: str, node: BaseNode, options: Options, call: PlannedCall) -> _Work:
+    exec_hook = hook_of(node, "exec")
+    start_of: Callable[[Any], Start] | None = None
+    computes = False
+    recorded = _whole_fingerprint
+    if node._weft_part is not None:
+        start_of = functools.partial(_start_of_part, node._weft_part)
+        computes = node._weft_part.computes
+    elif exec_hook is not None:
+        step = _exec_step(key, node, exec_hook, options, call)
+        fallback = hook_of(node, "exec_fallback")
+        computes = not step.is_async
+        if fallback is None:
+            start_of = functools.partial(_start_of_exec, step)
+        else:
+            falling = GlueStep(
+                functools.partial(ItemRun, step, fallback), key, is_async=True, is_planned=True
+            )
+            start_of = functools.partial(_start_of_exec, falling)
+            recorded = functools.partial(_item_fingerprint, step)
+    return _Work(start_of, _all_of if node._weft_is_batch else _only_of, recorded, computes)
+
+
+def _flow_work(key: str, flow: Flow, shared: Any, options: Options, call: PlannedCall) -> _Work:
+    if flow.start_node is None:
+        raise DefinitionError(f"{key} has no node to start with: write {key}(start=node) or .start(node)")
+    places = places_of(flow) if call.run.recorder is not None else {}
+    step = GlueStep(functools.partial(Walk, flow, places), key, is_async=True, is_planned=True)
+    start_of = functools.partial(_start_of_walk, step, shared)
+    if not flow._weft_is_batch:
+        return _Work(start_of, _only_of, _params_fingerprint, computes=False)
+    result = _all_of if options.block.policy.gives_outcomes else _nothing_of
+    computes = options.is_block and any(_computes(node) for node in all_nodes_of(flow))
+    return _Work(start_of, result, _params_fingerprint, computes)
+
+
+def _computes(node: BaseNode) -> bool:
+    if node._weft_part is not None:
+        return node._weft_part.computes
+    hook = hook_of(node, "exec")
+    return hook is not None and not is_async_callable(hook)
+
+
+def _exec_step(
+    key: str, node: BaseNode, hook: Callable[..., Any], options: Options, call: PlannedCall
+) -> Step:
+    recorder = call.run.recorder
+    if recorder is not None:
+        recorder.codec.register_hints(hook)
+        hook = _watched(key, node, hook)
+    return Step(
+        _counted(hook),
+        key,
+        is_async=is_async_callable(hook),
+        retry=options.retry_of(node),
+        timeout=options.attempt_timeout,
+        total=options.total,
+        limits=options.limits,
+        key=options.key,
+    )
+
+
+def _start_of_exec(step: Step, item: Any) -> Start:
+    return Start(step, (item,), {})
+
+
+def _start_of_part(part: Runnable, value: Any) -> Start:
+    return Start(part.step, *part.bind_branch(value))
+
+
+def _start_of_walk(step: Step, shared: Any, params: Any) -> Start:
+    return Start(step, (shared, params), {})
+
+
+def _read(key: str, node: BaseNode, found: Any) -> _Read:
+    """What the items of a node are, from what its ``prep`` gave; where ``prep`` ran, as an iterator may read more."""
+    if not node._weft_is_flow:
+        return _Read(found, _listed(key, found) if node._weft_is_batch else [found])
+    if not node._weft_is_batch:
+        return _Read(found, [dict(node.params)])
+    items = _listed(key, found)
+    for place, item in enumerate(items):
+        if not isinstance(item, Mapping):
+            raise InputError(
+                f"{key}.prep must give a list of dicts, the params of each run; number {place} is {item!r:.80}"
+            )
+    return _Read(items if found is None else found, [{**node.params, **item} for item in items])
+
+
+def _listed(key: str, found: Any) -> list[Any]:
+    if found is None:
+        return []
+    if not isinstance(found, Iterable):
+        raise InputError(f"{key}.prep must give a list of items (or None for none), not {found!r:.80}")
+    return list(found)
+
+
+def _only_of(values: list[Any]) -> Any:
+    return values[0]
+
+
+def _all_of(values: list[Any]) -> Any:
+    return values
+
+
+def _nothing_of(values: list[Any]) -> Any:
+    return None
+
+
+def _whole_fingerprint(call: PlannedCall, start: Start) -> bytes:
+    assert call.run.recorder is not None
+    return call.run.recorder.fingerprint(start.step, start.args, start.kwargs)
+
+
+def _item_fingerprint(step: Step, call: PlannedCall, start: Start) -> bytes:
+    assert call.run.recorder is not None
+    return call.run.recorder.fingerprint(step, start.args, {})
+
+
+def _params_fingerprint(call: PlannedCall, start: Start) -> bytes:
+    """Walks differ in their params; those that are equal, or cannot be encoded, in their order."""
+    assert call.run.recorder is not None
+    return call.run.recorder.codec.fingerprint(start.args[1]) or b""
+
+
+class _Items:
+    """What a block does with the items of a node; see :class:`weft.engine.block.Style`."""
+
+    is_mixed = False
+
+    def __init__(self, work: _Work) -> None:
+        self._work = work
+
+    def start_of(self, item: Any) -> Start:
+        assert self._work.start_of is not None
+        return self._work.start_of(item)
+
+    def fingerprint(self, call: PlannedCall, start: Start) -> bytes:
+        return self._work.fingerprint(call, start)
+
+    def computes(self, item: Any) -> bool:
+        return self._work.computes
+
+    def name_of(self, index: int) -> int:
+        return index
+
+    def result(self, values: list[Any]) -> list[Any]:
+        return values
+
+
+def _block_of(work: _Work, options: BlockOptions, call: PlannedCall, items: list[Any]) -> Block:
+    return Block(call, _Items(work), Known(items), options)
+
+
+# One item
+
+
+class ItemRun:
+    """The conductor of an item whose node has a fallback: ``exec``, and if it fails for good ``exec_fallback``."""
+
+    is_serial = True
+    is_looking = False
+    may_start_more = False
+
+    def __init__(self, step: Step, fallback: Callable[..., Any], call: PlannedCall, item: Any) -> None:
+        self._step = step
+        self._fallback = fallback
+        self._call = call
+        self._item = item
+        self._ended: Call | None = None
+        self._has_fallen = False
+
+    def note(self, branch: Branch, call: Call) -> None:
+        """``exec`` has ended, or what took its place."""
+        self._ended = call
+
+    def advance(self) -> None:
+        """Begin, fall back, or conclude."""
+        ended, self._ended = self._ended, None
+        if ended is None:
+            if not self._has_fallen:
+                self._call.start(Branch(self._call, 0), self._step, (self._item,), {})
+        elif self._has_fallen or not isinstance(ended.error, Exception):
+            self._call.conclude(ended.value, ended.error)
+        else:
+            self._has_fallen = True
+            self._fall_back(ended.error, ended.attempt)
+
+    def _fall_back(self, error: Exception, attempts: int) -> None:
+        hook, name = self._fallback, f"{self._step.name}.exec_fallback"
+        step = Step(_counted(hook, attempts), name, is_async=is_async_callable(hook))
+        # An error may hold anything, so it is no part of the call's identity; there is only one here anyway.
+        identity = self._call.identify(name, b"") if self._call.run.recorder is not None else None
+        self._call.start(Branch(self._call, 1), step, (self._item, error), {}, identity=identity)
+
+    def close(self, then: Callable[[], None]) -> None:
+        """There is nothing to close."""
+        then()
+
+    def timeout_error(self, limit: float, elapsed: float) -> None:
+        """The usual error will do."""
+
+
+# From node to node
+
+
+class Walk:
+    """The conductor of a flow's nodes: one after the other, by the actions that they end with."""
+
+    is_serial = True
+    is_looking = False
+    may_start_more = False
+
+    def __init__(
+        self, flow: Flow, places: Mapping[int, int], call: PlannedCall, shared: Any, params: Any
+    ) -> None:
+        self._flow = flow
+        self._places = places
+        self._call = call
+        self._shared = shared
+        self._params = params
+        self._node: BaseNode | None = flow.start_node
+        self._action: Any = None
+        self._is_waiting = False
+        self._error: BaseException | None = None
+
+    def note(self, branch: Branch, call: Call) -> None:
+        """A node has ended."""
+        self._is_waiting = False
+        if call.error is not None:
+            self._error = call.error
+            return
+        assert self._node is not None
+        self._action = call.value
+        self._node = self._flow.get_next_node(self._node, self._action)
+
+    def advance(self) -> None:
+        """Run the next node, or conclude."""
+        if self._error is not None:
+            self._call.conclude(None, self._error)
+        elif self._is_waiting:
+            return
+        elif self._node is None:
+            self._call.conclude(self._action, None)
+        else:
+            self._is_waiting = True
+            self._run(self._node)
+
+    def _run(self, node: BaseNode) -> None:
+        call, key = self._call, key_of(node)
+        conduct = functools.partial(NodeRun, node, give_action, False)
+        timeout = node._weft_chosen().flow_timeout
+        step = GlueStep(conduct, key, is_async=True, is_planned=True, timeout=timeout)
+        identity = None
+        if call.run.recorder is not None:
+            place = self._places.get(id(node), 0)
+            fingerprint = call.run.recorder.codec.fingerprint(place, self._params)
+            identity = call.identify(key, fingerprint or b"")
+        moment = getattr(call, "seen").latest  # noqa: B009 - a walk is always of the glue
+        start_glue(
+            call, Branch(call, 0), step, (self._shared, self._params), identity=identity, moment=moment
+        )
+
+    def close(self, then: Callable[[], None]) -> None:
+        """There is nothing to close."""
+        then()
+
+    def timeout_error(self, limit: float, elapsed: float) -> None:
+        """The usual error will do."""
+
+
+# Hooks, wrapped
+
+
+def _then(hook: Callable[..., Any], then: Callable[[Any], Any]) -> Callable[..., Any]:
+    """The hook, and what is made of its result where it ran."""
+    if is_async_callable(hook):
+
+        async def on_loop(*args: Any) -> Any:
+            return then(await hook(*args))
+
+        return on_loop
+
+    def here(*args: Any) -> Any:
+        found = hook(*args)
+        return _then_await(found, then) if hasattr(type(found), "__await__") else then(found)
+
+    return here
+
+
+async def _then_await(found: Awaitable[Any], then: Callable[[Any], Any]) -> Any:
+    return then(await found)
+
+
+def _counted(hook: Callable[..., Any], attempts: int | None = None) -> Callable[..., Any]:
+    """The hook, which can read ``cur_retry``: of this attempt, or of the last of so many."""
+    if is_async_callable(hook):
+
+        async def on_loop(*args: Any) -> Any:
+            retry_number.set(_attempts(attempts) - 1)
+            return await hook(*args)
+
+        return on_loop
+
+    def here(*args: Any) -> Any:
+        retry_number.set(_attempts(attempts) - 1)
+        return hook(*args)
+
+    return here
+
+
+def _attempts(given: int | None) -> int:
+    if given is not None:
+        return given
+    call = current.get()
+    assert call is not None
+    return call.attempt
+
+
+def _watched(key: str, node: BaseNode, hook: Callable[..., Any]) -> Callable[..., Any]:
+    """``exec`` in a run that is recorded, with a warning if it sets attributes of the node."""
+    if is_async_callable(hook):
+
+        async def on_loop(item: Any) -> Any:
+            before = dict(vars(node))
+            try:
+                return await hook(item)
+            finally:
+                _warn_of_changes(key, before, node)
+
+        return on_loop
+
+    def here(item: Any) -> Any:
+        before = dict(vars(node))
+        try:
+            return hook(item)
+        finally:
+            _warn_of_changes(key, before, node)
+
+    return here
+
+
+def _warn_of_changes(key: str, before: Mapping[str, Any], node: BaseNode) -> None:
+    for name, value in list(vars(node).items()):
+        if before.get(name, _Missing) is not value:
+            warnings.warn(
+                f"{key}.exec sets self.{name}, which is lost when the run is resumed and exec is not run again; "
+                "return it, and keep it in post",
+                stacklevel=2,
+            )
+            return
+
+
+__all__ = [
+    "NodeRun",
+    "all_nodes_of",
+    "default",
+    "give_action",
+    "give_shared",
+    "hook_of",
+    "key_of",
+    "nodes_of",
+    "retry_number",
+    "shape_of",
+]

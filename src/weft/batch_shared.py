@@ -1,0 +1,161 @@
+"""One use of a verb of a batch program: what becomes of the caller's ``shared``, and what is recorded of it."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, MutableSequence, MutableSet
+from typing import TYPE_CHECKING, Any
+
+from weft.batch_runs import NodeRun, shape_of
+from weft.engine.step import Step
+from weft.errors import UsageError
+from weft.runnable import Runnable, running_call
+
+if TYPE_CHECKING:
+    from weft.batch import Part
+    from weft.checkpoint.base import Checkpointer
+    from weft.engine.call import Call
+    from weft.engine.options import RunOptions
+    from weft.engine.planned import PlannedCall
+
+_UNSET: Any = object()
+
+
+class Use(Runnable):
+    """The workflow of one run. Its value is a dict of ``action`` and ``shared``, of which the caller gets one."""
+
+    def __init__(self, part: Part, *, gives_action: bool = False) -> None:
+        self._part = part
+        self._gives = "action" if gives_action else "shared"
+        self._store: Checkpointer | None = None
+        self._run_id: str | None = None
+        self._given: Any = _UNSET
+        self._start: Any = _UNSET  # of a run that is resumed: `shared` as it was
+        self.key = part.key
+        self.checkpointer = part.checkpointer
+
+    @functools.cached_property
+    def step(self) -> Step:  # type: ignore[override]  # its shape is worked out where it is recorded
+        node = self._part.node
+        return Step(
+            functools.partial(NodeRun, node, _give_both, True),
+            self.key,
+            is_async=True,
+            is_planned=True,
+            timeout=node._weft_chosen().flow_timeout,
+            shape="" if self._store is None else shape_of(node),
+        )
+
+    def parts(self) -> Iterator[tuple[str, Runnable]]:
+        """Those of the node."""
+        return self._part.parts()
+
+    def functions(self) -> Iterator[Callable[..., Any]]:
+        """Those of the node."""
+        return self._part.functions()
+
+    # The caller's `shared`
+
+    def _options(
+        self, input: Any, config: Mapping[str, Any] | None, options: Mapping[str, Any]
+    ) -> RunOptions:
+        parsed = super()._options(input, config, options)
+        self._given, self._store, self._run_id = input, parsed.checkpointer, parsed.run_id
+        vars(self).pop("step", None)
+        return parsed
+
+    def bind(self, input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """``shared`` and the params: the caller's, or, where the caller gave none, the recorded ones."""
+        if input is not self._given:
+            return (input["shared"], input["params"]), {}
+        shared = input if self._start is _UNSET else refill(input, self._start)
+        return (shared, self._part.node.params), {}
+
+    def recorded_input(self, input: Any) -> Any:
+        """``shared`` at the start, and the params. Of a run that is there already, what it has recorded.
+
+        What the caller holds then may be what an earlier life of the run has left in it.
+        """
+        params = self._part.node.params
+        given = {"shared": input, "params": params}
+        store = self._store
+        row = store.find(self._run_id) if store is not None and self._run_id is not None else None
+        if row is None or store is None or row.workflow != self.step.name:
+            return given
+        found = store.codec.decode(row.input)
+        if not isinstance(found, dict) or found.keys() != given.keys():
+            return given
+        if store.codec.fingerprint(found["params"]) != store.codec.fingerprint(params):
+            return {**found, "params": params}
+        self._start = found["shared"]
+        return found
+
+    def recorded_output(self, value: Any, store: Checkpointer, run_id: str) -> Any:
+        """The end of a finished run, which the caller's ``shared`` is filled with."""
+        if self._start is _UNSET:
+            return value  # the caller gave none
+        return {**value, "shared": refill(self._given, value["shared"])}
+
+    def split_output(self, value: Any) -> tuple[Any, Any]:
+        """What the caller gets. A thread has nothing to save: ``shared`` is the caller's to keep."""
+        return value[self._gives], None
+
+    # In a body of a run
+
+    def _join(self, call: Call, input: Any, options: Mapping[str, Any]) -> Any:
+        self._given = input
+        return super()._join(call, input, options)
+
+    def _join_here(self, call: Call, input: Any, options: Mapping[str, Any]) -> Any:
+        if self._gives == "action" and call.is_on_loop and _is_running(call.run.loop):
+            raise UsageError(
+                f"run() would block the loop that the body of {call.step.name!r} runs on; "
+                f"write `await {self.key}.run_async(...)`"
+            )
+        return super()._join_here(call, input, options)[self._gives]
+
+    async def ainvoke(self, input: Any, config: Mapping[str, Any] | None = None, **options: Any) -> Any:
+        """Run to the end on the running loop."""
+        joins = running_call() is not None
+        value = await super().ainvoke(input, config, **options)
+        return value[self._gives] if joins else value
+
+
+def _is_running(loop: asyncio.AbstractEventLoop) -> bool:
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False
+
+
+def _give_both(call: PlannedCall, shared: Any, action: Any) -> Any:
+    both = {"action": action, "shared": shared}
+    recorder = call.run.recorder
+    if call.parent is not None:
+        # What it did to `shared` is done again by running it again, whoever else changes `shared` meanwhile.
+        call.is_recorded = False
+    elif recorder is not None:
+        call.payload = recorder.encode_output(call.step, both)  # the caller gets only one of the two
+    return both
+
+
+def refill(target: Any, source: Any) -> Any:
+    """Empty an object and fill it with what another of its kind holds; what cannot be filled is replaced.
+
+    Gives the object that holds it now.
+    """
+    if isinstance(target, MutableMapping) and isinstance(source, Mapping):
+        target.clear()
+        target.update(source)
+    elif isinstance(target, MutableSequence) and isinstance(source, MutableSequence):
+        target[:] = source
+    elif isinstance(target, MutableSet) and isinstance(source, MutableSet):
+        target.clear()
+        target |= source
+    elif type(target) is type(source) and hasattr(target, "__dict__"):
+        vars(target).clear()
+        vars(target).update(vars(source))
+    else:
+        return source
+    return target

@@ -1,0 +1,607 @@
+"""Which nodes of a graph run next: events in, decisions out.
+
+An :class:`Activation` is one execution of a graph. It is told how each node that it wanted to run has ended, and
+answers with what is to run now, or with the result. It knows no clock and starts nothing; it is a function of the
+order in which it is told, so that telling it the same again leads to the same decisions.
+
+What is under way are *tokens*, each at a node. A token that goes on in one direction stays on its *branch*; where it
+goes on in several, each of them begins a branch of its own. A branch holds what was written on it since it began, and
+what came before stands in those above it, which do not change meanwhile: nothing is copied along a chain, and a fork
+shares what it does not write.
+
+An *opening* is a join that waits, or may have to. It counts what is under way in its span (see
+:mod:`weft.core.graph_plan`): tokens, and other openings to which something has come already. When nothing is left
+it fires, with what has come, or is forgotten. What goes on behind a join is placed where the join was opened. If
+from there its own sources can be reached again, firing opens it anew: a round.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from heapq import heappop, heappush
+from typing import Any, NamedTuple, TypeAlias
+
+from weft.core.branches import (
+    Branch,
+    Fork,
+    OnConflict,
+    Origin,
+    Reducer,
+    all_below,
+    came,
+    merged,
+    nearest_common,
+    seen_from,
+)
+from weft.core.checks import check_count
+from weft.core.graph_plan import MAX_STEPS, GraphPlan
+from weft.core.graph_state import StateBranch, plain
+from weft.core.state_merge import Conflict, Part, StateReducer, merge
+from weft.errors import DefinitionError, GraphError, MaxStepsError, StuckError
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How an execution of a graph goes.
+
+    Attributes:
+        max_steps: How many nodes may run one after the other; None for no bound where there is no loop, and
+            :data:`~weft.core.graph_plan.MAX_STEPS` where there is one.
+        reducers: By key, how what several branches wrote is combined.
+        on_conflict: What happens where no reducer is given: the last to complete wins, or :class:`ConflictError`.
+        state_reducers: The same for the keys of the state, of three values.
+        on_state_conflict: The same for the state; the last wins with a :class:`StateConflicts`, or
+            :class:`~weft.core.state_merge.StateConflictError`.
+
+    Raises:
+        DefinitionError: One of them can never work.
+    """
+
+    max_steps: int | None = None
+    reducers: Mapping[str, Reducer] | None = None
+    on_conflict: OnConflict = "last"
+    state_reducers: Mapping[str, StateReducer] | None = None
+    on_state_conflict: OnConflict = "last"
+
+    def __post_init__(self) -> None:
+        if self.max_steps is not None:
+            check_count("max_steps", self.max_steps)
+        for name in ("on_conflict", "on_state_conflict"):
+            if getattr(self, name) not in ("last", "error"):
+                raise DefinitionError(f'{name} must be "last" or "error", not {getattr(self, name)!r}')
+        _check_reducers(self.reducers, "two")
+        _check_reducers(self.state_reducers, "three")
+
+
+def _check_reducers(reducers: Mapping[str, Callable[..., Any]] | None, count: str) -> None:
+    for key, reducer in (reducers or {}).items():
+        if not callable(reducer):
+            raise DefinitionError(
+                f"the reducer of {key!r} must be a function of {count} values, not {reducer!r}"
+            )
+
+
+class Upstream(NamedTuple):
+    """A node that led to another, and what it gave."""
+
+    node: str
+    output: Mapping[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A node is to run.
+
+    Attributes:
+        execution: By which its end is told; counted from 0.
+        node: Its name.
+        flow: The values it may take, shared and to be read only; they hold until its end is told.
+        upstream: What led here: nothing for the start, one node, or all that came to a join, by time of arrival.
+        branch: The branch that it runs on.
+        place: The same for the same way through the graph, whatever else happens and when: a digest.
+    """
+
+    execution: int
+    node: str
+    flow: Mapping[Any, Any]
+    upstream: tuple[Upstream, ...]
+    branch: Branch
+    place: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class BranchEnded:
+    """Nothing of a branch of a fork goes on: all of it came to a join, ended or was lost."""
+
+    branch: Branch
+
+
+@dataclass(frozen=True, slots=True)
+class StateConflicts:
+    """Branches that met had changed the same of the state, and the later one has won."""
+
+    conflicts: tuple[Conflict, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Nothing goes on.
+
+    Attributes:
+        result: The input, and what was written on all branches that ended, merged.
+        state: That of the graph, with what was done on all branches that ended; None if there is none.
+    """
+
+    result: dict[Any, Any]
+    state: dict[Any, Any] | None = None
+
+
+Decision: TypeAlias = Run | BranchEnded | StateConflicts | Finished
+
+
+def split_choices(router: str, output: Mapping[Any, Any]) -> tuple[list[str], dict[Any, Any]]:
+    """Where a router goes on, by its output, and the rest of the output.
+
+    Raises:
+        GraphError: It says neither ``choice`` nor ``choices``, or both, or is not of the right type.
+    """
+    rest = {key: value for key, value in output.items() if key not in ("choice", "choices")}
+    if "choice" in output and "choices" in output:
+        raise GraphError(f"router {router!r} gave both 'choice' and 'choices'; it must give one of them")
+    if "choice" in output:
+        if not isinstance(output["choice"], str):
+            raise GraphError(
+                f"the 'choice' of router {router!r} must be the name of a node, not {output['choice']!r}"
+            )
+        return [output["choice"]], rest
+    if "choices" not in output:
+        raise GraphError(
+            f"router {router!r} gave neither 'choice' (the name of a node) nor 'choices' (a list of names), but "
+            f"{_keys_of(output)}"
+        )
+    choices = output["choices"]
+    if not isinstance(choices, list | tuple) or not all(isinstance(each, str) for each in choices):
+        raise GraphError(
+            f"the 'choices' of router {router!r} must be a list of names of nodes, not {choices!r}"
+        )
+    return [*choices], rest
+
+
+def _keys_of(output: Mapping[Any, Any]) -> str:
+    return f"a dict with {', '.join(map(repr, output))}" if output else "an empty dict"
+
+
+class Activation:
+    """One execution of a graph.
+
+    Args:
+        plan: The graph.
+        options: How it goes.
+        state: What the state of the graph is at the beginning; None for none. It is copied.
+    """
+
+    def __init__(
+        self, plan: GraphPlan, options: Options | None = None, *, state: Mapping[Any, Any] | None = None
+    ) -> None:
+        self._plan = plan
+        self._options = options or Options()
+        self._max_steps = self._options.max_steps
+        if self._max_steps is None and plan.has_loop:
+            self._max_steps = MAX_STEPS
+        self._tokens: dict[int, _Token] = {}  # by execution
+        self._begun = 0
+        self._opened = 0
+        self._waiting: dict[int, _Opening] = {}  # by number, those to which something has come
+        self._ready: list[int] = []
+        self._branches = 0
+        self._input = self._branch(None)
+        self._input._state = None if state is None else StateBranch(state)
+        self._ended: list[Branch] = []
+        self._decisions: list[Decision] = []
+        self.is_finished = False
+
+    def __repr__(self) -> str:
+        return f"<Activation: {len(self._tokens)} running, {len(self._waiting)} joins waiting>"
+
+    # What is told
+
+    def begin(self, input: Mapping[Any, Any]) -> list[Decision]:
+        """Run the start node, with this input."""
+        self._input._flow = dict(input)
+        first = self._branch(self._input)
+        opened = self._open(self._plan.opened_by.get(-1, ()), first, {}, _digest(b"begin"))
+        self._enter(self._plan.start, _Way(first, opened, 0, (), _digest(b"start")))
+        return self._decided()
+
+    def ended(
+        self, execution: int, output: Mapping[Any, Any], choices: Sequence[str] | None = None
+    ) -> list[Decision]:
+        """A node has given its output.
+
+        Args:
+            execution: Of what.
+            output: What it wrote.
+            choices: Where a router goes on, by name, none or several; None for what is no router.
+
+        Raises:
+            GraphError: The router may not go there, or the node has no way on; the execution still runs then.
+            MaxStepsError: The next node would be one too many.
+            ConflictError: Branches that meet now have written one key, under ``on_conflict="error"``.
+            StuckError: Joins wait for each other, and for nothing else.
+        """
+        token = self._token(execution)
+        ways = self._ways_on(token, choices)
+        name = self._plan.nodes[token.node].name
+        del self._tokens[execution]
+        token.branch.node = name
+        token.branch.write(output, dict.fromkeys(output, Origin(name, token.branch)))
+        self._go_on(token, ways, (Upstream(name, output),))
+        self._leave(token.openings)
+        self._fire_what_can()
+        return self._decided()
+
+    def lost(self, execution: int) -> list[Decision]:
+        """A node will give nothing and its branch does not go on, as if it had never been.
+
+        Raises:
+            StuckError: Joins wait for each other, and for nothing else.
+        """
+        token = self._token(execution)
+        del self._tokens[execution]
+        self._release(token.branch, is_live=True)
+        self._leave(token.openings)
+        self._fire_what_can()
+        return self._decided()
+
+    def _token(self, execution: int) -> _Token:
+        token = self._tokens.get(execution)
+        if token is None:
+            state = "has ended already" if 0 <= execution < self._begun else "was never started"
+            raise GraphError(f"execution {execution} {state}; running: {[*self._tokens]}")
+        return token
+
+    def _decided(self) -> list[Decision]:
+        if not self._tokens and not self.is_finished:
+            if self._waiting:
+                raise StuckError(list(self._told_waits()))
+            self.is_finished = True
+            self._decisions.append(self._finished())
+        decisions, self._decisions = self._decisions, []
+        return decisions
+
+    def _finished(self) -> Finished:
+        found = merged(came(self._input, self._ended), self._options.reducers, self._options.on_conflict)
+        result = {**self._input.flow, **found.writes}
+        if self._input._state is None:
+            return Finished(result)
+        self._join_states(self._input, self._input, self._ended)
+        return Finished(result, plain(self._input.state.state))
+
+    # Going on
+
+    def _ways_on(self, token: _Token, choices: Sequence[str] | None) -> Sequence[int]:
+        node = self._plan.nodes[token.node]
+        if node.is_end:
+            return ()
+        if node.is_router:
+            if choices is None:
+                raise GraphError(
+                    f"router {node.name!r} has chosen nothing; an empty list of choices ends its branch"
+                )
+            return self._plan.choose(token.node, choices)
+        if choices is not None:
+            raise GraphError(f"node {node.name!r} is no router and cannot choose; it chose {list(choices)!r}")
+        ways = self._plan.ways_on(token.node)
+        if not ways:
+            raise GraphError(
+                f"node {node.name!r} has ended and there is no way on from it: add an edge or a join, or make it an "
+                "end node (end=True)"
+            )
+        return ways
+
+    def _go_on(self, token: _Token, ways: Sequence[int], upstream: tuple[Upstream, ...]) -> None:
+        branch = token.branch
+        if not ways:
+            self._ended.append(branch)
+            self._end_token(branch)
+        elif len(ways) == 1 and token.node not in self._plan.blocks:
+            self._take(ways[0], _Way(branch, token.openings, token.steps, upstream, token.way_on(0)))
+        else:
+            self._fork(token, ways, upstream)
+
+    def _fork(self, token: _Token, ways: Sequence[int], upstream: tuple[Upstream, ...]) -> None:
+        above = token.branch
+        fork = Fork(self._plan.nodes[token.node].name, token.execution, len(ways))
+        above._uses += len(ways)
+        above._live += len(ways)
+        branches = [self._branch(above, fork=fork, index=index) for index in range(len(ways))]
+        for way, branch in zip(ways, branches, strict=True):
+            place = token.way_on(branch.index)
+            self._take(way, _Way(branch, token.openings, token.steps, upstream, place))
+        self._release(above, is_live=True)
+
+    def _take(self, point: int, way: _Way) -> None:
+        if self._plan.is_join(point):
+            self._arrive(point, way)
+        else:
+            self._enter(point, way)
+
+    def _enter(self, node: int, way: _Way) -> None:
+        """A node is to run; what it opens is opened."""
+        name = self._plan.nodes[node].name
+        if way.steps == self._max_steps:
+            raise MaxStepsError(way.steps, name, self._plan.loop_through(name))
+        openings = way.openings
+        span, opens = self._plan.spans[node], self._plan.opened_by.get(node)
+        if opens or len(openings) != len(span):  # a token is counted by no others than these
+            openings = {join: openings[join] for join in span}
+            if opens:
+                openings |= self._open(opens, way.branch, openings, way.place)
+        for opening in openings.values():
+            opening.under_way += 1
+        execution = self._begun
+        self._begun += 1
+        self._tokens[execution] = _Token(execution, node, way.branch, openings, way.steps + 1, way.place)
+        self._decisions.append(Run(execution, name, way.branch.flow, way.upstream, way.branch, way.place))
+
+    # Joins
+
+    def _open(
+        self, joins: Sequence[int], branch: Branch, around: Mapping[int, _Opening], place: bytes
+    ) -> dict[int, _Opening]:
+        """Open joins, all of which see each other and what is open around them."""
+        openings: dict[int, _Opening] = {}
+        visible = {**around}
+        for join in joins:
+            openings[join] = visible[join] = _Opening(self._opened, join, branch, visible, place)
+            self._opened += 1
+        return openings
+
+    def _arrive(self, join: int, way: _Way) -> None:
+        opening = way.openings[join]
+        if not opening.arrivals:
+            self._hold(opening)
+        opening.arrivals.append(way)
+        self._end_token(way.branch)
+
+    def _hold(self, opening: _Opening) -> None:
+        """It will fire: others have to wait for what goes on behind it."""
+        self._waiting[opening.number] = opening
+        opening.base._uses += 1
+        opening.base._live += 1
+        for join in self._plan.spans[opening.join]:
+            known = opening.around[join]
+            other = known.latest()
+            if other is not known:  # a round later, and what comes from here was not there
+                self._widen(other, opening.base)
+            other.under_way += 1
+            opening.holds[join] = other
+
+    def _widen(self, opening: _Opening, branch: Branch) -> None:
+        """Something may come to a join that did not begin where the join was opened, but on this branch."""
+        common = nearest_common(opening.base, branch)
+        if common is opening.base:
+            return
+        if opening.number in self._waiting:
+            common._uses += 1
+            common._live += 1
+            self._release(opening.base, is_live=True)
+        opening.base = common
+
+    def _leave(self, openings: Mapping[int, _Opening]) -> None:
+        for opening in openings.values():
+            opening.under_way -= 1
+            if not opening.under_way and opening.arrivals:
+                heappush(self._ready, opening.number)
+
+    def _fire_what_can(self) -> None:
+        while self._ready:
+            opening = self._waiting.get(heappop(self._ready))
+            if opening is not None and not opening.under_way:
+                self._fire(opening)
+
+    def _fire(self, opening: _Opening) -> None:
+        """Go on behind a join, in the place where it was opened, with what came to it."""
+        del self._waiting[opening.number]
+        plan, join, arrivals = self._plan, opening.join, opening.arrivals
+        branch = self._join_branches(opening.base, [way.branch for way in arrivals])
+        node = plan.destination_of(join)
+        place = _digest(opening.place, b"join", join.to_bytes(4, "big"))
+        opens = [*plan.opened_by.get(join, ())]
+        if join in plan.spans[node]:
+            opens.append(join)
+        openings = {**opening.holds, **self._open(opens, branch, opening.holds, place)}
+        opening.next = openings.get(join)
+        upstream = tuple(each for way in arrivals for each in way.upstream)
+        steps = max(way.steps for way in arrivals)
+        self._enter(node, _Way(branch, openings, steps, upstream, place))
+        self._leave(opening.holds)
+        opening.close()
+
+    def _told_waits(self) -> Iterator[str]:
+        names = self._plan.name_of
+        for opening in self._waiting.values():
+            blocking = [other for other in self._waiting.values() if opening in other.holds.values()]
+            came = ", ".join(repr(each.node) for way in opening.arrivals for each in way.upstream)
+            awaited = " and for ".join(names(other.join) for other in blocking)
+            missing = [
+                self._plan.nodes[place].name
+                for place in self._plan.sources_of(opening.join)
+                if self._plan.nodes[place].name not in {way.upstream[-1].node for way in opening.arrivals}
+            ]
+            also = f", which can lead to {' and '.join(map(repr, missing))}" if missing else ""
+            yield f"{names(opening.join)} has what came from {came} and waits for {awaited}{also}"
+
+    # Branches
+
+    def _join_branches(self, base: Branch, arrived: Sequence[Branch]) -> Branch:
+        """The branch to go on, with what was written on those that arrived."""
+        below = came(base, arrived)
+        found = merged(below, self._options.reducers, self._options.on_conflict)
+        for branch in arrived:
+            self._release(branch, is_live=False)
+        if base._uses == 1 and not any(branch.is_copied for branch in (base, *below)):
+            self._join_states(base, base, arrived)
+            base.write(
+                found.writes, {key: Origin(origin.node, base) for key, origin in found.origins.items()}
+            )
+            return base  # nobody else can see it, or has seen what was written below it
+        branch = self._branch(base, joined=arrived)  # its place above is the one that the join held
+        for each in below:
+            each.is_copied = True
+        for key in found.contended:
+            found.origins[key] = Origin(found.origins[key].node, branch)
+        self._join_states(branch, base, arrived)
+        branch.write(found.writes, found.origins)
+        return branch
+
+    def _join_states(self, branch: Branch, base: Branch, arrived: Sequence[Branch]) -> None:
+        """Do to the state of a branch what was done on those that came to it."""
+        if self._input._state is None:
+            return
+        changed = [
+            each for each in all_below(base, arrived) if each._state is not None and each._state.has_changes
+        ]
+        if not changed:
+            return
+        seen = functools.cache(lambda each: {it._state for it in seen_from([each], base.number)})
+        parts = [
+            Part(
+                f"the branch that ended with {each.node!r}",
+                each.state,
+                functools.partial(_is_seen, seen, each),
+            )
+            for each in changed
+        ]
+        conflicts = merge(
+            branch.state,
+            parts,
+            reducers=self._options.state_reducers,
+            on_conflict=self._options.on_state_conflict,
+        )
+        if branch is not base:
+            branch.state.begin()  # each of them counts by itself where they are met again
+        if conflicts:
+            self._decisions.append(StateConflicts(tuple(conflicts)))
+
+    def _branch(
+        self,
+        parent: Branch | None,
+        *,
+        fork: Fork | None = None,
+        index: int = 0,
+        joined: Sequence[Branch] = (),
+    ) -> Branch:
+        self._branches += 1
+        return Branch(parent, self._branches, fork=fork, index=index, joined=joined)
+
+    def _end_token(self, branch: Branch) -> None:
+        """A token goes no further; what was written stays."""
+        ended = branch
+        while ended is not None:
+            ended._live -= 1
+            if ended._live:
+                return
+            if ended.fork is not None:
+                self._decisions.append(BranchEnded(ended))
+            if ended.parent is None:
+                return
+            ended = ended.parent
+
+    def _release(self, branch: Branch, *, is_live: bool) -> None:
+        """Let go of a branch, and of those above that nothing else is on."""
+        if is_live:
+            self._end_token(branch)
+        released: Branch | None = branch
+        while released is not None:
+            released._uses -= 1
+            if released._uses:
+                return
+            released = released.parent
+
+
+class _Token:
+    """A node that runs."""
+
+    __slots__ = ("branch", "execution", "node", "openings", "place", "steps")
+
+    def __init__(
+        self,
+        execution: int,
+        node: int,
+        branch: Branch,
+        openings: Mapping[int, _Opening],
+        steps: int,
+        place: bytes,
+    ) -> None:
+        self.execution = execution
+        self.node = node
+        self.branch = branch
+        self.openings = openings  # those that count it, by join
+        self.steps = steps
+        self.place = place
+
+    def way_on(self, index: int) -> bytes:
+        """The place that a way on from here leads to."""
+        return _digest(self.place, b"way", index.to_bytes(4, "big"))
+
+
+class _Way(NamedTuple):
+    """What goes along an edge."""
+
+    branch: Branch
+    openings: Mapping[int, _Opening]
+    steps: int
+    upstream: tuple[Upstream, ...]
+    place: bytes
+
+
+class _Opening:
+    """A join that was opened, until it fires."""
+
+    __slots__ = (
+        "around",
+        "arrivals",
+        "base",
+        "holds",
+        "join",
+        "next",
+        "number",
+        "place",
+        "under_way",
+    )
+
+    def __init__(
+        self, number: int, join: int, base: Branch, around: Mapping[int, _Opening], place: bytes
+    ) -> None:
+        self.number = number
+        self.join = join
+        self.base = base  # the branch on which it was opened
+        self.around = around  # what else was open there, by join
+        self.place = place
+        self.under_way = 0  # how much may still come to it
+        self.arrivals: list[_Way] = []
+        self.holds: dict[int, _Opening] = {}  # those that wait for what will go on behind it, by join
+        self.next: _Opening | None = None  # the round that began when it fired
+
+    def latest(self) -> _Opening:
+        """It, or the last of the rounds that began with it."""
+        opening = self
+        while opening.next is not None:
+            opening = opening.next
+        return opening
+
+    def close(self) -> None:
+        """Let go of everything that nobody asks for any more."""
+        self.around, self.holds, self.arrivals = {}, {}, []
+
+
+def _is_seen(seen: Callable[[Branch], set[StateBranch | None]], branch: Branch, other: Part) -> bool:
+    return other.branch in seen(branch)
+
+
+def _digest(*parts: bytes) -> bytes:
+    return blake2b(b"\0".join(parts), digest_size=16).digest()

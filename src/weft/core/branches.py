@@ -1,0 +1,283 @@
+"""Branches of an execution of a graph: what was written on each, and how it is merged where they meet.
+
+Branches are a tree: each began on another one, which stands still meanwhile. Where branches meet in a join, what goes
+on does so on the branch where the join was opened if nothing else is left that began there, else on a new one that
+knows which branches it has *joined*. So it can always be said which of two values was written by somebody who could
+see the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from weft.core.graph_state import StateBranch
+from weft.errors import ConflictError, GraphError
+
+Reducer = Callable[[Any, Any], Any]
+"""What two branches wrote of one key, in the order in which they were completed, and what it is combined to."""
+
+OnConflict: TypeAlias = Literal["last", "error"]
+
+
+class Fork(NamedTuple):
+    """A place where one became several.
+
+    Attributes:
+        node: The node behind which it is.
+        execution: Of that node.
+        size: How many branches there are.
+    """
+
+    node: str
+    execution: int
+    size: int
+
+
+class Origin(NamedTuple):
+    """Who wrote a value.
+
+    Attributes:
+        node: The node; where several values were combined, that of the last.
+        branch: On which it did.
+    """
+
+    node: str
+    branch: Branch
+
+
+class Branch:
+    """What runs one after the other, with what it has written.
+
+    Attributes:
+        parent: The branch that it began on, which stands still while this one goes on; the first one's holds the
+            input, and has none.
+        fork: Where it began; None for the first branch, and for what goes on behind a join.
+        index: Which branch of the fork it is.
+        number: In the order in which they began.
+        joined: Those that came to the join behind which it goes on, where they may still be of interest.
+        writes: What was written on it, by key.
+        node: The last that ended on it.
+    """
+
+    __slots__ = (
+        "_flow",
+        "_is_own",
+        "_live",
+        "_state",
+        "_uses",
+        "depth",
+        "fork",
+        "index",
+        "is_copied",
+        "joined",
+        "node",
+        "number",
+        "origins",
+        "parent",
+        "writes",
+    )
+
+    def __init__(
+        self,
+        parent: Branch | None,
+        number: int,
+        *,
+        fork: Fork | None = None,
+        index: int = 0,
+        joined: Sequence[Branch] = (),
+    ) -> None:
+        self.parent = parent
+        self.number = number
+        self.fork = fork
+        self.index = index
+        self.joined = joined
+        self.depth: int = 0 if parent is None else parent.depth + 1
+        self.writes: dict[Any, Any] = {}
+        self.origins: dict[Any, Origin] = {}  # by key, who wrote it
+        self.node = ""
+        self.is_copied = False  # whether what was written on it stands on another one too
+        self._flow: dict[Any, Any] | None = None
+        self._is_own = False  # whether the flow is a dict of its own
+        self._state: StateBranch | None = None
+        self._uses = 1  # tokens, branches below, joins that hold something of it: it must not change else
+        self._live = 1  # of these, what still goes on
+
+    def __repr__(self) -> str:
+        where = "" if self.fork is None else f" {self.index} of {self.fork.node!r}"
+        return f"<Branch{where} at depth {self.depth}>"
+
+    @property
+    def flow(self) -> Mapping[Any, Any]:
+        """All values here, by key; to be read only, and before the branch goes on."""
+        pending = []
+        branch = self
+        while branch._flow is None:
+            pending.append(branch)
+            assert branch.parent is not None
+            branch = branch.parent
+        flow = branch._flow
+        for branch in reversed(pending):
+            branch._is_own = bool(branch.writes)
+            branch._flow = flow = {**flow, **branch.writes} if branch.writes else flow
+        return flow
+
+    @property
+    def state(self) -> StateBranch:
+        """The state of the graph as this branch sees it, a copy of its own from when it is first asked for.
+
+        Raises:
+            GraphError: The execution has no state.
+        """
+        if self._state is None:
+            self._state = self._state_above().copy()
+        return self._state
+
+    def _state_above(self) -> StateBranch:
+        branch: Branch | None = self
+        while branch is not None and branch._state is None:
+            branch = branch.parent
+        if branch is None or branch._state is None:
+            raise GraphError("this execution was begun without a state")
+        return branch._state
+
+    def is_within(self, other: Branch) -> bool:
+        """Whether it is this branch or began on it."""
+        branch: Branch | None = self
+        while branch is not None and branch is not other:
+            branch = branch.parent
+        return branch is other
+
+    def write(self, values: Mapping[Any, Any], origins: Mapping[Any, Origin]) -> None:
+        """Go on with these values."""
+        if not values:
+            return
+        self.writes.update(values)
+        self.origins.update(origins)
+        if self._is_own:
+            assert self._flow is not None
+            self._flow.update(values)
+        else:
+            self._flow = None
+
+
+# Merging
+
+
+class Merged(NamedTuple):
+    """What was written below a branch, by key."""
+
+    writes: dict[Any, Any]
+    origins: dict[Any, Origin]
+    contended: set[Any]  # the keys of which there was more than one value
+
+
+def merged(
+    branches: Sequence[Branch], reducers: Mapping[str, Reducer] | None, on_conflict: OnConflict
+) -> Merged:
+    """What branches brought that came to one place.
+
+    Each brings the last value that was written on its way. One that somebody saw and has overwritten does not count
+    if that one came too. Of several that are left, the one that was brought last wins.
+
+    Args:
+        branches: All branches on the way of one that came, in the order of :func:`came`.
+        reducers: By key, how several values are combined.
+        on_conflict: What happens where no reducer is given.
+
+    Raises:
+        ConflictError: There are several values of a key, and there is no reducer.
+    """
+    found = Merged({}, {}, set())
+    writers: dict[Any, list[Branch]] = {}
+    for branch in branches:
+        for key in branch.writes:
+            writers.setdefault(key, []).append(branch)
+    for key, several in writers.items():
+        counted = several if len(several) == 1 else _not_overwritten(key, several)
+        last = counted[-1]
+        found.writes[key], found.origins[key] = last.writes[key], last.origins[key]
+        if len(counted) > 1:
+            found.contended.add(key)
+            found.writes[key] = _resolved(key, counted, (reducers or {}).get(key), on_conflict)
+    return found
+
+
+def came(base: Branch, arrived: Iterable[Branch]) -> list[Branch]:
+    """All branches between one and those that came from it, by when the last from each came."""
+    last = {base: -1}
+    for place, branch in reversed([*enumerate(arrived)]):
+        while branch not in last:
+            last[branch] = place
+            assert branch.parent is not None
+            branch = branch.parent  # noqa: PLW2901 - up the tree
+    del last[base]
+    return sorted(last, key=lambda branch: (last[branch], branch.number))
+
+
+def _not_overwritten(key: Any, writers: Sequence[Branch]) -> list[Branch]:
+    """Those whose value nobody has seen and overwritten who is among them; the same value where it came last."""
+    homes = {branch.origins[key].branch: branch for branch in writers}
+    overwritten = seen_from(homes, min(branch.number for branch in homes))
+    return [
+        branch
+        for branch in writers
+        if (home := branch.origins[key].branch) not in overwritten and homes[home] is branch
+    ]
+
+
+def seen_from(branches: Iterable[Branch], first: int) -> set[Branch]:
+    """The branches whose values could be seen on one of these, as far back as this number."""
+    seen: set[Branch] = set()
+    stack = [*branches]
+    while stack:
+        branch = stack.pop()
+        for before in (branch.parent, *branch.joined):
+            if before is not None and before.number >= first and before not in seen:
+                seen.add(before)
+                stack.append(before)
+    return seen
+
+
+def all_below(base: Branch, arrived: Sequence[Branch]) -> list[Branch]:
+    """All branches of which something came, if only through a join: each after what was seen on it."""
+    met: set[Branch] = set()
+    order: list[Branch] = []
+    stack = [(branch, False) for branch in reversed(arrived)]
+    while stack:
+        branch, is_done = stack.pop()
+        if is_done:
+            order.append(branch)
+        elif branch.number > base.number and branch not in met:
+            met.add(branch)
+            before = filter(None, (branch.parent, *branch.joined))
+            stack += [(branch, True), *((each, False) for each in reversed([*before]))]
+    return order
+
+
+def _resolved(key: Any, writers: Sequence[Branch], reducer: Reducer | None, on_conflict: OnConflict) -> Any:
+    """One value of several."""
+    if reducer is None:
+        if on_conflict == "error":
+            raise ConflictError(key, (writers[0].origins[key].node, writers[1].origins[key].node))
+        return writers[-1].writes[key]
+    value = writers[0].writes[key]
+    for branch in writers[1:]:
+        try:
+            value = reducer(value, branch.writes[key])
+        except Exception as error:
+            error.add_note(f"raised by the reducer of {key!r}, for what {branch.origins[key].node!r} wrote")
+            raise
+    return value
+
+
+def nearest_common(one: Branch, other: Branch) -> Branch:
+    """The lowest branch that both began on."""
+    while one is not other:
+        if one.depth >= other.depth:
+            assert one.parent is not None
+            one = one.parent
+        else:
+            assert other.parent is not None
+            other = other.parent
+    return one
