@@ -8,7 +8,8 @@ The layers, the lower first; none imports a higher one:
     observe      shows: streams, progress
     runnable     the verbs that everything has: invoke, ainvoke, stream, astream, map, amap, submit
     functional   the functional style: task, entrypoint, interrupt
-    nodes        functions as parts of workflows: node
+    nodes        functions as parts of workflows: node, router
+    graph        the graph style: Graph and what it runs
     compose      the compose style: parallel, Sequence, decision
     batch        the batch style: Node, Flow and what is made of them
     mapping      one workflow for every item: map, pipeline
@@ -94,10 +95,13 @@ if TYPE_CHECKING:
         interrupt,
         task,
     )
+    from weft.graph import Graph
+    from weft.graph_callback import Callback, EventCallback, GraphEvent, GraphEventType
+    from weft.graph_run import BranchError
     from weft.history import Runs, runs
     from weft.mapping import Map, Pipeline, amap, map, pipeline  # noqa: A004 - the word that everybody looks for
     from weft.memory import BaseStore, InMemoryStore
-    from weft.nodes import FunctionNode, node
+    from weft.nodes import FunctionNode, node, router
     from weft.run import Run
     from weft.runnable import Runnable
     from weft.types import RunnableConfig, Runtime, StateSnapshot, StreamWriter
@@ -126,7 +130,7 @@ _HOME = {
     "weft.checkpoint.sqlite": ("SqliteSaver",),
     "weft.core.outcome": ("Cancelled", "Failed", "NotStarted", "Ok", "Outcome", "Skipped", "TimedOut"),
     "weft.compose": ("Decision", "Parallel", "Sequence", "decision", "parallel", "race"),
-    "weft.nodes": ("FunctionNode", "node"),
+    "weft.nodes": ("FunctionNode", "node", "router"),
     "weft.core.policy": ("Tolerate", "tolerate"),
     "weft.core.question": ("Command", "Interrupt"),
     "weft.core.retry": ("RetryPolicy", "transient"),
@@ -178,6 +182,9 @@ _HOME = {
     "weft.memory": ("BaseStore", "InMemoryStore"),
     "weft.run": ("Run",),
     "weft.runnable": ("Runnable",),
+    "weft.graph": ("Graph",),
+    "weft.graph_run": ("BranchError",),
+    "weft.graph_callback": ("Callback", "EventCallback", "GraphEvent", "GraphEventType"),
     "weft.history": ("Runs", "runs"),
     "weft.types": ("RunnableConfig", "Runtime", "StateSnapshot", "StreamWriter"),
 }
@@ -211,8 +218,10 @@ __all__ = [
     "BaseStore",
     "BatchFlow",
     "BatchNode",
+    "BranchError",
     "Cache",
     "CachePolicy",
+    "Callback",
     "Cancelled",
     "CheckpointError",
     "Checkpointer",
@@ -224,11 +233,15 @@ __all__ = [
     "DefinitionError",
     "DirectCallError",
     "Entrypoint",
+    "EventCallback",
     "Failed",
     "Flow",
     "FunctionNode",
+    "Graph",
     "GraphCompileError",
     "GraphError",
+    "GraphEvent",
+    "GraphEventType",
     "InMemoryCache",
     "InMemorySaver",
     "InMemoryStore",
@@ -296,6 +309,7 @@ __all__ = [
     "pipeline",
     "race",
     "remaining",
+    "router",
     "runs",
     "task",
     "tolerate",

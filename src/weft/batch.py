@@ -16,22 +16,24 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from weft.batch_options import Kind, Options, check_retries, check_wait, of_class
 from weft.batch_runs import (
     NodeRun,
-    all_nodes_of,
     default,
     give_shared,
     hook_of,
     key_of,
+    needs_core,
     nodes_of,
     retry_number,
     shape_of,
 )
 from weft.batch_shared import Use
-from weft.engine.step import Step, is_async_callable
+from weft.engine.step import Step
 from weft.errors import InputError
 from weft.nodes import as_runnable
 from weft.runnable import Runnable
 
 if TYPE_CHECKING:
+    from weft.engine.options import RunOptions
+    from weft.engine.workflow import Workflow
     from weft.run import Run
 
 #: The action of a node that ends with none.
@@ -41,15 +43,27 @@ _NOTHING: Any = object()
 
 
 class Part(Runnable):
-    """A node as other styles see it: something that takes the mapping which is its ``shared``, and gives it back."""
+    """A node as other styles see it: something that takes the mapping which is its ``shared``, and gives it back.
+
+    A node's class is its user's, who may give its attributes any names; this one's are ours.
+    """
 
     def __init__(self, node: BaseNode) -> None:
         self.node = node
         self.key = key_of(node)
         self.checkpointer = node._weft_chosen().checkpointer
 
-    @property
-    def step(self) -> Step:  # type: ignore[override]  # made when it is used: a node can be changed until then
+    def __repr__(self) -> str:
+        return f"<weft.Part {self.node!r}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Part) and other.node is self.node
+
+    def __hash__(self) -> int:
+        return id(self.node)
+
+    @functools.cached_property
+    def step(self) -> Step:  # type: ignore[override]  # made when it is used: until then, nodes are put together
         conduct = functools.partial(NodeRun, self.node, give_shared, False)
         return Step(
             lambda call, shared: conduct(call, shared, self.node.params),
@@ -62,17 +76,20 @@ class Part(Runnable):
 
     @property
     def computes(self) -> bool:  # type: ignore[override]  # as above
-        hooks = [hook_of(node, "exec") for node in all_nodes_of(self.node)]
-        return any(hook is not None and not is_async_callable(hook) for hook in hooks)
+        return not self.node._weft_is_parallel and needs_core(self.node)
 
-    def bind_branch(self, value: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """A value that is handed on may be handed to others too, so this is a copy."""
-        return (copy.copy(value),), {}
+    def for_run(self, input: Any, options: RunOptions) -> Workflow:
+        """A run remembers what the caller's ``shared`` was."""
+        return Use(self).for_run(input, options)
+
+    def bind(self, input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """A copy: an item of a map may be there twice, and is what it was if the map is tried again."""
+        return (copy.copy(input),), {}
 
     def parts(self) -> Iterator[tuple[str, Runnable]]:
         """The nodes of a flow, and what a node wraps."""
         if isinstance(self.node, Flow):
-            yield from ((f"node {key_of(node)!r}", node) for node in nodes_of(self.node))
+            yield from ((f"node {key_of(node)!r}", Part(node)) for node in nodes_of(self.node))
         elif self.node._weft_part is not None:
             yield f"{self.key!r}", self.node._weft_part
 
@@ -81,28 +98,10 @@ class Part(Runnable):
         if isinstance(self.node, Flow) and self.node.start_node is None:
             yield f"{self.key} has no node to start with"
 
-    def functions(self) -> Iterator[Callable[..., Any]]:
-        """What is recorded: the functions that compute."""
-        for node in all_nodes_of(self.node):
-            if node._weft_part is not None:
-                yield from node._weft_part.functions()
-            for name in ("exec", "exec_fallback"):
-                if (hook := hook_of(node, name)) is not None:
-                    yield hook
-
-    def own_function(self) -> Callable[..., Any]:
-        """The function that computes, if it has one."""
-        return hook_of(self.node, "exec") or type(self.node).exec
-
-
-class _OfPart:
-    """An attribute of a node that is its part's, unless the user's class has one of that name."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
-
-    def __get__(self, node: BaseNode | None, owner: type) -> Any:
-        return self if node is None else getattr(Part(node), self._name)
+    def own_functions(self) -> Iterator[Callable[..., Any]]:
+        """The functions that compute."""
+        found = (hook_of(self.node, name) for name in ("exec", "exec_fallback"))
+        yield from (hook for hook in found if hook is not None)
 
 
 class _CurRetry:
@@ -125,11 +124,6 @@ class BaseNode(Runnable):
 
     params: dict[str, Any]
     successors: dict[str, Any]
-
-    # As other styles see it. What a user's class calls by these names is the user's.
-    key: Any = _OfPart()
-    step: Any = _OfPart()
-    computes: Any = _OfPart()
 
     max_retries: int = 1
     wait: float = 0
@@ -272,25 +266,21 @@ class BaseNode(Runnable):
 
     # As a part of a workflow
 
-    def bind_branch(self, value: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """A copy of the value: it may be handed to others too."""
-        return Part(self).bind_branch(value)
+    def as_part(self) -> Runnable:
+        """What takes its place in another workflow."""
+        return Part(self)
 
-    def parts(self) -> Iterator[tuple[str, Runnable]]:
-        """The nodes of a flow."""
-        return Part(self).parts()
-
-    def problems(self) -> Iterator[str]:
-        """What can never work."""
-        return Part(self).problems()
+    def for_run(self, input: Any, options: RunOptions) -> Workflow:
+        """What takes its place in a run."""
+        return Part(self).for_run(input, options)
 
     def functions(self) -> Iterator[Callable[..., Any]]:
-        """The functions that compute."""
+        """The functions that compute, of all nodes in it."""
         return Part(self).functions()
 
-    def own_function(self) -> Callable[..., Any]:
-        """The function that computes."""
-        return Part(self).own_function()
+    def validate(self) -> None:
+        """Look, without running anything, for what can never work; see :meth:`Runnable.validate`."""
+        Part(self).validate()
 
 
 class _Transition:
@@ -512,11 +502,13 @@ class RunnableNode(BaseNode):
     def __repr__(self) -> str:
         return f"<weft.RunnableNode {self._weft_part!r}>"
 
-    def prep(self, shared: Any) -> Any:
+    # Async, as they take no time that a thread would be worth.
+
+    async def prep_async(self, shared: Any) -> Any:
         """A copy, so that nobody sees what it does with it."""
         return copy.copy(shared)
 
-    def post(self, shared: Any, prep_res: Any, exec_res: Any) -> Any:
+    async def post_async(self, shared: Any, prep_res: Any, exec_res: Any) -> None:
         """Put the result into ``shared``."""
         if not isinstance(shared, MutableMapping):
             raise InputError(

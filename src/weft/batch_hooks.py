@@ -1,10 +1,10 @@
-"""What of a batch program is not recorded, and how it takes part in a run: hooks, and what walks from node to node.
+"""The hooks of a batch program, and whose turn it is.
 
-What is recorded of a batch program is ``exec``. Everything else is *glue*: on a resume it runs again, and does to
-``shared`` what it did before. So a call of the glue leaves no record, its outcome is seen at once, and it counts in
-no limit. Hooks *take turns*, so that a program need not lock its ``shared``, and a resume does the same again: the turn
-of a sync hook lasts until it ends, or waits for calls of its own; that of an async hook until it first waits. Whose
-turn it is, is decided by what the hooks waited for: the outcomes of ``exec``, in the order of their records.
+What is recorded of a batch program is ``exec``. Everything else is glue (see :mod:`weft.engine.glue`): on a resume it
+runs again, and does to ``shared`` what it did before. So hooks *take turns*: a program need not lock its ``shared``,
+and a resume does the same again. The turn of a sync hook lasts until it ends, or waits for calls of its own; that of
+an async hook until it first waits. Whose turn it is, is decided by what the hooks waited for: the outcomes of ``exec``,
+in the order of their records.
 """
 
 from __future__ import annotations
@@ -14,20 +14,19 @@ from collections.abc import Callable
 from heapq import heappop, heappush
 from itertools import count
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
-from weft.engine import events
 from weft.engine.call import Call
 from weft.engine.context import current
-from weft.engine.limits import Limit, needs_of
-from weft.engine.planned import PlannedCall
+from weft.engine.glue import Glue, GlueCall, GlueStep, PlannedGlue
+from weft.engine.limits import Limit
 from weft.engine.states import State
 from weft.engine.step import Step, is_async_callable
 
 if TYPE_CHECKING:
+    from weft.core.timeout import TimeoutPolicy
     from weft.engine.execution import Execution
     from weft.engine.futures import Branch
-    from weft.errors import Interrupted
+    from weft.engine.planned import PlannedCall
 
 #: What hooks are ordered by: the commit that made an outcome durable, and when that was asked for. Outcomes of this
 #: life of the run come after all recorded ones, in the order in which they are seen.
@@ -36,10 +35,8 @@ Moment = tuple[float, float]
 #: Before everything.
 FIRST: Moment = (0.0, 0.0)
 
-#: What observers are not told of glue: they see the steps.
-_QUIET = frozenset(
-    {events.CallAsked, events.CallQueued, events.CallStarted, events.CallRetrying, events.CallFinished}
-)
+
+# What was seen
 
 
 class Seen:
@@ -47,14 +44,14 @@ class Seen:
 
     __slots__ = ("latest",)
 
-    def __init__(self) -> None:
-        self.latest: Moment | None = None
+    def __init__(self, latest: Moment | None = None) -> None:
+        self.latest = latest  # None: it goes on right after what ran before
 
     def note(self, call: Call) -> None:
         """An outcome that is waited for is there."""
         if isinstance(call, HookCall):
             return
-        moment = call.seen.latest if isinstance(call, GlueCall) else _moment_of(call)
+        moment = call.seen.latest if isinstance(call, NodeCall) else _moment_of(call)
         if moment is not None:
             self.latest = moment if self.latest is None else max(self.latest, moment)
 
@@ -64,120 +61,89 @@ def _moment_of(call: Call) -> Moment:
     return turns_of(call.run).moment() if record is None else (float(record.batch), record.ended)
 
 
-class GlueStep(Step):
-    """A step of which nothing is recorded."""
+def seen_by(call: PlannedCall) -> Seen:
+    """What the conductor of this call, a node's or one in a node, has seen."""
+    if isinstance(call, NodeCall):
+        return call.seen
+    found: Seen = call.conductor.seen  # type: ignore[union-attr]  # only a node is begun by others
+    return found
+
+
+class NodeStep(GlueStep):
+    """A conductor of a batch program: a node, a walk from node to node, an item that may fall back."""
+
+    __slots__ = ()
+
+    @classmethod
+    def conducted(
+        cls, conduct: Callable[..., Any], name: str, *, timeout: TimeoutPolicy | None = None
+    ) -> NodeStep:
+        """The step whose calls have the conductor that ``conduct(call, *args)`` gives."""
+        return cls(conduct, name, is_async=True, is_planned=True, timeout=timeout)
+
+    def call_in(self, parent: PlannedCall, args: tuple[Any, ...]) -> Glue:
+        """A call that knows what it has seen."""
+        return NodeCall(parent, self, args)
+
+
+class NodeCall(PlannedGlue):
+    """A conductor at work, with what it has seen."""
+
+    def __init__(self, parent: PlannedCall, step: Step, args: tuple[Any, ...]) -> None:
+        super().__init__(parent.run, parent, step, args, {})
+        self.seen = Seen(seen_by(parent).latest)
+
+    def branch_ended(self, branch: Branch, call: Call) -> None:
+        """The outcome of a call that the conductor has started is visible."""
+        self.seen.note(call)
+        super().branch_ended(branch, call)
+
+
+# Hooks
+
+
+class HookStep(GlueStep):
+    """A hook: ``prep`` or ``post``."""
 
     __slots__ = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.is_planned:
-            object.__setattr__(self, "is_plain", False)  # it may not begin before it is its turn
+        object.__setattr__(self, "is_plain", False)  # it may not begin before it is its turn
+
+    def call_in(self, parent: PlannedCall, args: tuple[Any, ...]) -> Glue:
+        """A call that waits for its turn."""
+        return HookCall(parent, self, args)
 
 
-class _Glue(Call):
-    """A call of the glue."""
+class HookCall(GlueCall):
+    """A hook at work."""
 
-    def _finish(self) -> None:
-        self._end_total()
-        self._become_visible()
+    def __init__(self, parent: PlannedCall, step: Step, args: tuple[Any, ...]) -> None:
+        super().__init__(parent.run, parent, step, args, {})
+        self.moment = seen_by(parent).latest  # after which it begins
 
-    def _become_visible(self) -> None:
-        parent = self.parent
-        assert parent is not None
-        if (above := parent.scope) is not None:
-            above.calls.pop(self.identity, None)
-            if self.scope is not None:
-                # Who goes on after this call goes on from the failures in it.
-                above.failures.update(self.scope.failures)
-        super()._become_visible()
+    def may_begin(self) -> bool:
+        """Whether it is its turn."""
+        return turns_of(self.run).admits(self)
 
-    def _tell(self, kind: type[events.CallEvent], **fields: Any) -> None:
-        if kind not in _QUIET:
-            super()._tell(kind, **fields)
-
-
-class GlueCall(_Glue, PlannedCall):
-    """A conductor in the glue: a node, a walk from node to node, an item that may fall back."""
-
-    def __init__(
-        self, run: Execution, parent: Call | None, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
-        super().__init__(run, parent, step, args, kwargs)
-        self.seen = Seen()
-
-    def start(
-        self,
-        branch: Branch,
-        step: Step,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        *,
-        identity: tuple[bytes, int] | None = None,
-    ) -> None:
-        """Start a call, of the glue too: a block does not know the difference."""
-        if isinstance(step, GlueStep):
-            start_glue(self, branch, step, args, identity=identity, moment=self.seen.latest)
-        else:
-            super().start(branch, step, args, kwargs, identity=identity)
-
-    def branch_ended(self, branch: Branch, call: Call) -> None:
-        """The outcome of a call that the conductor has started is visible."""
-        self.seen.note(call)
-        if call.record is not None and self.scope is not None:
-            self.scope.failures.pop(call.identity, None)  # that it was gone on from is recorded as well
-        super().branch_ended(branch, call)
-
-
-class HookCall(_Glue):
-    """A hook at work: ``prep`` or ``post``."""
-
-    moment: Moment | None = None  # after which it begins; None: right after what ran before
-    kept: Any = None  # what a hook in a thread gave
-
-    def _admit(self) -> None:
-        if self.state is not State.ASKED:
-            return
-        if self.stopping is not None:
-            self._end_stopped()
-            return
-        if not turns_of(self.run).admits(self):
-            return
-        needs = needs_of(None, self.step.limits)
-        if needs and not self._ask_permit(needs):
-            return
-        self._launch()
-
-    def _has_children(self) -> None:
+    def make_way(self) -> None:
+        """Its turn is over."""
         turns_of(self.run).end(self)
-        super()._has_children()
-
-    def _finish(self) -> None:
-        if self.error is None and not self.step.is_async and self.value is None:
-            self.value = self.kept
-        super()._finish()
-
-    def _become_visible(self) -> None:
-        turns_of(self.run).end(self)
-        super()._become_visible()
-
-    def _open_question(self, question: Interrupted) -> None:
-        turns_of(self.run).end(self)
-        super()._open_question(question)
 
 
-def hook_step(hook: Callable[..., Any], name: str, run: Execution) -> GlueStep:
+def hook_step(hook: Callable[..., Any], name: str, run: Execution) -> HookStep:
     """The step of a hook."""
     if is_async_callable(hook):
-        return GlueStep(_on_loop(hook), name, is_async=True)
-    return GlueStep(_in_thread(hook), name, is_async=False, limits=turns_of(run).limits)
+        return HookStep(_on_loop(hook), name, is_async=True)
+    return HookStep(_in_thread(hook), name, is_async=False, limits=turns_of(run).limits)
 
 
 def _on_loop(hook: Callable[..., Any]) -> Callable[..., Any]:
     async def body(*args: Any) -> Any:
         call = current.get()
         assert isinstance(call, HookCall)
-        call.run.loop.call_soon(turns_of(call.run).end, call)  # when it has begun, and waits for something
+        call.run.loop.call_soon(call.make_way)  # when it has begun, and waits for something
         return await hook(*args)
 
     return body
@@ -186,57 +152,13 @@ def _on_loop(hook: Callable[..., Any]) -> Callable[..., Any]:
 def _in_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
     def body(*args: Any) -> Any:
         found = hook(*args)
-        call = current.get()
-        assert isinstance(call, HookCall)
         if hasattr(type(found), "__await__"):
-            call.run.post(turns_of(call.run).end, call)
-            return found
-        call.kept = found  # what a thread returns is encoded there, and this is not recorded
-        return None
+            call = current.get()
+            assert isinstance(call, HookCall)
+            call.run.post(call.make_way)
+        return found
 
     return body
-
-
-def start_glue(
-    parent: PlannedCall,
-    branch: Branch,
-    step: GlueStep,
-    args: tuple[Any, ...],
-    *,
-    identity: tuple[bytes, int] | None = None,
-    moment: Moment | None = None,
-) -> None:
-    """Start a call of the glue; the conductor of ``parent`` is told when it has ended.
-
-    Args:
-        parent: Whose conductor this is.
-        branch: What the conductor knows the call by.
-        step: What to run: a conductor, or a hook.
-        args: Its arguments.
-        identity: Of the call, in a journaled run, where not its name alone tells it from its siblings.
-        moment: The recorded moment after which it begins; None: right after what ran before.
-    """
-    call: GlueCall | HookCall
-    if step.is_planned:
-        call = GlueCall(parent.run, parent, step, args, {})
-        call.seen.latest = moment
-    else:
-        call = HookCall(parent.run, parent, step, args, {})
-        call.moment = moment
-    branch.call = call
-    call.future = branch
-    call.context = parent.context
-    if (recorder := parent.run.recorder) is not None:
-        call.identity, call.ordinal = identity or parent.identify(step.name, b"")
-        if parent.scope is not None and parent.scope.failures:
-            # That failures were gone on from is written in time for the next outcome, but no hook waits for it: it
-            # would take its turn later than on a resume.
-            recorder.before_start(call, parent.scope, _nothing)
-    call.begin(b"")
-
-
-def _nothing() -> None:
-    pass
 
 
 # Turns
@@ -299,16 +221,16 @@ class Turns:
             return
         self._replays = self._replays and moment[0] < math.inf
         self._now, self._at_work = moment, hook
-        hook._admit()
+        hook.admit()
 
 
-# A run has no place of its own for what a style keeps of it.
-_of_runs: WeakKeyDictionary[Execution, Turns] = WeakKeyDictionary()
+#: Where a run keeps its turns.
+_KEPT = "batch: the turns of hooks"
 
 
 def turns_of(run: Execution) -> Turns:
     """The turns of the hooks of this run."""
-    found = _of_runs.get(run)
+    found: Turns | None = run.kept.get(_KEPT)
     if found is None:
-        found = _of_runs[run] = Turns(run)
+        found = run.kept[_KEPT] = Turns(run)
     return found

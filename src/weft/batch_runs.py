@@ -19,12 +19,13 @@ from contextvars import ContextVar
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from weft.batch_hooks import GlueStep, Seen, hook_step, start_glue
+from weft.batch_hooks import NodeCall, NodeStep, Seen, hook_step
 from weft.core.policy import FailFast
 from weft.engine.block import Block, BlockOptions, Start
 from weft.engine.context import current
 from weft.engine.feed import Known
 from weft.engine.futures import Branch
+from weft.engine.glue import GlueStep, start_glue
 from weft.engine.step import Step, is_async_callable
 from weft.errors import DefinitionError, InputError, ParallelExecutionError
 
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 retry_number: ContextVar[int] = ContextVar("weft_cur_retry", default=0)
 
 #: Makes of the action that a node ended with, and of ``shared``, the value of the call.
-Give = Callable[["PlannedCall", Any, Any], Any]
+Give = Callable[[Any, Any], Any]
 
 
 # What a node is made of
@@ -81,13 +82,19 @@ def nodes_of(flow: Flow) -> list[BaseNode]:
     return found
 
 
-def all_nodes_of(node: BaseNode) -> Iterator[BaseNode]:
-    """The node, and where it is a flow all that it can reach, however deep; each once."""
-    stack, seen = [node], {id(node)}
+def all_nodes_of(
+    top: BaseNode, *, enter: Callable[[BaseNode], bool] = lambda flow: True
+) -> Iterator[BaseNode]:
+    """The node, and where it is a flow all that it can reach, however deep; each once.
+
+    ``enter`` says whose nodes are looked at, of the flows in it.
+    """
+    stack, seen = [top], {id(top)}
     while stack:
         node = stack.pop()
         yield node
-        inner = nodes_of(node) if node._weft_is_flow else []  # type: ignore[arg-type]  # as it says
+        is_entered = node._weft_is_flow and (node is top or enter(node))
+        inner = nodes_of(node) if is_entered else []  # type: ignore[arg-type]  # as it says
         fresh = [each for each in inner if id(each) not in seen]
         seen.update(id(each) for each in fresh)
         stack += reversed(fresh)
@@ -141,8 +148,8 @@ class NodeRun:
         self._key = key_of(node)
         self._options = node._weft_chosen()
         self._work: _Work | None = None  # made when prep has run, which may still change the node
-        self._seen = Seen()
-        self._seen.latest = getattr(getattr(call, "seen", None), "latest", None)
+        #: A call of another kind does not know what it has seen: then this notes it.
+        self.seen = call.seen if isinstance(call, NodeCall) else Seen()
         self._found: Any = None  # what prep gave
         self._items: list[Any] = []
         self._values: list[Any] = []
@@ -157,7 +164,8 @@ class NodeRun:
     def note(self, branch: Branch, call: Call) -> None:
         """What it waited for has ended."""
         self._is_waiting = False
-        self._seen.note(call)
+        if not isinstance(self._call, NodeCall):
+            self.seen.note(call)
         if call.error is None:
             self._take(call.value)
         else:
@@ -230,7 +238,7 @@ class NodeRun:
     def _conclude(self, action: Any, error: BaseException | None) -> None:
         if self._original is not None:
             _give_back(self._node, self._original)
-        value = self._give(self._call, self._shared, action) if error is None else None
+        value = self._give(self._shared, action) if error is None else None
         self._call.conclude(value, error)
 
     # Starting
@@ -238,7 +246,7 @@ class NodeRun:
     def _start_hook(self, name: str, hook: Callable[..., Any], args: tuple[Any, ...]) -> None:
         self._is_waiting = True
         step = hook_step(hook, f"{self._key}.{name}", self._call.run)
-        start_glue(self._call, Branch(self._call, 0), step, args, moment=self._seen.latest)
+        start_glue(self._call, Branch(self._call, 0), step, args)
 
     def _start_item(self, work: _Work, item: Any) -> None:
         self._is_waiting = True
@@ -251,15 +259,13 @@ class NodeRun:
         identity = None
         if self._call.run.recorder is not None:
             identity = self._call.identify(step.name, work.fingerprint(self._call, start))
-        start_glue(self._call, branch, step, args, identity=identity, moment=self._seen.latest)
+        start_glue(self._call, branch, step, args, identity=identity)
 
     def _start_block(self, work: _Work) -> None:
         self._is_waiting = self._is_in_block = True
         conduct = functools.partial(_block_of, work, self._options.block)
-        step = GlueStep(
-            conduct, self._key, is_async=True, is_planned=True, timeout=self._options.block_timeout
-        )
-        start_glue(self._call, Branch(self._call, 0), step, (self._items,), moment=self._seen.latest)
+        step = NodeStep.conducted(conduct, self._key, timeout=self._options.block_timeout)
+        start_glue(self._call, Branch(self._call, 0), step, (self._items,))
 
     def _said(self, error: BaseException) -> BaseException:
         """What the user's code raised, with the number of the item."""
@@ -288,12 +294,12 @@ class _Missing:
     """No value."""
 
 
-def give_action(call: PlannedCall, shared: Any, action: Any) -> Any:
+def give_action(shared: Any, action: Any) -> Any:
     """For a flow, which goes on by it."""
     return action
 
 
-def give_shared(call: PlannedCall, shared: Any, action: Any) -> Any:
+def give_shared(shared: Any, action: Any) -> Any:
     """For other styles, whose parts give values."""
     return shared
 
@@ -338,9 +344,7 @@ def _node_work(key: str, node: BaseNode, options: Options, call: PlannedCall) ->
         if fallback is None:
             start_of = functools.partial(_start_of_exec, step)
         else:
-            falling = GlueStep(
-                functools.partial(ItemRun, step, fallback), key, is_async=True, is_planned=True
-            )
+            falling = NodeStep.conducted(functools.partial(ItemRun, step, fallback), key)
             start_of = functools.partial(_start_of_exec, falling)
             recorded = functools.partial(_item_fingerprint, step)
     return _Work(start_of, _all_of if node._weft_is_batch else _only_of, recorded, computes)
@@ -350,13 +354,23 @@ def _flow_work(key: str, flow: Flow, shared: Any, options: Options, call: Planne
     if flow.start_node is None:
         raise DefinitionError(f"{key} has no node to start with: write {key}(start=node) or .start(node)")
     places = places_of(flow) if call.run.recorder is not None else {}
-    step = GlueStep(functools.partial(Walk, flow, places), key, is_async=True, is_planned=True)
+    step = NodeStep.conducted(functools.partial(Walk, flow, places), key)
     start_of = functools.partial(_start_of_walk, step, shared)
     if not flow._weft_is_batch:
         return _Work(start_of, _only_of, _params_fingerprint, computes=False)
     result = _all_of if options.block.policy.gives_outcomes else _nothing_of
-    computes = options.is_block and any(_computes(node) for node in all_nodes_of(flow))
+    computes = options.is_block and needs_core(flow)
     return _Work(start_of, result, _params_fingerprint, computes)
+
+
+def needs_core(node: BaseNode) -> bool:
+    """Whether running it has a sync body compute; not counting what chooses its own width."""
+    inner = all_nodes_of(node, enter=_takes_turns)
+    return any(_takes_turns(each) and _computes(each) for each in inner)
+
+
+def _takes_turns(node: BaseNode) -> bool:
+    return not node._weft_is_parallel
 
 
 def _computes(node: BaseNode) -> bool:
@@ -369,12 +383,9 @@ def _computes(node: BaseNode) -> bool:
 def _exec_step(
     key: str, node: BaseNode, hook: Callable[..., Any], options: Options, call: PlannedCall
 ) -> Step:
-    recorder = call.run.recorder
-    if recorder is not None:
-        recorder.codec.register_hints(hook)
-        hook = _watched(key, node, hook)
+    body = hook if call.run.recorder is None else _watched(key, node, hook)
     return Step(
-        _counted(hook),
+        _Counted(hook, body),
         key,
         is_async=is_async_callable(hook),
         retry=options.retry_of(node),
@@ -513,7 +524,7 @@ class ItemRun:
 
     def _fall_back(self, error: Exception, attempts: int) -> None:
         hook, name = self._fallback, f"{self._step.name}.exec_fallback"
-        step = Step(_counted(hook, attempts), name, is_async=is_async_callable(hook))
+        step = Step(_Counted(hook, hook, attempts), name, is_async=is_async_callable(hook))
         # An error may hold anything, so it is no part of the call's identity; there is only one here anyway.
         identity = self._call.identify(name, b"") if self._call.run.recorder is not None else None
         self._call.start(Branch(self._call, 1), step, (self._item, error), {}, identity=identity)
@@ -575,16 +586,13 @@ class Walk:
         call, key = self._call, key_of(node)
         conduct = functools.partial(NodeRun, node, give_action, False)
         timeout = node._weft_chosen().flow_timeout
-        step = GlueStep(conduct, key, is_async=True, is_planned=True, timeout=timeout)
+        step = NodeStep.conducted(conduct, key, timeout=timeout)
         identity = None
         if call.run.recorder is not None:
             place = self._places.get(id(node), 0)
             fingerprint = call.run.recorder.codec.fingerprint(place, self._params)
             identity = call.identify(key, fingerprint or b"")
-        moment = getattr(call, "seen").latest  # noqa: B009 - a walk is always of the glue
-        start_glue(
-            call, Branch(call, 0), step, (self._shared, self._params), identity=identity, moment=moment
-        )
+        start_glue(call, Branch(call, 0), step, (self._shared, self._params), identity=identity)
 
     def close(self, then: Callable[[], None]) -> None:
         """There is nothing to close."""
@@ -617,29 +625,25 @@ async def _then_await(found: Awaitable[Any], then: Callable[[Any], Any]) -> Any:
     return then(await found)
 
 
-def _counted(hook: Callable[..., Any], attempts: int | None = None) -> Callable[..., Any]:
-    """The hook, which can read ``cur_retry``: of this attempt, or of the last of so many."""
-    if is_async_callable(hook):
+class _Counted:
+    """A hook that can read ``cur_retry``: of this attempt, or of the last of so many."""
 
-        async def on_loop(*args: Any) -> Any:
-            retry_number.set(_attempts(attempts) - 1)
-            return await hook(*args)
+    def __init__(
+        self, hook: Callable[..., Any], body: Callable[..., Any], attempts: int | None = None
+    ) -> None:
+        #: Whose annotations name what may be stored, and by which these are known: one for all runs of the node.
+        self.__func__ = getattr(hook, "__func__", hook)
+        self._body = body
+        self._attempts = attempts
 
-        return on_loop
-
-    def here(*args: Any) -> Any:
-        retry_number.set(_attempts(attempts) - 1)
-        return hook(*args)
-
-    return here
-
-
-def _attempts(given: int | None) -> int:
-    if given is not None:
-        return given
-    call = current.get()
-    assert call is not None
-    return call.attempt
+    def __call__(self, *args: Any) -> Any:
+        attempts = self._attempts
+        if attempts is None:
+            call = current.get()
+            assert call is not None
+            attempts = call.attempt
+        retry_number.set(attempts - 1)
+        return self._body(*args)
 
 
 def _watched(key: str, node: BaseNode, hook: Callable[..., Any]) -> Callable[..., Any]:
@@ -684,6 +688,7 @@ __all__ = [
     "give_shared",
     "hook_of",
     "key_of",
+    "needs_core",
     "nodes_of",
     "retry_number",
     "shape_of",

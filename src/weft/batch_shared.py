@@ -13,11 +13,12 @@ from weft.errors import UsageError
 from weft.runnable import Runnable, running_call
 
 if TYPE_CHECKING:
-    from weft.batch import Part
+    from weft.batch import BaseNode, Part
     from weft.checkpoint.base import Checkpointer
     from weft.engine.call import Call
     from weft.engine.options import RunOptions
     from weft.engine.planned import PlannedCall
+    from weft.engine.workflow import Workflow
 
 _UNSET: Any = object()
 
@@ -30,7 +31,7 @@ class Use(Runnable):
         self._gives = "action" if gives_action else "shared"
         self._store: Checkpointer | None = None
         self._run_id: str | None = None
-        self._given: Any = _UNSET
+        self._given: Any = _UNSET  # by the caller
         self._start: Any = _UNSET  # of a run that is resumed: `shared` as it was
         self.key = part.key
         self.checkpointer = part.checkpointer
@@ -39,7 +40,7 @@ class Use(Runnable):
     def step(self) -> Step:  # type: ignore[override]  # its shape is worked out where it is recorded
         node = self._part.node
         return Step(
-            functools.partial(NodeRun, node, _give_both, True),
+            functools.partial(_conduct, node),
             self.key,
             is_async=True,
             is_planned=True,
@@ -57,13 +58,11 @@ class Use(Runnable):
 
     # The caller's `shared`
 
-    def _options(
-        self, input: Any, config: Mapping[str, Any] | None, options: Mapping[str, Any]
-    ) -> RunOptions:
-        parsed = super()._options(input, config, options)
-        self._given, self._store, self._run_id = input, parsed.checkpointer, parsed.run_id
+    def for_run(self, input: Any, options: RunOptions) -> Workflow:
+        """This is of one run alone; it remembers what the caller has given."""
+        self._given, self._store, self._run_id = input, options.checkpointer, options.run_id
         vars(self).pop("step", None)
-        return parsed
+        return self
 
     def bind(self, input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """``shared`` and the params: the caller's, or, where the caller gave none, the recorded ones."""
@@ -90,6 +89,10 @@ class Use(Runnable):
             return {**found, "params": params}
         self._start = found["shared"]
         return found
+
+    def recorded_value(self, value: Any) -> Any:
+        """All of it: the caller gets only one of the two."""
+        return value
 
     def recorded_output(self, value: Any, store: Checkpointer, run_id: str) -> Any:
         """The end of a finished run, which the caller's ``shared`` is filled with."""
@@ -129,15 +132,15 @@ def _is_running(loop: asyncio.AbstractEventLoop) -> bool:
         return False
 
 
-def _give_both(call: PlannedCall, shared: Any, action: Any) -> Any:
-    both = {"action": action, "shared": shared}
-    recorder = call.run.recorder
+def _conduct(node: BaseNode, call: PlannedCall, shared: Any, params: Any) -> NodeRun:
     if call.parent is not None:
-        # What it did to `shared` is done again by running it again, whoever else changes `shared` meanwhile.
+        # What it does to the caller's `shared` is done again by running it again, however it ends.
         call.is_recorded = False
-    elif recorder is not None:
-        call.payload = recorder.encode_output(call.step, both)  # the caller gets only one of the two
-    return both
+    return NodeRun(node, _give_both, True, call, shared, params)
+
+
+def _give_both(shared: Any, action: Any) -> Any:
+    return {"action": action, "shared": shared}
 
 
 def refill(target: Any, source: Any) -> Any:

@@ -436,7 +436,8 @@ class Decision(_Composed):
         """What it chose, by name if it has one here, so that it can be recorded."""
         if not isinstance(choice, Runnable):
             return choice
-        return next((name for name, part in self._named() if _is_same(part, choice)), choice)
+        chosen = choice.as_part()
+        return next((name for name, part in self._named() if _is_same(part, chosen)), choice)
 
     def resolve(self, choice: Any) -> int | Runnable:
         """The place in the sequence to jump to, or what is to run in the decision's place.
@@ -445,7 +446,7 @@ class Decision(_Composed):
             UsageError: The choice names nothing.
         """
         if isinstance(choice, Runnable):
-            return choice
+            return choice.as_part()
         if not isinstance(choice, str):
             raise UsageError(
                 f"decision {self.key!r} returned {choice!r:.80}; it must return the name of a step, or a step"
@@ -564,7 +565,7 @@ def _named_branches(branches: Any) -> dict[str, Runnable]:
 
 
 def _is_same(part: Runnable, value: Runnable) -> bool:
-    return part is value or (
+    return part == value or (
         isinstance(part, Decision) and isinstance(value, Decision) and part.func is value.func
     )
 
@@ -576,7 +577,7 @@ def _global_of(fn: Callable[..., Any], name: str) -> Runnable | None:
 def _global_runnables(fn: Callable[..., Any]) -> Iterator[tuple[str, Runnable]]:
     """What the function sees: by the name of the variable, then by its own."""
     seen = getattr(inspect.unwrap(fn), "__globals__", {})
-    parts = [(name, value) for name, value in list(seen.items()) if isinstance(value, Runnable)]
+    parts = [(name, value.as_part()) for name, value in list(seen.items()) if isinstance(value, Runnable)]
     yield from parts
     yield from ((part.key, part) for _, part in parts)
 

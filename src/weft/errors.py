@@ -6,7 +6,7 @@
     │   ├── NotInRunError                        a step was called outside a run
     │   └── DirectCallError      (TypeError)     something that has verbs was called like a function
     ├── InputError               (ValueError)    a run was given an argument it cannot use
-    ├── GraphError                               something about a graph
+    ├── GraphError               (ValueError)    something about a graph
     │   ├── GraphCompileError    (DefinitionError) a graph that can never work as it is
     │   ├── MaxStepsError                        more nodes ran one after the other than it allows
     │   ├── StuckError                           joins wait for each other
@@ -118,8 +118,8 @@ class ParallelTimeoutError(NodeTimeoutError):
             self.args = (f"{self.args[0]}; unfinished: {_listed(self.unfinished)}",)
 
 
-class GraphError(WeftError):
-    """Something about a graph."""
+class GraphError(WeftError, ValueError):
+    """A graph was put together wrongly, or something in it did what it may not."""
 
 
 class GraphCompileError(GraphError, DefinitionError):
@@ -147,7 +147,8 @@ class MaxStepsError(GraphError):
         if loop:
             where = f"{node!r} would be the next, in the loop {' -> '.join(map(repr, [*loop, loop[0]]))}"
         super().__init__(
-            f"{max_steps} nodes have run one after the other and {where}; max_steps= allows more than {max_steps}"
+            f"{max_steps} nodes have run one after the other and {where}, which max_steps={max_steps} refuses (10,000 "
+            "unless a graph with a loop says otherwise); give Graph(max_steps=...) more if it is meant"
         )
         self.max_steps = max_steps
         self.loop = tuple(loop)

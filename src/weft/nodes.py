@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Awaitable, Callable
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, Generic, NamedTuple, ParamSpec, Protocol, TypeVar, overload
 
 from weft.core.binding import Binding
 from weft.core.checks import check_name
@@ -16,19 +16,43 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class FunctionNode(Runnable, Generic[P, T]):
-    """A function with a name and options, for workflows to use; made by :func:`node`."""
+class Place(NamedTuple):
+    """What a node is in a graph."""
 
-    def __init__(self, step: Step) -> None:
+    is_start: bool = False
+    is_end: bool = False
+    is_router: bool = False
+    is_stream: bool = False
+
+
+class FunctionNode(Runnable, Generic[P, T]):
+    """A function with a name and options, for workflows to use; made by :func:`node` and :func:`router`.
+
+    Attributes:
+        is_start: Whether a graph begins with it.
+        is_end: Whether a branch of a graph ends with it.
+        is_router: Whether it says where a graph goes on.
+        is_stream: Whether it gets ``callback``, to stream while it runs.
+    """
+
+    is_start = is_end = is_router = is_stream = False
+
+    def __init__(self, step: Step, place: Place = Place()) -> None:  # noqa: B008 - it is immutable
         self.step = step
         self.key = step.name
+        self.is_start, self.is_end, self.is_router, self.is_stream = place
         self.computes = not step.is_async
         self._binding = Binding.of(step.fn)
         functools.update_wrapper(self, step.fn, updated=())
         self.__name__ = step.name
 
     def __repr__(self) -> str:
-        return f"<weft.node {self.step.name!r}>"
+        return f"<weft.{'router' if self.is_router else 'node'} {self.step.name!r}>"
+
+    @property
+    def name(self) -> str:
+        """What results, errors and the edges of a graph call it."""
+        return self.step.name
 
     @overload
     def __call__(self) -> FunctionNode[P, T]: ...
@@ -68,6 +92,9 @@ def node(
     name: str | None = None,
     /,
     *,
+    start: bool = False,
+    end: bool = False,
+    stream: bool = False,
     timeout: Any = None,
     total: float | None = None,
     retry: Any = None,
@@ -78,6 +105,9 @@ def node(
 def node(
     *,
     name: str,
+    start: bool = False,
+    end: bool = False,
+    stream: bool = False,
     timeout: Any = None,
     total: float | None = None,
     retry: Any = None,
@@ -89,39 +119,112 @@ def node(
     /,
     *,
     name: str | None = None,
-    timeout: Any = None,
-    total: float | None = None,
-    retry: Any = None,
-    limit: Any = None,
-    key: Callable[..., Any] | None = None,
+    start: bool = False,
+    end: bool = False,
+    stream: bool = False,
+    **options: Any,
 ) -> Any:
     """Make a step of a function: ``@node``, ``@node("name")``, ``@node(name=..., ...)``, ``node("x")(lambda v: ...)``.
 
     Args:
         func: The function, or the name.
         name: What results and errors call it; the function's name unless told.
-        timeout: Of one attempt: seconds, a ``timedelta`` or a :class:`TimeoutPolicy`; waiting for limits is not
-            counted.
-        total: Seconds for all attempts and waits together.
-        retry: How many attempts, a :class:`RetryPolicy`, or several; the first that covers an error decides.
-        limit: A :class:`Limit`, or several.
-        key: Computes from the arguments what stands for them in the call's identity; see :func:`weft.task`.
+        start: In a :class:`Graph`: whether it begins there.
+        end: In a graph: whether a branch ends there.
+        stream: In a graph: whether it gets ``callback``, to stream to while it runs.
+        **options: ``timeout`` (of one attempt: seconds, a ``timedelta`` or a :class:`TimeoutPolicy`; waiting for limits
+            is not counted), ``total`` (seconds for all attempts and waits together), ``retry`` (how many attempts, a
+            :class:`RetryPolicy`, or several; the first that covers an error decides), ``limit`` (a :class:`Limit`, or
+            several), and ``key`` (computes from the arguments what stands for them in the call's identity; see
+            :func:`weft.task`).
 
     Raises:
         DefinitionError: What is decorated is no function, or an option can never work.
     """
+    return _decorator("node", func, name, Place(start, end, False, stream), options)
+
+
+@overload
+def router(func: Callable[P, T], /) -> FunctionNode[P, T]: ...
+@overload
+def router(
+    name: str | None = None,
+    /,
+    *,
+    start: bool = False,
+    stream: bool = False,
+    timeout: Any = None,
+    total: float | None = None,
+    retry: Any = None,
+    limit: Any = None,
+    key: Callable[..., Any] | None = None,
+) -> NodeDecorator: ...
+@overload
+def router(
+    *,
+    name: str,
+    start: bool = False,
+    stream: bool = False,
+    timeout: Any = None,
+    total: float | None = None,
+    retry: Any = None,
+    limit: Any = None,
+    key: Callable[..., Any] | None = None,
+) -> NodeDecorator: ...
+def router(
+    func: Any = None,
+    /,
+    *,
+    name: str | None = None,
+    start: bool = False,
+    end: bool = False,
+    stream: bool = False,
+    **options: Any,
+) -> Any:
+    """Make a node that says where a :class:`Graph` goes on: it returns a dict with ``choice`` or ``choices``.
+
+    ``{"choice": "name"}`` goes on with one node, ``{"choices": ["a", "b"]}`` with several at the same time, and
+    ``{"choices": []}`` ends the branch. What else is in the dict is merged like that of any node.
+
+    Args:
+        func: The function, or the name.
+        name: What results and errors call it; the function's name unless told.
+        start: Whether the graph begins there.
+        end: Not for a router: one that goes no further gives ``{"choices": []}``.
+        stream: Whether it gets ``callback``, to stream to while it runs.
+        **options: Those of :func:`node`.
+
+    Raises:
+        DefinitionError: What is decorated is no function, or an option can never work.
+    """
+    if end:
+        raise DefinitionError(
+            "a router is no end node; one that goes no further returns {'choices': []}, and what comes last is a node"
+        )
+    return _decorator("router", func, name, Place(start, False, True, stream), options)
+
+
+_OPTIONS = frozenset({"timeout", "total", "retry", "limit", "key"})
+
+
+def _decorator(kind: str, func: Any, name: str | None, place: Place, options: dict[str, Any]) -> Any:
+    if unknown := sorted(options.keys() - _OPTIONS):
+        raise DefinitionError(
+            f"@{kind} has no option {unknown[0]!r}; it takes name, start, end, stream, {', '.join(sorted(_OPTIONS))}"
+        )
     if isinstance(func, str):
         if name is not None:
-            raise DefinitionError(f"node({func!r}, name={name!r}) has two names; leave one of them out")
+            raise DefinitionError(f"{kind}({func!r}, name={name!r}) has two names; leave one of them out")
         func, name = None, func
     if name is not None:
-        check_name("a node", name)
-    options = {**step_options(timeout=timeout, total=total, retry=retry, limit=limit), "key": key}
+        check_name(f"a {kind}", name)
+    key = options.pop("key", None)
+    fields = {**step_options(**options), "key": key}
 
     def decorate(fn: Callable[..., Any]) -> FunctionNode[..., Any]:
         if not callable(fn) or isinstance(fn, Runnable):
-            raise DefinitionError(f"@node is put on a function, not on {fn!r}")
-        return FunctionNode(Step.of(fn, name=name, **options))
+            raise DefinitionError(f"@{kind} is put on a function, not on {fn!r}")
+        return FunctionNode(Step.of(fn, name=name, **fields), place)
 
     return decorate if func is None else decorate(func)
 
@@ -141,4 +244,4 @@ def as_runnable(value: Any, *, where: str) -> Runnable:
     )
 
 
-__all__ = ["FunctionNode", "as_runnable", "node"]
+__all__ = ["FunctionNode", "Place", "as_runnable", "node", "router"]

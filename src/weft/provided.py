@@ -23,7 +23,7 @@ def _writer(workflow: Runnable, call: Call) -> StreamWriter:
     run = call.run
 
     def write(value: Any) -> None:
-        run.post(call.tell_user_event, value)
+        run.tell(call.tell_user_event, value)
 
     return write
 

@@ -212,6 +212,10 @@ class Runnable(Workflow):
         """The arguments of its step for a value that is handed on; see :mod:`weft.core.binding`."""
         return self.bind(value)
 
+    def bind_node(self, values: dict[Any, Any], callback: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of its step where it is a node of a graph: a dict of its own, and what such nodes stream to."""
+        return self.bind_branch(values)
+
     def parts(self) -> Iterator[tuple[str, Runnable]]:
         """What it is made of, each with what errors call it."""
         return iter(())
@@ -222,24 +226,28 @@ class Runnable(Workflow):
 
     def functions(self) -> Iterator[Callable[..., Any]]:
         """The functions of its steps, and of those of its parts: their annotations name what may be stored."""
-        for _, part in self._with_parts():
-            yield part.own_function()
+        for part, _ in self._with_parts():
+            yield from part.own_functions()
+
+    def own_functions(self) -> Iterator[Callable[..., Any]]:
+        """The functions of its own steps."""
+        yield self.own_function()
 
     def own_function(self) -> Callable[..., Any]:
         """The function of its step."""
         return self.step.fn
 
-    def _with_parts(self) -> Iterator[tuple[str, Runnable]]:
+    def _with_parts(self) -> Iterator[tuple[Runnable, _Way]]:
         """Itself and all that it is made of, however deep, each with the way to it."""
-        stack: list[tuple[str, Runnable]] = [("", self)]
-        seen: set[int] = set()
+        stack: list[tuple[Runnable, _Way]] = [(self, None)]
+        seen: set[Runnable] = set()
         while stack:
-            way, part = stack.pop()
-            if id(part) in seen:
+            part, way = stack.pop()
+            if part in seen:
                 continue
-            seen.add(id(part))
-            yield way, part
-            stack += [(f"{way}{name}: ", inner) for name, inner in part.parts()][::-1]
+            seen.add(part)
+            yield part, way
+            stack += [(inner, (way, name)) for name, inner in part.parts()][::-1]
 
     def validate(self) -> None:
         """Look, without running anything, for what can never work.
@@ -247,7 +255,7 @@ class Runnable(Workflow):
         Raises:
             DefinitionError: There is something; it lists all of it.
         """
-        found = [f"{way}{problem}" for way, part in self._with_parts() for problem in part.problems()]
+        found = [f"{_said(way)}{problem}" for part, way in self._with_parts() for problem in part.problems()]
         if found:
             listed = "".join(f"\n  - {problem}" for problem in found)
             raise DefinitionError(f"{self.step.name!r} cannot work as it is:{listed}")
@@ -309,6 +317,18 @@ class Runnable(Workflow):
                     f"{self.step.name!r} joins the run that it is called in, which has its own {name}"
                 )
         return replace(self.step, timeout=TimeoutPolicy.of(given["timeout"]))
+
+
+#: How a part is reached: the way to what it is a part of, and what that calls it.
+_Way = tuple["_Way", str] | None
+
+
+def _said(way: _Way) -> str:
+    names: list[str] = []
+    while way is not None:
+        way, name = way
+        names.append(f"{name}: ")
+    return "".join(reversed(names))
 
 
 def may_wait_for(run: Execution) -> bool:

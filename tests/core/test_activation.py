@@ -9,6 +9,7 @@ import time
 from collections import Counter
 
 import pytest
+from graph_making import graphs, plan_for, possible
 from graph_reference import Graph, Reference, Stuck, TooManySteps, opener_of
 from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
@@ -453,6 +454,75 @@ def test_without_a_join_the_state_meets_at_the_end():
     assert run.state == {"history": ["s", "a", "e", "b", "e"]}
 
 
+def test_what_was_appended_stands_in_the_order_in_which_nodes_were_completed():
+    """The document's example without a join: not branch by branch."""
+    run = Driver(plan_of("s>ab a>e b>e"), state={})
+    run.find("s").branch.state.state["history"] = ["s"]
+    run.end("s")
+    for node in ("a", "b", "e", "e"):
+        note(run.find(node))
+        run.end(node)
+    assert run.state == {"history": ["s", "a", "b", "e", "e"]}
+
+
+def test_when_a_node_was_completed_counts_and_not_when_it_appended():
+    run = Driver(plan_of("s>ab", "ab>e"), state={"history": []})
+    run.end("s")
+    for node in "ab":
+        note(run.find(node))
+        run.find(node).branch.state.take()
+    run.end("b")
+    run.end("a")
+    assert run.find("e").branch.state.state == {"history": ["b", "a"]}
+
+
+@pytest.mark.parametrize("order", ["asxpyqcdze", "axspqycdze", "asxpyqczde"])
+def test_what_was_appended_stays_in_order_through_nested_forks_and_joins(order):
+    """One branch forks again and joins; the other goes on meanwhile, and what comes last joins them."""
+    run = Driver(plan_of("o>ax a>s s>pq x>y y>z c>d", "pq>c", "dz>e", start="o"), state={"history": []})
+    run.end("o")
+    for node in order:
+        note(run.find(node))
+        run.end(node)
+    assert run.state == {"history": [*order]}
+
+
+def test_a_branch_sees_what_was_appended_in_the_order_in_which_it_will_stand():
+    run = Driver(plan_of("s>abl a>p b>q", "pq>c", ends="cl"), state={"history": []})
+    seen = []
+    for node in "sablqpc":
+        seen = [*run.find(node).branch.state.state["history"]]
+        note(run.find(node))
+        run.end(node)
+    assert seen == [*"sabqp"]
+    assert run.state == {"history": [*"sablqpc"]}
+
+
+def test_what_branches_leave_that_fail_stands_in_order_too():
+    run = Driver(plan_of("s>ab a>c b>d", "cd>e", blocks="s"), state={"history": []})
+    run.end("s")
+    fork = run.find("a").branch.fork
+    for node in "abc":
+        note(run.find(node))
+        run.end(node)
+    run._take(run.activation.failed(run.running.pop(run.find("d").execution).execution, fork, {"failed": 1}))
+    assert run.find("e").branch.state.state == {"history": ["a", "b", "c"]}
+
+
+def test_the_digest_stands_for_the_order_too():
+    """What runs behind the join sees another list, though each branch did the same."""
+    digests = {}
+    for order in ("sabcd", "sbacd", "sabdc"):
+        run = Driver(plan_of("s>ab a>c b>d", "cd>e"), state={"history": []})
+        for node in order:
+            state = run.find(node).branch.state
+            note(run.find(node))
+            state.record(repr(state.take()).encode())
+            run.end(node)
+        digests[order] = run.find("e").branch.state.digest
+    assert len({*digests.values()}) == 3
+
+
 def test_what_came_through_a_join_counts_once():
     """a is seen by the branch that ends outside of the join, and by what goes on behind it."""
     run = Driver(plan_of("s>ab a>cl", "cb>d", ends="dl"), state={"history": []})
@@ -597,6 +667,8 @@ def test_places_do_not_depend_on_the_order():
         for node in order:
             run.end(node)
         found.add(frozenset((each.node, each.place) for each in run.runs))
+        places = {each.node: each.place for each in run.runs}
+        assert places["b"] == places["x"] != places["a"]  # one after the other on one branch
     assert len(found) == 1
     assert len(next(iter(found))) == 8
 
@@ -834,53 +906,11 @@ def test_what_can_run_need_not_be_perfect():
 # Random graphs
 
 
-def graphs():
-    """Half of them evenly spread, the others easy to make smaller."""
-    return st.one_of(st.integers(0, 2**32).map(random.Random), st.randoms(use_true_random=False)).map(
-        graph_of
-    )
-
-
-def graph_of(numbers):
-    """Mostly forwards, with routers that may go back, joins of all kinds, and some nonsense."""
-    count, chance = numbers.randint(2, 9), numbers.random
-    names = [f"n{place}" for place in range(count)]
-    ends = {name for name in names[1:] if chance() < 0.15} | {names[-1]}
-    routers = {name for name in names if chance() < 0.35}
-    edges = []
-    for place, name in enumerate(names[:-1]):
-        for _ in range(numbers.choice([1, 1, 2, 2, 3])):
-            is_back = chance() < (0.35 if name in routers else 0.02)
-            low, high = (0, count - 1) if is_back else (place + 1, min(count - 1, place + 4))
-            edges.append((name, names[numbers.randint(low, high)]))
-    joins = {}
-    for _ in range(numbers.choice([0, 1, 1, 2, 2, 3])):
-        sources = sorted({numbers.randrange(count) for _ in range(numbers.randint(1, 3))})
-        low = min(sources[-1] + 1, count - 1) if chance() < 0.8 else 0
-        pair = tuple(names[place] for place in sources), names[numbers.randint(low, count - 1)]
-        joins.setdefault(pair)
-    return Graph(tuple(names), tuple(dict.fromkeys(edges)), tuple(joins), frozenset(ends), frozenset(routers))
-
-
-def plan_for(graph):
-    nodes = [
-        PlanNode(name, place == 0, name in graph.ends, name in graph.routers)
-        for place, name in enumerate(graph.nodes)
-    ]
-    return GraphPlan(nodes, graph.edges, [PlanJoin(*join) for join in graph.joins])
-
-
-def possible(plan, name):
-    point = plan.number[name]
-    ways = [plan.destination_of(way) if plan.is_join(way) else way for way in plan.ways_on(point)]
-    return sorted({plan.nodes[way].name for way in ways})
-
-
 def both(graph, seed, *, reducers=None, loses=0.03, most=60):
     """Tell the activation and the reference the same, in a random order; how it ended, and both."""
     print(f"{graph} seed={seed}")
     rng, plan = random.Random(seed), plan_for(graph)
-    one = Activation(plan, Options(max_steps=30, reducers=reducers), state={"noted": []})
+    one = Activation(plan, Options(max_steps=30, reducers=reducers), state=noted([]))
     other = Reference(graph, max_steps=30, reducers=reducers)
     decisions, started, running = one.begin({"in": 0}), other.begin({"in": 0}), {}
     for turn in range(most):
@@ -888,16 +918,17 @@ def both(graph, seed, *, reducers=None, loses=0.03, most=60):
         shown = [(each.execution, each.node, dict(each.flow), tuple(each.upstream)) for each in runs]
         assert shown == [tuple(each)[:4] for each in started]
         running |= {run.execution: (run, each.branch) for run, each in zip(runs, started, strict=True)}
+        assert not any(isinstance(each, StateConflicts) for each in decisions)
         if not running:
             assert one.is_finished
-            assert decisions[-1] == Finished(other.result, {"noted": other.history})
+            assert decisions[-1] == Finished(other.result, noted(other.history))
             return "finished", one, other
         run, branch = running.pop(rng.choice(sorted(running)))
         notes = {}
         if rng.random() < 0.5:  # nodes that do not ask for the state have no copy of it
             notes = {"notes": True}
-            assert run.branch.state.state["noted"] == branch.history()
-            run.branch.state.state["noted"].append(run.execution)
+            assert run.branch.state.state == noted(branch.history())
+            note_in_all(run.branch.state.state, run.execution)
         if rng.random() < loses:
             told, told_here, told_there = [run.execution], one.lost, other.lose
         else:
@@ -914,6 +945,18 @@ def both(graph, seed, *, reducers=None, loses=0.03, most=60):
             return ended.__name__, one, other
         assert ended is None
     return "cut off", one, other
+
+
+def noted(items):
+    """The state that :func:`note_in_all` makes: a list that was there, one that is made when needed, one in a dict."""
+    return {"noted": items, **({"made": items, "in": {"made": items}} if items else {})}
+
+
+def note_in_all(state, item):
+    state["noted"].append(item)
+    state.setdefault("made", []).append(item)
+    state["in"] = state.get("in", {})
+    state["in"].setdefault("made", []).append(item)
 
 
 def _outcome(plan, run, rng, *, may_go_on):
@@ -968,19 +1011,21 @@ def test_random_graphs_do_as_the_reference(graph, seed, reducers):
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(graphs(), st.integers(0, 2**32))
 def test_the_order_changes_nothing_where_no_two_branches_write_one_key(graph, seed):
-    """What a router chooses depends on its place alone; each execution writes under its own place."""
+    """What a router chooses depends on how often it ran in its place; each execution writes under a key of its own."""
     found, plan = set(), plan_for(graph)
     for order in range(4):
         rng = random.Random(f"{seed} {order}")
-        run = Driver(plan, max_steps=12)
+        run, times = Driver(plan, max_steps=12), Counter()
         try:
             while run.running and len(run.runs) < 150:
                 each = rng.choice(sorted(run.running.values(), key=lambda each: each.execution))
-                chooser, choices = random.Random(f"{seed}{each.place}"), None
+                times[each.node, each.place] += 1
+                label = f"{each.place.hex()} {each.node} {times[each.node, each.place]}"
+                chooser, choices = random.Random(f"{seed}{label}"), None
                 if each.node in graph.routers:
                     ways = possible(plan, each.node) or [None]
                     choices = [chooser.choice(ways) for _ in range(chooser.choice([0, 1, 1, 2])) if ways[0]]
-                run.end(each, choices, **{each.place.hex(): each.node})
+                run.end(each, choices, **{label: each.node})
         except (StuckError, MaxStepsError):
             return
         if run.running:
@@ -995,12 +1040,13 @@ def test_the_order_changes_nothing_where_no_two_branches_write_one_key(graph, se
 def test_the_same_told_again_leads_to_the_same(graph, seed):
     """A resume tells the recorded outcomes in the recorded order, with the changes of the state."""
     rng, plan, told = random.Random(seed), plan_for(graph), []
-    first, again = (Driver(plan, max_steps=12, state={"noted": []}) for _ in range(2))
+    first, again = (Driver(plan, max_steps=12, state=noted([])) for _ in range(2))
     try:
         while first.running and len(first.runs) < 100:
             run = rng.choice(sorted(first.running.values(), key=lambda run: run.execution))
             output, choices = _outcome(plan, run, rng, may_go_on=len(told) < 20)
-            run.branch.state.state["noted"].append(run.execution)
+            if rng.random() < 0.7:
+                note_in_all(run.branch.state.state, run.execution)
             change = run.branch.state.take()
             run.branch.state.record(repr(change).encode())
             told.append((run.execution, choices, output, change))
@@ -1154,6 +1200,24 @@ def test_many_turns_of_a_loop_that_note_something_in_the_state():
     run.end("r", ["e"])
     run.end("e")
     assert run.state == {"history": [*range(turns)]}
+    assert len(state.state["history"]._came) < 5  # when they came is kept by turn
+
+
+def test_many_turns_of_two_loops_that_append_to_one_list():
+    turns = 20_000
+    plan = plan_of("s>pq p>ax a>p q>by b>q", "xy>e", routers="pq")
+    run = Driver(plan, state={"history": []}, max_steps=10**9)
+    run.end("s")
+    for turn in range(turns):
+        for router, node in ("pa", "qb"):
+            run.end(router, [node])
+            run.find(node).branch.state.state["history"].append((node, turn))
+            run.end(node)
+    for router, node in ("px", "qy"):
+        run.end(router, [node])
+        run.end(node)
+    run.end("e")
+    assert run.state == {"history": [(node, turn) for turn in range(turns) for node in "ab"]}
 
 
 def test_a_loop_through_a_join_keeps_nothing():

@@ -381,6 +381,159 @@ def test_else_the_last_one_wins_and_it_is_said(state, one, other, expected, path
     assert caught.value.branches == ("branch 0", "branch 1")
 
 
+# When what was appended came
+
+
+def completed(state, *steps):
+    """A branch on which nodes did this, each with the number as which it was completed."""
+    branch = StateBranch(state)
+    for number, body in steps:
+        exec(body, {"state": branch.state})
+        branch.complete(number)
+    return branch
+
+
+def together(state, *branches, order=None, target=None):
+    parts = [Part(f"branch {place}", branch, lambda other: False) for place, branch in enumerate(branches)]
+    target = target or StateBranch(state)
+    conflicts = merge(target, parts if order is None else [parts[place] for place in order])
+    assert conflicts == []
+    return target
+
+
+WAYS = {
+    "of a list that was there": ({"h": [0]}, "state['h']", "state['h'].append({})", [0]),
+    "of a list that all have created": ({}, "state['h']", "state.setdefault('h', []).append({})", []),
+    "in a dict": ({"d": {"h": [0]}}, "state['d']['h']", "state['d']['h'].append({})", [0]),
+    "in a dict that all have created": (
+        {},
+        "state['d']['h']",
+        "state.setdefault('d', {{}}).setdefault('h', []).append({})",
+        [],
+    ),
+    "in a list": ({"l": [[], [0]]}, "state['l'][1]", "state['l'][1].append({})", [0]),
+    "by writing it anew": ({"h": [0]}, "state['h']", "state['h'] = [*state['h'], {}]", [0]),
+}
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+@pytest.mark.parametrize(("state", "found", "append", "before"), WAYS.values(), ids=[*WAYS])
+def test_what_was_appended_stands_in_the_order_in_which_it_was_completed(state, found, append, before, order):
+    """Whatever the order of the branches; also when the result is a branch that meets others."""
+    branches = [
+        completed(state, *((number, append.format(number)) for number in numbers))
+        for numbers in ((1, 5, 6), (2, 4, 9), (3, 8))
+    ]
+    inner = together(state, *branches, order=order)
+    assert eval(found, {"state": inner.state}) == [*before, 1, 2, 3, 4, 5, 6, 8, 9]
+    exec(append.format(10), {"state": inner.state})
+    inner.complete(10)
+    outer = together(state, completed(state, (7, append.format(7)), (11, append.format(11))), inner)
+    assert eval(found, {"state": outer.state}) == [*before, *range(1, 12)]
+    assert outer.take() == {}
+
+
+def test_from_the_first_place_on_that_a_node_has_changed_all_has_come_with_it():
+    one = completed(
+        {"h": [0]},
+        (1, "state['h'] += ['a', 'b', 'c']"),
+        (3, "state['h'].remove('b'); state['h'].append('d')"),
+        (5, "state['h'].pop(); state['h'].insert(2, 'e')"),
+    )
+    other = completed({"h": [0]}, (2, "state['h'].append('x')"), (4, "state['h'].append('y')"))
+    assert together({"h": [0]}, one, other).state == {"h": [0, "a", "x", "y", "e", "c"]}
+
+
+def test_what_is_undone_was_not_appended():
+    one = completed({"h": []}, (1, "state['h'].append('a')"))
+    one.state["h"].pop()
+    one.undo()
+    one.state["h"].append("b")
+    one.complete(3)
+    other = completed({"h": []}, (2, "state['h'].append('x')"), (4, "state['h'].append('y')"))
+    assert together({"h": []}, one, other).state == {"h": ["a", "x", "b", "y"]}
+
+
+def test_what_is_replayed_has_come_when_it_is_completed_now():
+    """A resume applies what was recorded and tells the completions in their order."""
+    live, again = ([StateBranch({"h": []}) for _ in range(2)] for _ in range(2))
+    for number, place in enumerate((0, 1, 1, 0)):
+        live[place].state["h"].append(number)
+        live[place].state.setdefault("new", []).append(number)
+        again[place].apply(live[place].take())
+        for branches in (live, again):
+            branches[place].complete(number)
+    first, second = (together({"h": []}, *branches) for branches in (live, again))
+    assert first.state == second.state == {"h": [0, 1, 2, 3], "new": [0, 1, 2, 3]}
+    assert first.digest == second.digest
+
+
+def test_a_list_that_won_and_is_only_longer_keeps_when_it_came():
+    """The second branch replaces what the first has done; for a third, both have only appended."""
+    start = {"h": [0]}
+    first, second = completed(start, (1, "state['h'].pop()")), completed(start, (2, "state['h'].append('a')"))
+    inner = StateBranch(start)
+    parts = [Part(name, branch, lambda other: False) for name, branch in (("1", first), ("2", second))]
+    assert [each.path for each in merge(inner, parts)] == [("h",)]
+    inner.state["h"].append("b")
+    inner.complete(4)
+    third = completed(start, (3, "state['h'].append('x')"), (5, "state['h'].append('y')"))
+    assert together(start, third, inner).state == {"h": [0, "a", "x", "b", "y"]}
+
+
+def test_who_began_on_one_of_two_that_created_a_list_appends_to_what_both_have_made():
+    bodies = "state['h'] = [1]", "state['h'] = [2]", "state['h'].append(3)"
+    assert merged({}, *bodies, seen={(2, 1)}) == ({"h": [1, 2, 3]}, [])
+    bodies = "state['d'] = {'x': [1]}", "state['d'] = {'x': [2]}", "state['d']['x'].append(3)"
+    assert merged({}, *bodies, seen={(2, 1)}) == ({"d": {"x": [1, 2, 3]}}, [])
+
+
+def test_the_digest_stands_for_the_order_only_where_it_is_not_that_of_the_branches():
+    def digest(*numbers):
+        body = "state['h'].append(1)"
+        one, other = (completed({"h": []}, *((number, body) for number in each)) for each in numbers)
+        return together({"h": []}, one, other).digest
+
+    assert digest((1, 2), (3, 4)) == digest((1, 3), (5, 9))
+    assert len({digest((1, 2), (3, 4)), digest((1, 3), (2, 4)), digest((1, 4), (2, 3))}) == 3
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, 2**32))
+def test_lists_are_merged_by_completion_whatever_else_is_done_to_them(seed):
+    """What a branch holds at the end came when its place was last changed; a model that says it item by item."""
+    print(f"{seed=}")
+    rng = random.Random(seed)
+    start = rng.choice([{}, {"h": ["s", "t"]}])
+    size = len(start.get("h", ()))
+    branches = [StateBranch(start) for _ in range(3)]
+    models = [[-1] * size for _ in branches]
+    for number in range(rng.randrange(20)):
+        place = rng.randrange(3)
+        branch, model = branches[place], models[place]
+        items = branch.state.setdefault("h", [])
+        for _ in range(rng.randrange(3)):
+            before = [*items]
+            first = rng.randint(min(size, len(items)), len(items))
+            items[first:] = rng.choice([[], [(number, rng.random())], [*items[first:], object()]])
+            kept = next(
+                (at for at in range(min(len(before), len(items))) if before[at] is not items[at]), None
+            )
+            kept = min(len(before), len(items)) if kept is None else kept
+            model[kept:] = [number] * (len(items) - kept)
+        branch.complete(number)
+    target = together(start, *branches)
+    dated = [
+        (number, item)
+        for branch, model in zip(branches, models, strict=True)
+        for number, item in [*zip(model, branch.state.get("h", []), strict=True)][size:]
+    ]
+    assert target.state.get("h", []) == [
+        *start.get("h", []),
+        *(item for _, item in sorted(dated, key=lambda each: each[0])),
+    ]
+
+
 def test_a_conflict_says_where_and_what_to_do():
     with pytest.raises(StateConflictError) as caught:
         merged({"d": {"x": 0}}, "state['d']['x'] = 1", "state['d']['x'] = 2", on_conflict="error")

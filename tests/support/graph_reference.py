@@ -17,6 +17,8 @@ The rules:
 - What came brings, for each key, the last value written on its way since the opening. A value that is brought several
   times counts once, where it is brought last. One that was seen by the writer of another one that came does not count.
   The last one wins, or a reducer combines them in this order.
+- What was appended to a list in the state stands, wherever it is seen, in the order in which the nodes that appended it
+  were completed: not branch by branch.
 """
 
 from __future__ import annotations
@@ -44,6 +46,13 @@ class Event(NamedTuple):
     number: int
 
 
+class Note(NamedTuple):
+    """What an execution has appended, and as which it was completed."""
+
+    number: int
+    execution: int
+
+
 @dataclass(eq=False)
 class Branch:
     """Where values were written."""
@@ -52,7 +61,7 @@ class Branch:
     writes: dict[str, Any] = field(default_factory=dict)
     homes: dict[str, Branch] = field(default_factory=dict)  # where each value was written, if not here
     joined: tuple[Branch, ...] = ()
-    noted: list[int] = field(default_factory=list)  # what its executions have appended to a list in the state
+    noted: set[Note] = field(default_factory=set)  # what its executions have appended to a list in the state
 
     def above(self):
         """It and all that it began on, upwards."""
@@ -61,13 +70,16 @@ class Branch:
     def __post_init__(self):
         before = [each for each in (self.parent, *self.joined) if each is not None]
         self.seen = {*before}.union(*(each.seen for each in before))  # all whose values could be seen here
-        self.inherited = self.parent.history() if self.parent else []
-        for each in self.joined:  # then what came to the join; nobody goes on where somebody began
-            self.inherited += [item for item in each.history() if item not in self.inherited]
+        self.inherited = set().union(
+            *(each.all_noted() for each in before)
+        )  # nobody goes on where somebody began
+
+    def all_noted(self):
+        return self.inherited | self.noted
 
     def history(self):
         """The list in the state, as it is seen here."""
-        return self.inherited + self.noted
+        return [note.execution for note in sorted(self.all_noted())]
 
     def home(self, key):
         return self.homes.get(key, self)
@@ -134,6 +146,7 @@ class Reference:
         self.reducers = reducers or {}
         self.events = 0
         self.executions = 0
+        self.completed = 0
         self.running: dict[int, Token] = {}
         self.openings: list[Opening] = []
         self.ended: list[Branch] = []
@@ -153,8 +166,9 @@ class Reference:
 
     def end(self, execution, output, choices=None, *, notes=False):
         token = self.running.pop(execution)
+        self.completed += 1
         if notes:
-            token.branch.noted.append(execution)
+            token.branch.noted.add(Note(self.completed, execution))
         node = token.point
         token.branch.writes.update(output)
         for key in output:

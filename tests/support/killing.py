@@ -1,4 +1,4 @@
-"""Real processes that are really killed, and the effects that they leave in an append-only file."""
+"""Real processes that are really killed, and the effects that they leave in an append-only file; stores that die."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ import sys
 import textwrap
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+
+from weft import InMemorySaver, SqliteSaver, StoreError
+from weft.checkpoint.base import Write
 
 
 def seeded(name: str) -> random.Random:
@@ -84,3 +88,36 @@ def kill_at_effect(process: subprocess.Popen[str], path: Path, count: int, timeo
     process.kill()
     process.communicate()
     return alive
+
+
+class Mortal(InMemorySaver):
+    """Takes so many commits and no more, until it is revived; what it has taken stays.
+
+    Attributes:
+        left: How many it takes yet.
+        pause: Real seconds that each takes.
+    """
+
+    def __init__(self, left: int = 0, *, pause: float = 0.0) -> None:
+        super().__init__()
+        self.left = left
+        self.pause = pause
+
+    def commit(self, writes: Sequence[Write]) -> set[str]:
+        time.sleep(self.pause)
+        if self.left <= 0:
+            raise StoreError("gone")
+        self.left -= 1
+        return super().commit(writes)
+
+
+class MortalFile(SqliteSaver):
+    """As :class:`Mortal`, in a file."""
+
+    left = 0
+
+    def commit(self, writes: Sequence[Write]) -> set[str]:
+        if self.left <= 0:
+            raise StoreError("gone")
+        self.left -= 1
+        return super().commit(writes)

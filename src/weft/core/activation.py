@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from heapq import heappop, heappush
 from typing import Any, NamedTuple, TypeAlias
@@ -38,7 +38,7 @@ from weft.core.branches import (
 )
 from weft.core.checks import check_count
 from weft.core.graph_plan import MAX_STEPS, GraphPlan
-from weft.core.graph_state import StateBranch, plain
+from weft.core.graph_state import Change, StateBranch, plain
 from weft.core.state_merge import Conflict, Part, StateReducer, merge
 from weft.errors import DefinitionError, GraphError, MaxStepsError, StuckError
 
@@ -77,6 +77,10 @@ class Options:
 
 
 def _check_reducers(reducers: Mapping[str, Callable[..., Any]] | None, count: str) -> None:
+    if reducers is not None and not isinstance(reducers, Mapping):
+        raise DefinitionError(
+            f"reducers are a dict of functions of {count} values, by key, not {reducers!r:.80}"
+        )
     for key, reducer in (reducers or {}).items():
         if not callable(reducer):
             raise DefinitionError(
@@ -101,7 +105,8 @@ class Run:
         flow: The values it may take, shared and to be read only; they hold until its end is told.
         upstream: What led here: nothing for the start, one node, or all that came to a join, by time of arrival.
         branch: The branch that it runs on.
-        place: The same for the same way through the graph, whatever else happens and when: a digest.
+        place: By which forks and joins it came, whatever else happens and when: a digest. One node runs in one place
+            several times only one after the other.
     """
 
     execution: int
@@ -132,11 +137,13 @@ class Finished:
 
     Attributes:
         result: The input, and what was written on all branches that ended, merged.
+        writes: What was written, without the input.
         state: That of the graph, with what was done on all branches that ended; None if there is none.
     """
 
     result: dict[Any, Any]
     state: dict[Any, Any] | None = None
+    writes: dict[Any, Any] = field(default_factory=dict, compare=False)
 
 
 Decision: TypeAlias = Run | BranchEnded | StateConflicts | Finished
@@ -200,6 +207,8 @@ class Activation:
         self._input = self._branch(None)
         self._input._state = None if state is None else StateBranch(state)
         self._ended: list[Branch] = []
+        self._turn = 0  # how often something was completed on another branch than before, if it has a state
+        self._turn_of = -1
         self._decisions: list[Decision] = []
         self.is_finished = False
 
@@ -208,16 +217,21 @@ class Activation:
 
     # What is told
 
-    def begin(self, input: Mapping[Any, Any]) -> list[Decision]:
-        """Run the start node, with this input."""
+    def begin(self, input: Mapping[Any, Any], upstream: tuple[Upstream, ...] = ()) -> list[Decision]:
+        """Run the start node, with this input, and what has led there."""
         self._input._flow = dict(input)
         first = self._branch(self._input)
-        opened = self._open(self._plan.opened_by.get(-1, ()), first, {}, _digest(b"begin"))
-        self._enter(self._plan.start, _Way(first, opened, 0, (), _digest(b"start")))
+        opened = self._open(self._plan.opened_by.get(-1, ()), first, {}, b"")
+        self._enter(self._plan.start, _Way(first, opened, 0, upstream, b""))
         return self._decided()
 
     def ended(
-        self, execution: int, output: Mapping[Any, Any], choices: Sequence[str] | None = None
+        self,
+        execution: int,
+        output: Mapping[Any, Any],
+        choices: Sequence[str] | None = None,
+        *,
+        goes_on: bool = True,
     ) -> list[Decision]:
         """A node has given its output.
 
@@ -225,6 +239,7 @@ class Activation:
             execution: Of what.
             output: What it wrote.
             choices: Where a router goes on, by name, none or several; None for what is no router.
+            goes_on: Whether anything follows; if not, the branch ends here.
 
         Raises:
             GraphError: The router may not go there, or the node has no way on; the execution still runs then.
@@ -233,11 +248,13 @@ class Activation:
             StuckError: Joins wait for each other, and for nothing else.
         """
         token = self._token(execution)
-        ways = self._ways_on(token, choices)
+        ways = self._ways_on(token, choices) if goes_on else ()
         name = self._plan.nodes[token.node].name
         del self._tokens[execution]
         token.branch.node = name
         token.branch.write(output, dict.fromkeys(output, Origin(name, token.branch)))
+        if token.branch._state is not None:
+            self._complete_state(token.branch, token.branch._state)
         self._go_on(token, ways, (Upstream(name, output),))
         self._leave(token.openings)
         self._fire_what_can()
@@ -256,12 +273,69 @@ class Activation:
         self._fire_what_can()
         return self._decided()
 
+    def discard(self, branch: Branch) -> None:
+        """What has ended on a branch, or on one that began there, or has come from there to a join, does not count."""
+        ended, self._ended = self._ended, []
+        for each in ended:
+            if each.is_within(branch):
+                self._release(each, is_live=False)
+            else:
+                self._ended.append(each)
+        for opening in self._waiting.values():
+            arrivals, opening.arrivals = opening.arrivals, []
+            for way in arrivals:
+                if way.branch.is_within(branch):
+                    self._release(way.branch, is_live=False)
+                else:
+                    opening.arrivals.append(way)
+
+    def failed(self, execution: int, fork: Fork, output: Mapping[Any, Any]) -> list[Decision]:
+        """A node has failed that is the last of its branch of a fork; this is what the branch gives instead.
+
+        It comes to the join that the fork has opened; to the one that was opened last, if it has opened none that can
+        be reached from the node; and if there is none, the branch ends here.
+
+        Raises:
+            ConflictError: As in :meth:`ended`.
+            StuckError: As in :meth:`ended`.
+        """
+        token = self._token(execution)
+        name, branch = self._plan.nodes[token.node].name, token.branch
+        del self._tokens[execution]
+        branch.node = name
+        branch.write(output, dict.fromkeys(output, Origin(name, branch)))
+        if branch._state is not None:
+            self._complete_state(branch, branch._state)
+        own = self._plan.opened_by.get(self._plan.number[fork.node], ())
+        joins = [join for join in own if join in token.openings]
+        joins += sorted(token.openings, key=lambda join: -token.openings[join].number)
+        if joins:
+            upstream = (Upstream(name, output),)
+            self._arrive(joins[0], _Way(branch, token.openings, token.steps, upstream, token.place))
+        else:
+            self._ended.append(branch)
+            self._end_token(branch)
+        self._leave(token.openings)
+        self._fire_what_can()
+        return self._decided()
+
+    def change(self) -> Change:
+        """What was done to the state since the beginning, for :meth:`StateBranch.apply`; when it is finished."""
+        return self._input.state.all_changes()
+
     def _token(self, execution: int) -> _Token:
         token = self._tokens.get(execution)
         if token is None:
             state = "has ended already" if 0 <= execution < self._begun else "was never started"
             raise GraphError(f"execution {execution} {state}; running: {[*self._tokens]}")
         return token
+
+    def _complete_state(self, branch: Branch, state: StateBranch) -> None:
+        """Say when what was done to the state was done: in which turn, since one branch has no need of more."""
+        if branch.number != self._turn_of:
+            self._turn += 1
+            self._turn_of = branch.number
+        state.complete(self._turn)
 
     def _decided(self) -> list[Decision]:
         if not self._tokens and not self.is_finished:
@@ -276,9 +350,9 @@ class Activation:
         found = merged(came(self._input, self._ended), self._options.reducers, self._options.on_conflict)
         result = {**self._input.flow, **found.writes}
         if self._input._state is None:
-            return Finished(result)
+            return Finished(result, None, found.writes)
         self._join_states(self._input, self._input, self._ended)
-        return Finished(result, plain(self._input.state.state))
+        return Finished(result, plain(self._input.state.state), found.writes)
 
     # Going on
 
@@ -308,7 +382,7 @@ class Activation:
             self._ended.append(branch)
             self._end_token(branch)
         elif len(ways) == 1 and token.node not in self._plan.blocks:
-            self._take(ways[0], _Way(branch, token.openings, token.steps, upstream, token.way_on(0)))
+            self._take(ways[0], _Way(branch, token.openings, token.steps, upstream, token.place))
         else:
             self._fork(token, ways, upstream)
 
@@ -318,8 +392,9 @@ class Activation:
         above._uses += len(ways)
         above._live += len(ways)
         branches = [self._branch(above, fork=fork, index=index) for index in range(len(ways))]
+        came_by = token.place + fork.node.encode("utf-8", "surrogatepass")
         for way, branch in zip(ways, branches, strict=True):
-            place = token.way_on(branch.index)
+            place = _digest(came_by, branch.index.to_bytes(4, "big"))
             self._take(way, _Way(branch, token.openings, token.steps, upstream, place))
         self._release(above, is_live=True)
 
@@ -394,14 +469,25 @@ class Activation:
     def _leave(self, openings: Mapping[int, _Opening]) -> None:
         for opening in openings.values():
             opening.under_way -= 1
-            if not opening.under_way and opening.arrivals:
+            if not opening.under_way and opening.number in self._waiting:
                 heappush(self._ready, opening.number)
 
     def _fire_what_can(self) -> None:
         while self._ready:
             opening = self._waiting.get(heappop(self._ready))
-            if opening is not None and not opening.under_way:
+            if opening is None or opening.under_way:
+                continue
+            if opening.arrivals:
                 self._fire(opening)
+            else:
+                self._forget(opening)
+
+    def _forget(self, opening: _Opening) -> None:
+        """All that had come to a join was discarded: it does not fire, and nobody waits for it."""
+        del self._waiting[opening.number]
+        self._release(opening.base, is_live=True)
+        self._leave(opening.holds)
+        opening.close()
 
     def _fire(self, opening: _Opening) -> None:
         """Go on behind a join, in the place where it was opened, with what came to it."""
@@ -409,7 +495,7 @@ class Activation:
         plan, join, arrivals = self._plan, opening.join, opening.arrivals
         branch = self._join_branches(opening.base, [way.branch for way in arrivals])
         node = plan.destination_of(join)
-        place = _digest(opening.place, b"join", join.to_bytes(4, "big"))
+        place = _digest(opening.place, plan.marks[join])
         opens = [*plan.opened_by.get(join, ())]
         if join in plan.spans[node]:
             opens.append(join)
@@ -543,10 +629,6 @@ class _Token:
         self.openings = openings  # those that count it, by join
         self.steps = steps
         self.place = place
-
-    def way_on(self, index: int) -> bytes:
-        """The place that a way on from here leads to."""
-        return _digest(self.place, b"way", index.to_bytes(4, "big"))
 
 
 class _Way(NamedTuple):

@@ -53,7 +53,7 @@ class Binding:
     def of(cls, fn: Callable[..., Any]) -> Binding:
         """Read the signature of a function, method, partial, class or callable object."""
         try:
-            parameters = _parameters(fn)
+            parameters = parameters_of(fn)
         except (TypeError, ValueError):  # some builtins have none
             return cls(positional=_WHOLE)
         required = [p for p in parameters if p.default is Parameter.empty and p.kind not in _VARIABLE]
@@ -147,7 +147,13 @@ def _shown(value: Any) -> str:
 # Reading signatures
 
 
-def _parameters(fn: Callable[..., Any]) -> list[Parameter]:
+def parameters_of(fn: Callable[..., Any]) -> list[Parameter]:
+    """The parameters of a callable, as declared.
+
+    Raises:
+        TypeError: It is none.
+        ValueError: It does not tell, as some builtins.
+    """
     try:
         return list(inspect.signature(fn).parameters.values())
     except NameError:  # Python 3.14 evaluates annotations here, and one names what only a type checker sees

@@ -21,6 +21,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
+from hashlib import blake2b
 
 from weft.core.dominators import immediate_dominators
 from weft.errors import GraphCompileError, GraphError
@@ -87,7 +88,9 @@ class GraphPlan:
         self.number = {node.name: place for place, node in enumerate(self.nodes)}
         wrong = [*_wrong_nodes(self.nodes), *_wrong_edges(self.number, edges)]
         wrong += _wrong_joins(self.number, given)
-        wrong += [f"the block at {_unknown(name, self.number)}" for name in blocks if name not in self.number]
+        wrong += [
+            f"the block at {unknown_name(name, self.number)}" for name in blocks if name not in self.number
+        ]
         if wrong:
             raise GraphCompileError(*wrong)
         self.joins = _distinct(given)
@@ -95,6 +98,7 @@ class GraphPlan:
         self.start = next(place for place, node in enumerate(self.nodes) if node.is_start)
         self.destinations = [self.number[join.destination] for join in self.joins]
         self.sources = [[self.number[name] for name in join.sources] for join in self.joins]
+        self.edges = edges
         self._ways = self._linked(edges)
 
     def __repr__(self) -> str:
@@ -119,6 +123,14 @@ class GraphPlan:
     def sources_of(self, point: int) -> list[int]:
         """The nodes before a join."""
         return self.sources[point - len(self.nodes)]
+
+    @cached_property
+    def marks(self) -> dict[int, bytes]:
+        """What tells joins from each other, in this graph and in one that was edited: a digest of each."""
+        return {
+            point: blake2b(str(self.join_at(point)).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+            for point in self.join_points
+        }
 
     @property
     def join_points(self) -> range:
@@ -190,7 +202,7 @@ class GraphPlan:
                 f"router {router!r} chose {choice!r}, to which it has no edge; it can go to {_listed(possible)}; "
                 f"or add_edge({router!r}, {choice!r})"
             )
-        return f"router {router!r} chose {_unknown(choice, possible, 'it can go to')}"
+        return f"router {router!r} chose {unknown_name(choice, possible, 'it can go to')}"
 
     # Joins
 
@@ -295,6 +307,14 @@ class GraphPlan:
             point = came[point]
         return [self.nodes[each].name for each in [start, *loop[:0:-1]] if not self.is_join(each)]
 
+    def shown_loop(self) -> str:
+        """One of the loops, for people; empty if there is none."""
+        return self._shown(self._find_loop(lambda point: True) or [])
+
+    def _shown(self, loop: Sequence[int]) -> str:
+        names = [self.nodes[point].name for point in loop if not self.is_join(point)]
+        return " -> ".join(map(repr, [*names, *names[:1]]))
+
     def _find_loop(self, may_pass: Callable[[int], bool]) -> list[int] | None:
         """A loop among some of the points that can be reached."""
         done: set[int] = set()
@@ -360,8 +380,7 @@ class GraphPlan:
     def _never_ending(self) -> Iterator[str]:
         loop = self._find_loop(lambda point: self.is_join(point) or not self.nodes[point].is_router)
         if loop is not None:
-            names = [self.nodes[point].name for point in loop if not self.is_join(point)]
-            shown = " -> ".join(map(repr, [*names, names[0]]))
+            shown = self._shown(loop)
             yield f"the loop {shown} can never end: nothing in it is a router, which could choose to leave it"
 
 
@@ -386,7 +405,7 @@ def _wrong_edges(known: Collection[str], edges: Iterable[tuple[str, str]]) -> It
     for source, destination in edges:
         for name in dict.fromkeys((source, destination)):
             if name not in known:
-                yield f"the edge {source!r} -> {destination!r} names {_unknown(name, known)}"
+                yield f"the edge {source!r} -> {destination!r} names {unknown_name(name, known)}"
 
 
 def _wrong_joins(known: Collection[str], joins: Iterable[PlanJoin]) -> Iterator[str]:
@@ -397,7 +416,7 @@ def _wrong_joins(known: Collection[str], joins: Iterable[PlanJoin]) -> Iterator[
             yield f"{join} names the source {name!r} twice"
         for name in dict.fromkeys((*join.sources, join.destination)):
             if name not in known:
-                yield f"{join} names {_unknown(name, known)}"
+                yield f"{join} names {unknown_name(name, known)}"
 
 
 def _distinct(joins: Iterable[PlanJoin]) -> tuple[PlanJoin, ...]:
@@ -413,7 +432,8 @@ def _repeated(names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(name for name in names if name in seen or seen.add(name)))  # type: ignore[func-returns-value]
 
 
-def _unknown(name: object, known: Collection[str], these: str = "the nodes are") -> str:
+def unknown_name(name: object, known: Collection[str], these: str = "the nodes are") -> str:
+    """That a name is none of those known, for people, with the one that may have been meant."""
     close = get_close_matches(name, known, 1) if isinstance(name, str) else []
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"{name!r}, which is no node; {hint}{these} {_listed(known)}"

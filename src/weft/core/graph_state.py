@@ -8,6 +8,9 @@ can be taken (to be recorded), undone (before a retry), applied (on replay), and
   are looked into; any other object is a value, shared by reference.
 - A :class:`StateBranch` is the state as one branch sees it, with two sets of notes: since the last take, for recording
   and undoing, and since it began, for merging. Notes are kept by container: what it held before, no more than once.
+- A list knows from which place on its items came when: at which *moment*, the completion of the node that put them
+  there. From the first place that a node has changed on, all items have come with that node. So they stand in the
+  order of their moments, and what was appended on several branches can be brought into this order too.
 
 A *change* is data that can be stored, a dict by key with one of these for each::
 
@@ -23,11 +26,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Any, Self, SupportsIndex, TypeAlias
+from itertools import pairwise
+from math import inf
+from typing import Any, Final, Self, SupportsIndex, TypeAlias
 
 from weft.errors import GraphError
 
 Change: TypeAlias = dict[Any, tuple[Any, ...]]
+
+
+class Moment:
+    """When a node was completed, as a number; infinitely late until it is known."""
+
+    __slots__ = ("number",)
+
+    def __init__(self, number: float = inf) -> None:
+        self.number = number
+
+
+_BEFORE: Final = Moment(-inf)
+"""When everything came that a branch began with."""
 
 
 # What nodes get
@@ -100,13 +118,14 @@ class NotingDict(dict[Any, Any]):
 class NotingList(list[Any]):
     """A list that notes its changes; made by :class:`StateBranch`."""
 
-    __slots__ = ("_key", "_notes", "_parent")
+    __slots__ = ("_came", "_key", "_notes", "_parent")
 
     _notes: _Notes | None
     _parent: _Container | None
     _key: Any
+    _came: Moment | list[tuple[int, Moment]]  # when its items came; if not all at once, from which place on
 
-    def _touch(self, first: int | None = None) -> None:
+    def _touch(self, first: int | None = None) -> _ListNote:
         """Note that everything from this place on may change; None: only what is appended."""
         assert self._notes is not None
         note = self._notes.now.get(id(self))
@@ -115,6 +134,18 @@ class NotingList(list[Any]):
         assert isinstance(note, _ListNote)
         if first is not None and first < note.size and note.whole is None:
             note.whole = self[: note.size]
+        return note
+
+    def _mark(self, first: int, moment: Moment) -> None:
+        """The items from this place on came at this moment."""
+        came = self._came if isinstance(self._came, list) else [(0, self._came)]
+        while came and came[-1][0] >= first:
+            came.pop()
+        if len(came) > 1 and came[-1][1].number == came[-2][1].number:
+            came.pop()  # not before it was known: so one branch alone does not pile up moments
+        if not came or came[-1][1] is not moment:
+            came.append((first, moment))
+        self._came = came
 
     def append(self, item: Any) -> None:
         self._touch()
@@ -209,6 +240,21 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def moments_of(items: NotingList, first: int = 0) -> list[Moment]:
+    """When the items from this place on came, each."""
+    if isinstance(items._came, Moment):
+        return [items._came] * (len(items) - first)
+    moments: list[Moment] = []
+    end = len(items)
+    for start, moment in reversed(items._came):
+        moments += [moment] * (end - max(start, first))
+        if start <= first:
+            break
+        end = start
+    moments.reverse()
+    return moments
+
+
 # Notes
 
 
@@ -288,12 +334,13 @@ class _DictNote:
 class _ListNote:
     """What a list held before."""
 
-    __slots__ = ("container", "size", "whole")
+    __slots__ = ("container", "moments", "size", "whole")
 
     def __init__(self, container: NotingList) -> None:
         self.container = container
         self.size = len(container)
         self.whole: list[Any] | None = None  # all of it, once something else than its end has changed
+        self.moments: list[Moment] | None = None  # when what was appended came, if on other branches
 
     def undo(self) -> None:
         if self.whole is not None:
@@ -328,8 +375,8 @@ class _ListNote:
         return start, len(before) - start - end, len(after) - start - end
 
 
-def _is_longer(value: Any, old: NotingList) -> bool:
-    if type(value) is not list or len(value) < len(old):
+def _is_longer(value: list[Any], old: NotingList) -> bool:
+    if len(value) < len(old):
         return False
     return all(item is kept for item, kept in zip(value, old, strict=False))
 
@@ -357,8 +404,10 @@ class StateBranch:
 
     def __init__(self, value: Mapping[Any, Any], *, digest: bytes = b"") -> None:
         self._notes = _Notes()
+        self._moment = _BEFORE
         self.digest = digest
         self.state: NotingDict = self._adopted(plain({**value}), None, None)
+        self._moment = Moment()
 
     def __repr__(self) -> str:
         return f"<StateBranch {self.state!r:.80}>"
@@ -373,6 +422,8 @@ class StateBranch:
         Raises:
             GraphError: Something contains itself.
         """
+        if not self._notes.now:
+            return {}
         self._recognise_appending()
         change = self._change(self._notes.now, is_exact=True)
         for note in self._notes.now.values():
@@ -395,6 +446,12 @@ class StateBranch:
         _apply(self.state, change)
         self.take()
 
+    def complete(self, number: float) -> None:
+        """The node is completed that did what was done since the last one was: as which, in the order of all."""
+        self.take()
+        self._moment.number = number
+        self._moment = Moment()
+
     def record(self, data: bytes) -> None:
         """A change was recorded, as these bytes."""
         self.digest = blake2b(self.digest + data, digest_size=16).digest()
@@ -414,11 +471,14 @@ class StateBranch:
         self.take()
         return self._change(self._notes.since_fork, is_exact=False)
 
-    def size_at_last_take(self, items: list[Any]) -> int:
-        """How many items of a list are where they were; 0 if it is no part of the state."""
+    def all_changes(self) -> Change:
+        """What was changed since it began, in the form that :meth:`apply` takes."""
+        self.take()
+        return self._change(self._notes.since_fork, is_exact=True)
+
+    def size_at_last_take(self, items: NotingList) -> int:
+        """How many items of a list are where they were."""
         note = self._notes.now.get(id(items))
-        if not isinstance(items, NotingList):
-            return 0
         if isinstance(note, _ListNote):
             return note.size if note.whole is None else 0
         return len(items)
@@ -445,6 +505,50 @@ class StateBranch:
             held = {key: item for key, item in value.items() if key not in note.fresh} | note.old
         return {key: self._before(item) for key, item in held.items()}
 
+    # What other branches did
+
+    def put(self, container: Any, key: Any, value: Any) -> None:
+        """Write a value, which may be a part of another branch's state: then its lists know when their items came.
+
+        Raises:
+            GraphError: It contains itself.
+        """
+        container[key] = made = self._adopted(plain(value), container, key)
+        self._date(made, value)
+
+    def _date(self, made: Any, value: Any) -> None:
+        if isinstance(made, NotingDict):
+            for key, item in made.items():
+                self._date(item, value[key])
+        elif isinstance(made, NotingList):
+            note = self._notes.now[id(made)] = _ListNote(made)
+            note.size = 0  # all of it has come since the last take
+            note.moments = moments_of(value) if isinstance(value, NotingList) else [self._moment] * len(made)
+
+    def append(self, items: NotingList, values: Sequence[Any], moments: Sequence[Moment]) -> None:
+        """Append what another branch has appended, each at its moment; :meth:`arrange` is to follow."""
+        note = items._touch()
+        note.moments = note.moments or []
+        note.moments += moments
+        list.extend(items, values)
+
+    def arrange(self, items: NotingList) -> list[int]:
+        """Order what other branches have appended by when it came; where each was before, empty if in that place.
+
+        Of what came at the same moment, that was appended first stays the first.
+        """
+        note = self._notes.now[id(items)]
+        assert isinstance(note, _ListNote)
+        assert note.moments is not None
+        numbers = [moment.number for moment in note.moments]
+        if all(earlier <= later for earlier, later in pairwise(numbers)):
+            return []
+        order = sorted(range(len(numbers)), key=numbers.__getitem__)
+        appended = items[note.size :]
+        list.__setitem__(items, slice(note.size, None), [appended[place] for place in order])
+        note.moments = [note.moments[place] for place in order]
+        return order
+
     # Taking over
 
     def _adopted(self, value: Any, parent: _Container | None, key: Any) -> Any:
@@ -454,6 +558,7 @@ class StateBranch:
             dict.update(held, {each: self._adopted(item, held, each) for each, item in value.items()})
         elif type(value) is list:
             made = items = NotingList()
+            items._came = self._moment
             list.extend(items, [self._adopted(item, items, place) for place, item in enumerate(value)])
         else:
             return value
@@ -472,6 +577,12 @@ class StateBranch:
         items = note.container
         for place in range(start, start + count):
             list.__setitem__(items, place, self._adopted(plain(items[place]), items, place))
+        if note.moments is None:
+            items._mark(start, self._moment)
+            return
+        for place, moment in enumerate(note.moments, note.size):
+            items._mark(place, moment)
+        note.moments = None
 
     def _recognise_appending(self) -> None:
         """``state["x"] = state["x"] + [item]`` appends, and is to be merged as that."""
@@ -482,10 +593,22 @@ class StateBranch:
                 value: Any = note.container.get(key)
                 if key in note.fresh or id(old) in self._notes.now or not isinstance(old, NotingList):
                     continue
-                if _is_longer(value, old):
+                if (type(value) is list or self._is_put(value)) and _is_longer(value, old):
                     del note.old[key]
                     dict.__setitem__(note.container, key, old)
-                    old.extend(value[len(old) :])
+                    self._append_rest(old, value)
+
+    def _is_put(self, value: Any) -> bool:
+        """Whether it is a list that was put here since the last take."""
+        note = self._notes.now.get(id(value))
+        return isinstance(note, _ListNote) and note.size == 0 and note.moments is not None
+
+    def _append_rest(self, items: NotingList, longer: list[Any]) -> None:
+        size = len(items)
+        items.extend(longer[size:])
+        known = self._notes.now.pop(id(longer), None)
+        if isinstance(known, _ListNote) and known.moments is not None:
+            items._touch().moments = known.moments[size:]
 
     # What has changed
 
@@ -565,10 +688,10 @@ def _place_of(container: NotingList, part: _Container) -> int | None:
 
 def _apply(container: Any, change: Change) -> None:
     for key, entry in change.items():
-        apply_entry(container, key, entry)
+        _apply_entry(container, key, entry)
 
 
-def apply_entry(container: Any, key: Any, entry: tuple[Any, ...]) -> None:
+def _apply_entry(container: Any, key: Any, entry: tuple[Any, ...]) -> None:
     match entry:
         case ("set" | "new", value):
             container[key] = value

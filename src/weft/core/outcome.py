@@ -98,10 +98,17 @@ class HandedOut:
 
 @dataclass(frozen=True, slots=True)
 class Composed:
-    """The recorded value of a block or sequence, with the shape of what gave it: another shape gives another value."""
+    """The recorded value of a call, with more than that.
+
+    Attributes:
+        shape: Of the block, sequence or graph that gave it: another shape gives another value. "" for a body.
+        value: The value.
+        aside: What was recorded beside it, such as the changes of a graph's state.
+    """
 
     shape: str
     value: Any
+    aside: Any = None
 
 
 @dataclass(frozen=True, slots=True)

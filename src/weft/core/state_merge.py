@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Literal
 
-from weft.core.graph_state import StateBranch, apply_entry, plain
+from weft.core.graph_state import NotingList, StateBranch, moments_of, plain
 from weft.errors import StateConflictError
 
 StateReducer = Callable[[Any, Any, Any], Any]
@@ -53,8 +53,9 @@ def merge(
 ) -> list[Conflict]:
     """Do to a state what branches did that began with it, one after the other.
 
-    What is appended is appended; dicts are merged by key; a list or dict that two branches have created is taken for
-    one that was empty. Else the later one wins, unless it has seen the earlier one and so meant to overwrite it.
+    What is appended is appended, all of it in the order in which the nodes that did so were completed, not branch by
+    branch; dicts are merged by key; a list or dict that two branches have created is taken for one that was empty.
+    Else the later branch wins, unless it has seen the earlier one and so meant to overwrite it.
 
     Args:
         target: The state at the fork.
@@ -68,12 +69,14 @@ def merge(
     Raises:
         StateConflictError: There is such a place, under ``on_conflict="error"``.
     """
+    target.take()
     merging = _Merging(target, reducers or {}, on_conflict)
     for part in parts:
         merging.do(part)
+    order = merging.arrange()
     target.take()
     joined = b"".join(part.branch.digest for part in parts)
-    target.digest = blake2b(target.digest + joined, digest_size=16).digest()
+    target.digest = blake2b(target.digest + joined + order, digest_size=16).digest()
     return merging.conflicts
 
 
@@ -85,6 +88,10 @@ class _Trace:
     created: bool = False  # and it had not been there
     below: list[Part] = field(default_factory=list)  # who has changed something in it since
     keys: dict[Any, _Trace] = field(default_factory=dict)
+
+    def is_unseen_whole(self, part: Part) -> bool:
+        """Whether all of it was set by somebody whom this one has not seen."""
+        return self.whole is not None and not part.has_seen(self.whole)
 
     def unseen_by(self, part: Part) -> Part | None:
         """Somebody who has changed it, or something in it, and whose change this one did not see."""
@@ -100,6 +107,7 @@ class _Merging:
         self._reducers = reducers
         self._on_conflict = on_conflict
         self._trace = _Trace()
+        self._longer: dict[tuple[Any, ...], NotingList] = {}  # the lists that something was appended to
         self.conflicts: list[Conflict] = []
 
     def do(self, part: Part) -> None:
@@ -110,6 +118,15 @@ class _Merging:
             else:
                 self._do(part, self._target.state, trace, (key,), entry)
 
+    def arrange(self) -> bytes:
+        """Bring what was appended into its order; what stands for it, nothing if that was the order of the parts."""
+        moved = [
+            (repr(path), order)
+            for path, items in self._longer.items()
+            if (order := self._target.arrange(items))
+        ]
+        return repr(sorted(moved)).encode() if moved else b""
+
     def _reduce(self, part: Part, key: Any, trace: _Trace) -> None:
         state = self._target.state
         at_fork, merged, mine = (
@@ -118,10 +135,11 @@ class _Merging:
             plain(part.branch.state.get(key)),
         )
         try:
-            state[key] = self._reducers[key](at_fork, merged, mine)
+            reduced = self._reducers[key](at_fork, merged, mine)
         except Exception as error:
             error.add_note(f"raised by the reducer of state[{key!r}], for what {part.name} did")
             raise
+        self._target.put(state, key, reduced)
         trace.below.append(part)
 
     def _do(
@@ -129,14 +147,14 @@ class _Merging:
     ) -> None:
         kind, key = entry[0], path[-1]
         there = container[key] if isinstance(container, list) or key in container else _GONE
-        if kind == "new" and trace.created and trace.whole is not None and not part.has_seen(trace.whole):
+        if kind == "new" and trace.created and trace.is_unseen_whole(part):
             together = _as_added(there, entry[1])  # both have made one where there was none
             if together is not None:
                 entry, kind = together, together[0]
-        elif kind in ("in", "app") and trace.whole is not None and not part.has_seen(trace.whole):
-            entry, kind = self._as_whole(part, path), "set"  # it changed what somebody has replaced
+        elif kind in ("in", "app") and not trace.created and trace.is_unseen_whole(part):
+            kind = "set"  # it changed what somebody has replaced
         if kind in ("in", "app") and not self._fits(entry, there):
-            entry, kind = self._as_whole(part, path), "set"
+            kind = "set"
         if kind in ("in", "app"):
             trace.below.append(part)
             self._do_inside(part, there, trace, path, entry)
@@ -144,7 +162,10 @@ class _Merging:
         if kind != "del" or there is not _GONE:  # else both have removed it
             self._note_conflict(part, trace, path)
         trace.whole, trace.created, trace.below, trace.keys = part, kind == "new", [], {}
-        apply_entry(container, key, entry)
+        if kind in ("del", "anew"):
+            container.pop(key, None)
+        if kind != "del":
+            self._target.put(container, key, _found(part, path))
 
     def _do_inside(
         self, part: Part, there: Any, trace: _Trace, path: tuple[Any, ...], entry: tuple[Any, ...]
@@ -156,22 +177,18 @@ class _Merging:
                 is_part = trace.created and isinstance(there, dict) and key in there
                 known = trace.keys[key] = _Trace(trace.whole, created=True) if is_part else _Trace()
             self._do(part, there, known, (*path, key), each)
-        if entry[0] == "app":
-            there.extend(entry[1])
+        if entry[0] == "app" and entry[1]:
+            mine = _found(part, path)
+            self._target.append(there, entry[1], moments_of(mine, len(mine) - len(entry[1])))
+            self._longer[path] = there
 
     def _fits(self, entry: tuple[Any, ...], there: Any) -> bool:
         """Whether what is there is what was changed; places in a list are sure only in what was there at the fork."""
         if entry[0] == "in":
             return isinstance(there, dict)
-        if not isinstance(there, list):
+        if not isinstance(there, NotingList):
             return False
         return not entry[2] or max(entry[2]) < self._target.size_at_last_take(there)
-
-    def _as_whole(self, part: Part, path: tuple[Any, ...]) -> tuple[Any, ...]:
-        value: Any = part.branch.state
-        for key in path:
-            value = value[key]
-        return ("set", plain(value))
 
     def _note_conflict(self, part: Part, trace: _Trace, path: tuple[Any, ...]) -> None:
         other = trace.unseen_by(part)
@@ -180,6 +197,14 @@ class _Merging:
         if self._on_conflict == "error":
             raise StateConflictError(path, (other.name, part.name))
         self.conflicts.append(Conflict(path, (other.name, part.name)))
+
+
+def _found(part: Part, path: tuple[Any, ...]) -> Any:
+    """What is there in the state of a branch."""
+    value: Any = part.branch.state
+    for key in path:
+        value = value[key]
+    return value
 
 
 def _as_added(there: Any, value: Any) -> tuple[Any, ...] | None:

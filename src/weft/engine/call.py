@@ -53,6 +53,7 @@ class Call:
 
     scope_type: type[Scope] = Scope
     is_serial = False  # it has one child at a time, and does nothing else
+    alone: bool | None = None  # whether nothing is at work beside it, when somebody has looked; see _is_alone
     record: Record | None = None  # the recorded outcome that is to be shown
     scope: Scope | None = None  # in a journaled run, what its body has asked for
     identity = b""
@@ -61,6 +62,7 @@ class Call:
     value: Any = None
     error: BaseException | None = None
     payload: bytes | None = None  # the value, encoded by the thread that made it
+    aside: Any = None  # what is recorded beside the value, and not part of it
     attempt = 0
     started = 0.0
     stopping: Stop | None = None
@@ -71,6 +73,7 @@ class Call:
     abandoned: dict[int, Needs] = {}  # noqa: RUF012 - never changed: threads of bodies given up, what they hold
     cached = False
     is_recorded = True  # its outcome is; if not, only those of its children are
+    untold: frozenset[type[events.CallEvent]] = frozenset()  # what observers are not told of it
     permit: Permit | None = None  # its limits, if it needs any
     arrival: Call | None = None  # its last child, whose outcome waits until it has a slot again
     failed_child: BaseException | None = None  # what the last of its children that failed has raised
@@ -85,7 +88,7 @@ class Call:
     timer: asyncio.TimerHandle | None = None  # of the back-off or the grace
     watch: AttemptWatch | None = None  # the timeouts of the attempt
     total: asyncio.TimerHandle | None = None  # of all attempts and waits together
-    latest: float | None = None  # when that is, in the loop's time
+    latest: float | None = None  # when that is, or the part of its parent that it is in; in the loop's time
     is_last = False  # whatever becomes of this attempt, there is no other
     deadline: float | None = None  # in the loop's time
     counts_as_left = False  # its thread waits for children, and is not counted as a worker
@@ -166,16 +169,16 @@ class Call:
                 self._launch()
             else:
                 self._begin_total()
-                self._admit()
+                self.admit()
             return
         parent._deliver_arrival()
         if run.recorder is not None:
-            self._find_record(fingerprint)
+            self.find_record(fingerprint)
         else:
             if run.is_observed:
                 self._tell(events.CallAsked)
             self._begin_total()
-            self._admit()
+            self.admit()
         if parent.pending:
             parent._has_children()  # after the child has queued, so that its slot goes to the child
 
@@ -187,12 +190,15 @@ class Call:
         parent.asked += 1
         if not self.identity:  # else its conductor has counted
             self.ordinal = parent.asked
-        if parent.deadline is not None:
+        if self.latest is not None:
+            self.deadline = self._inherited_deadline
+        elif parent.deadline is not None:
             self.deadline = parent.deadline
         if parent.watch is not None:
             parent.watch.touch()
 
-    def _find_record(self, fingerprint: bytes) -> None:
+    def find_record(self, fingerprint: bytes) -> None:
+        """In a journaled run: become its recorded outcome, or, if there is none, begin."""
         recorder = self.run.recorder
         assert recorder is not None
         assert self.parent is not None
@@ -208,7 +214,7 @@ class Call:
         except WeftError as error:
             scope.calls.pop(self.identity, None)
             self.error = error
-            self._become_visible()
+            self.become_visible()
             return
         if self.record is not None:
             scope.pump()
@@ -216,9 +222,9 @@ class Call:
         self._begin_total()
         if scope.failures:
             self._keep_context()
-            recorder.before_start(self, scope, self._admit)
+            recorder.before_start(self, scope, self.admit)
         else:
-            self._admit()
+            self.admit()
         if scope.order.has_more and not scope.coming and not self.parent.is_on_loop:
             scope.pump()  # the body may have begun to wait while this call was on its way here
 
@@ -226,7 +232,8 @@ class Call:
         if self.context is None:
             self.context = copy_context()
 
-    def _admit(self) -> None:
+    def admit(self) -> None:
+        """Begin, unless something stands in the way: then as soon as that is gone."""
         if self.state is not State.ASKED:
             return  # cancelled while something was written or read for it
         if self.stopping is not None:
@@ -234,9 +241,22 @@ class Call:
             return
         if self.step.cache is not None and self._take_from_cache():
             return
-        if (needs := self.run.needs_of(self)) and not self._ask_permit(needs):
+        if not self.may_begin():
+            return
+        if (needs := self.needs()) and not self._ask_permit(needs):
             return
         self._launch()
+
+    def may_begin(self) -> bool:
+        """Whether its turn has come; who says no has it admitted again."""
+        return True
+
+    def needs(self) -> Needs:
+        """The limits that it counts in while it is at work."""
+        return self.run.needs_of(self)
+
+    def make_way(self) -> None:
+        """It waits, for calls of its own or for an answer, so that others may have their turn."""
 
     def _ask_permit(self, needs: Needs) -> bool:
         self._keep_context()
@@ -264,16 +284,17 @@ class Call:
             found, value = self.workflow.look_up(self)
         except Exception as error:  # of a key function or a cache of the user's
             self.error = error
-            self._finish()
+            self.finish()
             return True
         if found:
             self.cached = True
             self.value = value
-            self._finish()
+            self.finish()
         return found
 
     def _has_children(self) -> None:
         """A child was asked for: limits are for those who work."""
+        self.make_way()
         if self.permit is not None:
             self.permit.lend()
         if not self.step.is_async and not self.counts_as_left and self.state is State.RUNNING:
@@ -352,9 +373,10 @@ class Call:
         seconds = self.step.total
         if seconds is None:
             return
-        self.latest = self.run.loop.time() + seconds
+        end = self.run.loop.time() + seconds
+        self.latest = end if self.latest is None else min(end, self.latest)
         self.deadline = self._inherited_deadline
-        self.total = self.run.loop.call_at(self.latest, self._total_passed, seconds)
+        self.total = self.run.loop.call_at(end, self._total_passed, seconds)
 
     def _end_total(self) -> None:
         if self.total is not None:
@@ -373,6 +395,8 @@ class Call:
             value = await step.fn(*self.args, **kwargs)
             if hasattr(type(value), "__await__"):
                 value = await value
+            if step.convert is not None:
+                value = step.convert(value)
         except BaseException as caught:  # it becomes the outcome; SystemExit must not reach the loop
             error = without_our_frame(caught)
             if isinstance(caught, asyncio.CancelledError):
@@ -411,16 +435,24 @@ class Call:
     @property
     def _is_alone(self) -> bool:
         """Whether a sync caller can lend it his thread: nothing else is at work, and nobody may give it up."""
-        run, call = self.run, self
-        if run.options.timeout is not None:
+        if self.run.options.timeout is not None:
             return False
-        while not (call.step.timeout or call.step.total):
-            if call.parent is None:
-                return True
-            if not call.parent.is_serial:
-                return False
-            call = call.parent
-        return False
+        below: list[Call] = []
+        call, found = self, self.alone
+        while found is None:
+            below.append(call)
+            if call.step.timeout or call.step.total:
+                found = False
+            elif call.parent is None:
+                found = True
+            elif not call.parent.is_serial:
+                found = False
+            else:
+                call = call.parent
+                found = call.alone
+        for each in below:
+            each.alone = found
+        return found
 
     def _run_in_thread(self, attempt: int) -> None:
         if attempt != self.attempt or self.state is not State.RUNNING:
@@ -440,7 +472,7 @@ class Call:
                 while isinstance(value, ThreadFuture):
                     value = value.result()
                 then = hasattr(type(value), "__await__")
-                if step.convert is not None:
+                if step.convert is not None and not then:
                     value = step.convert(value)
                 if run.recorder is not None and self.is_recorded and not then:
                     payload = run.recorder.encode(self, value)  # here, beside the loop
@@ -482,6 +514,8 @@ class Call:
         result, error = None, None
         try:
             result = await value
+            if self.step.convert is not None:
+                result = self.step.convert(result)
         except BaseException as caught:
             error = without_our_frame(caught)
         self._conclude(result, error)
@@ -505,8 +539,6 @@ class Call:
             self.state = State.DRAINING
             self.after_child()
             return
-        if self.step.convert is not None and error is None:
-            value = self.step.convert(value)
         if self.step.workflow is not None and self.parent is not None:
             value, _ = self.step.workflow.split_output(value)
         self.value, self.error = value, error
@@ -565,7 +597,7 @@ class Call:
         self.deadline = self._inherited_deadline
         error = self.error
         if error is None:
-            self._finish()
+            self.finish()
             return
         if isinstance(error, Interrupted):
             self._open_question(error)
@@ -575,7 +607,7 @@ class Call:
             if delay is not None and self._may_wait(delay):
                 self._back_off(delay, error)
                 return
-        self._finish()
+        self.finish()
 
     def _heed_pause(self, error: BaseException) -> None:
         """The provider has said when to come back: that is for everybody on its limit."""
@@ -607,18 +639,18 @@ class Call:
     def _try_again(self) -> None:
         self.timer = None
         self.failed_with = self.error
-        self.value = self.error = self.payload = self.asks = None
+        self.value = self.error = self.payload = self.aside = self.asks = None
         self.timed_out = False
         self.asked = 0
         self.state = State.ASKED
         recorder = self.run.recorder
         if recorder is None or self.scope is None:
-            self._admit()
+            self.admit()
             return
-        recorder.renew_scope(self, self._admit)
+        recorder.renew_scope(self, self.admit)
 
-    def _finish(self) -> None:
-        """The outcome is final."""
+    def finish(self) -> None:
+        """The outcome is final: it is recorded, and then seen."""
         self._end_total()
         if self.scope is not None:
             self.scope.end()
@@ -629,7 +661,7 @@ class Call:
             self.state = State.ENDED
             recorder.record(self)
             return
-        self._become_visible()
+        self.become_visible()
 
     def _keep_in_cache(self) -> None:
         try:
@@ -645,11 +677,11 @@ class Call:
             return  # the journal failed meanwhile, and the call was let go
         parent = self.parent
         if parent is None:
-            self._become_visible()  # the run records what became of it, and needs the payload
+            self.become_visible()  # the run records what became of it, and needs the payload
             return
         self.payload = None
         if self.stopping is not None:
-            self._become_visible()
+            self.become_visible()
             return
         scope = parent.scope
         assert scope is not None
@@ -668,15 +700,23 @@ class Call:
         assert recorder is not None
         if record is not None:
             self.value, self.error = recorder.read(self, record)
+            if self.step.recall is not None and self.error is None:
+                self.step.recall(self.aside)
         else:
             parent.held -= 1
             self.is_held = False
         is_new = record is None  # else the body has gone on from it before
-        if self.error is not None and is_new and parent.scope is not None:
+        if is_new and parent.scope is not None and (self.error is not None or self._holds_failures):
             parent.scope.failures[self.identity] = self
-        self._become_visible()
+        self.become_visible()
 
-    def _become_visible(self) -> None:
+    @property
+    def _holds_failures(self) -> bool:
+        """Whether it is made again of what it has begun, some of which failed: who goes on goes on from that."""
+        return not self.is_recorded and self.scope is not None and bool(self.scope.failures)
+
+    def become_visible(self) -> None:
+        """Let the parent see the outcome, unless it is being stopped."""
         parent = self.parent
         if parent is None:
             self.state = State.OVER
@@ -763,6 +803,7 @@ class Call:
 
     def _open_question(self, question: Interrupted) -> None:
         self.state = State.OPEN
+        self.make_way()
         if self.parent is not None:
             self.parent.child_opened()
         self.value = self.error = None
@@ -925,7 +966,7 @@ class Call:
         if self.parent is not None and self.parent.scope is not None:
             self.parent.scope.calls.pop(self.identity, None)
         self._forget_children()
-        self._become_visible()
+        self.become_visible()
 
     def _forget_children(self) -> None:
         why = self.stopping or self.own_timeout or Stop(StopKind.CANCEL, f"{self.step.name!r} has ended")
@@ -1084,6 +1125,8 @@ class Call:
         return Stopped(f"nobody waits for {self.step.name!r} any more")
 
     def _tell(self, kind: type[events.CallEvent], **fields: Any) -> None:
+        if kind in self.untold:
+            return
         parent_id = self.parent.id if self.parent is not None else ""
         self.run.emit(
             kind(

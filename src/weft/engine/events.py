@@ -126,6 +126,19 @@ class BlockDecided(CallEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StateConflict(CallEvent):
+    """Branches of a graph that met had changed the same of its state, and the later one has won.
+
+    Attributes:
+        path: The keys that lead there.
+        branches: What the branches are called; the second one won.
+    """
+
+    path: tuple[Any, ...]
+    branches: tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CallGivenUp(CallEvent):
     """A sync body that could not be stopped was left to itself."""
 
@@ -159,5 +172,10 @@ class RunFinished(Event):
     status: str
     outcome: Outcome[Any] | None
 
+
+#: What is told of every call that stands for a step of the user's.
+LIFE_OF_A_CALL: frozenset[type[CallEvent]] = frozenset(
+    {CallAsked, CallQueued, CallStarted, CallRetrying, CallFinished}
+)
 
 Observer = Callable[[Event], None]

@@ -55,7 +55,7 @@ class Execution:
         observers: Sequence[events.Observer] = (),
     ) -> None:
         forget_in_forks()
-        self.workflow = workflow
+        self.workflow = workflow = workflow.for_run(input, options)
         self.options = options
         self.loop = loop
         self.clock = clock_of(loop)
@@ -72,6 +72,8 @@ class Execution:
         self.limits = options.limits
         self._own_needs = needs_of(self.width, self.limits)
         self._width_needs = needs_of(self.width, ())
+        #: What a style keeps for as long as the run lasts, by a name of its own.
+        self.kept: dict[str, Any] = {}
         self.given_up: list[GivenUpBody] = []
         self.questions: dict[str, tuple[Call, Interrupt]] = {}
         self.status = RunStatus.RUNNING
@@ -156,7 +158,7 @@ class Execution:
         if self.options.timeout is not None:
             self._set_deadline(self.options.timeout)
         self.root._begin_total()
-        self.root._admit()
+        self.root.admit()
 
     async def _open(self) -> Opened | None:
         if self.options.checkpointer is None:
@@ -231,9 +233,9 @@ class Execution:
             value, save = self.split_output(root.value)
             try:
                 # A body in a thread has encoded it there already.
-                output = (
-                    root.payload if root.payload is not None else recorder.encode_output(root.step, value)
-                )
+                output = root.payload
+                if output is None:
+                    output = recorder.encode_output(root, self.workflow.recorded_value(root.value))
                 saved = self._encoded_state(output, value, save)
             except Exception as refused:
                 root.value, error, status = None, refused, RunStatus.FAILED

@@ -40,6 +40,7 @@ class Book:
     failed: Callable[[Exception], None]  # told there when nothing more can be written
     at_once: bool = False  # written by the run itself, not by the writer's thread
     closed: bool = False
+    waiting: int = 0  # entries that are not known to be durable; counted on the run's loop
 
 
 @dataclass(slots=True, eq=False)
@@ -67,6 +68,7 @@ class Journal:
 
     def add(self, *entries: Entry) -> None:
         """Have entries written; their ``done`` is called on the loop of their run when they are durable."""
+        entries[0].book.waiting += len(entries)
         if entries[0].book.at_once:
             self._commit(list(entries))
             return
@@ -128,6 +130,7 @@ def _write_of(book: Book, group: list[Entry]) -> Write:
 
 
 def _tell(batch: int, group: list[Entry]) -> None:
+    group[0].book.waiting -= len(group)
     for entry in group:
         if entry.done is not None:
             entry.done(entry.batch or batch)

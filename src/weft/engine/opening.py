@@ -108,6 +108,8 @@ def _open(run: Execution, store: Checkpointer) -> Opened:
                     f"run {run_id!r} was finished by another {workflow.step.name!r}: its parts have changed since; "
                     "begin a new run with another run_id"
                 )
+            if workflow.step.recall is not None:
+                workflow.step.recall(output.aside)
             output = output.value
         return Opened(row, input=value, output=workflow.recorded_output(output, store, run_id))
     try:

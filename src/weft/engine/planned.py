@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, Protocol
 
+from weft.engine import events
 from weft.engine.call import Call
 from weft.engine.futures import Branch, ThreadFuture
 from weft.engine.scope import Scope
@@ -64,7 +65,7 @@ class PlannedCall(Call):
     reader: Reader | None = None  # a thread that waits for this call, and can read its source meanwhile
     concluded = False  # it starts nothing more
     waits_to_return = False  # what a conductor does at an outcome takes no time, and need not count
-    _will_advance = False
+    will_advance = False  # its conductor is about to act
 
     def __init__(
         self, run: Execution, parent: Call | None, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -100,12 +101,12 @@ class PlannedCall(Call):
 
     def advance_soon(self) -> None:
         """Have the conductor look what is to be done, in this turn of the loop."""
-        if not self._will_advance:
-            self._will_advance = True
+        if not self.will_advance:
+            self.will_advance = True
             self.run.soon(self._advance)
 
     def _advance(self) -> None:
-        self._will_advance = False
+        self.will_advance = False
         if self.concluded or self.stopping is not None or self.state is not State.RUNNING:
             return
         assert self.conductor is not None
@@ -175,13 +176,28 @@ class PlannedCall(Call):
         kwargs: dict[str, Any],
         *,
         identity: tuple[bytes, int] | None = None,
+        latest: float | None = None,
+        is_told: bool = True,
     ) -> None:
-        """Start a call; the conductor is told when it has ended."""
+        """Start a call; the conductor is told when it has ended.
+
+        Args:
+            branch: By which it is told.
+            step: What to call.
+            args: With what.
+            kwargs: With what, by name.
+            identity: From :meth:`identify`, where not the arguments alone tell it from others.
+            latest: When it must have ended, in the loop's time: its deadline, which the conductor sees to.
+            is_told: Whether observers are told of it; not if it stands for no step of the user's.
+        """
         run = self.run
         call = (PlannedCall if step.is_planned else Call)(run, self, step, args, kwargs)
         branch.call = call
         call.future = branch
         call.context = self.context
+        call.latest = latest
+        if not is_told:
+            call.untold = events.LIFE_OF_A_CALL
         fingerprint = b""
         if identity is not None:
             call.identity, call.ordinal = identity
@@ -194,6 +210,11 @@ class PlannedCall(Call):
         if self.concluded:
             return
         self.concluded = True
+        if self.step.convert is not None and error is None:
+            try:
+                value = self.step.convert(value)
+            except Exception as refused:
+                value, error = None, refused
         if self.pending:
             why = reason or f"{self.step.name!r} has what it needs"
             self._stop_children(Stop(StopKind.CANCEL, why, self.run.grace))
@@ -250,6 +271,10 @@ class PlannedScope(Scope):
 
     def _show_next(self) -> None:
         if not self.order.has_more:
+            return
+        if self._planned.will_advance:
+            # It acts first on what it has seen: it may ask for what is to be shown next.
+            self.owner.run.soon(self._show_next)
             return
         batch = self.order.next_batch(stuck=self._is_stuck)
         if batch:

@@ -6,7 +6,7 @@ import asyncio
 import sys
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -193,12 +193,23 @@ class Recorder:
 
     def _went_on(self, scope: Scope) -> list[Entry]:
         entries = []
-        for failure in self._received(scope):
+        for failure in self._failures_in(self._received(scope)):
             assert failure.error is not None
             self._gone_on.append((failure.error, failure.identity))
             record = Record(RecordKind.WENT_ON, failure.identity, scope.owner.identity, failure.ordinal)
             entries.append(Entry(self._book, record))
         return entries
+
+    @staticmethod
+    def _failures_in(received: list[Call]) -> Iterator[Call]:
+        """Those that are recorded: a call that is not fails again if what has failed in it does."""
+        stack = received[::-1]
+        while stack:
+            call = stack.pop()
+            if call.is_recorded:
+                yield call
+            elif call.scope is not None:
+                stack += list(call.scope.failures.values())[::-1]
 
     @staticmethod
     def _received(scope: Scope) -> list[Call]:
@@ -222,16 +233,16 @@ class Recorder:
         """
         if call.step.workflow is not None:
             value, _ = call.step.workflow.split_output(value)
-        return self.codec.encode(value)
+        return self.codec.encode(_with_more(call, value))
 
-    def encode_output(self, step: Step, value: Any) -> bytes:
+    def encode_output(self, root: Call, value: Any) -> bytes:
         """The output of the run as it is recorded.
 
         Raises:
             UnstorableError: It cannot be.
         """
         try:
-            return self.codec.encode(Composed(step.shape, value) if step.is_planned else value)
+            return self.codec.encode(_with_more(root, value))
         except UnstorableError as error:
             raise _without_wrapper(error) from None
 
@@ -255,20 +266,31 @@ class Recorder:
             return
         record = self._record_of(call) if call.is_recorded else None
         if not call.is_recorded:
-            self._add(Entry(self._book, None, call.recorded_in))
+            self._pass_by(call)
         elif record is None:
             call.recorded_in(0)
             self._book.shown()
         else:
             self._add(Entry(self._book, record, call.recorded_in))
 
+    def _pass_by(self, call: Call) -> None:
+        """Nothing is written of it. It is seen after what is being written, but needs no commit of its own.
+
+        Else a run whose lives are short would spend them on commits of nothing, and never come to its end.
+        """
+        book = self._book
+        if book.waiting and self._waits:
+            self._add(Entry(book, None, call.recorded_in))
+            return
+        book.inbox.post(call.recorded_in, book.batch)
+        book.inbox.post(book.shown)
+
     def _record_of(self, call: Call) -> Record | None:
         assert call.parent is not None
         kind, value = RecordKind.OK, call.payload
         if call.error is None and value is None:
-            made = Composed(call.step.shape, call.value) if call.step.is_planned else call.value
             try:
-                value = self.codec.encode(made)
+                value = self.codec.encode(_with_more(call, call.value))
             except UnstorableError as found:
                 error = _without_wrapper(found)
                 error.add_note(f"returned by {call.step.name!r}, call {call.id}")
@@ -296,7 +318,9 @@ class Recorder:
         call.attempt = record.attempts
         try:
             if record.kind is RecordKind.OK:
-                return without_shape(self.codec.decode(record.value)), None
+                found = self.codec.decode(record.value)
+                call.aside = found.aside if isinstance(found, Composed) else None
+                return without_shape(found), None
         except CorruptDataError as error:
             error.add_note(f"in the recorded result of {call.step.name!r}, call {call.id}")
             return None, error
@@ -459,6 +483,13 @@ class Recorder:
             self._kept.extend(entries)
         else:
             self._journal.add(*entries)
+
+
+def _with_more(call: Call, value: Any) -> Any:
+    """The value with what else a resume has to know, if there is such."""
+    if call.step.is_planned or call.aside is not None:
+        return Composed(call.step.shape, value, call.aside)
+    return value
 
 
 def _without_wrapper(error: UnstorableError) -> UnstorableError:

@@ -32,9 +32,8 @@ class Step:
     total: float | None = None  # seconds that all attempts and waits may take together
     limits: tuple[Limit, ...] = ()
     gates: Needs = ()  # as limits, but held to the end of the call, whatever it has begun
-    convert: Callable[[Any], Any] | None = (
-        None  # what becomes of a result before it is recorded; may be done twice
-    )
+    convert: Callable[[Any], Any] | None = None  # makes of a result what is recorded, or refuses it
+    recall: Callable[[Any], None] | None = None  # told what was recorded beside a value that is used again
     shape: str = ""  # of a planned call: what it is made of; a record of another shape is not its own
     is_planned: bool = False  # `fn` gives the conductor of its calls; see weft.engine.planned
     is_plain: bool = field(init=False)

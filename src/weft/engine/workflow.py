@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from weft.checkpoint.base import Checkpointer
     from weft.engine.call import Call
     from weft.engine.execution import Execution
+    from weft.engine.options import RunOptions
     from weft.engine.step import Step
 
 
@@ -16,6 +17,10 @@ class Workflow:
     """The base of whatever can be the root of a run. The hooks do nothing until a style overrides them."""
 
     step: Step
+
+    def for_run(self, input: Any, options: RunOptions) -> Workflow:
+        """What is run: itself, or, where a run has something of its own to remember, an object for it alone."""
+        return self
 
     def bind(self, input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments of the step for this input."""
@@ -28,6 +33,13 @@ class Workflow:
     def recorded_input(self, input: Any) -> Any:
         """What a journal keeps of the input."""
         return input
+
+    def recorded_value(self, value: Any) -> Any:
+        """What a journal keeps as the output: of the value of the root what the run returns, unless that is too little.
+
+        Asked where the root has a conductor; the value of a body is encoded in the thread that made it.
+        """
+        return self.split_output(value)[0]
 
     def recorded_output(self, value: Any, store: Checkpointer, run_id: str) -> Any:
         """The output of a finished run, made of what its journal has kept as such."""

@@ -1,0 +1,230 @@
+"""What a graph runs at a node: a function that reads what it declares, or any other workflow, as one execution."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from weft.core.activation import split_choices
+from weft.core.graph_binding import CALLBACK, STATE, UPSTREAM, GraphBinding
+from weft.core.graph_state import plain
+from weft.engine.context import current
+from weft.engine.futures import Branch
+from weft.engine.step import Step, is_async_callable
+from weft.errors import GraphError, UsageError
+from weft.nodes import FunctionNode
+
+if TYPE_CHECKING:
+    from weft.core.activation import Run, Upstream
+    from weft.core.graph_plan import GraphPlan
+    from weft.core.graph_state import StateBranch
+    from weft.engine.planned import PlannedCall
+    from weft.runnable import Runnable
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What an execution of a graph is given.
+
+    Attributes:
+        input: The values that it begins with.
+        callback: What streaming nodes stream to; None for one of the graph's own.
+        only_writes: Whether the result is what was written, without the input: what it is merged into has that.
+        upstream: What led to the first node.
+        state: What the state is at first, if not what the graph holds.
+        branch_errors: Where those of pipelines beside a pipeline go.
+    """
+
+    input: Any
+    callback: Any = None
+    only_writes: bool = False
+    upstream: tuple[Upstream, ...] = ()
+    state: Mapping[Any, Any] | None = None
+    branch_errors: list[Any] | None = None
+
+    def __repr__(self) -> str:
+        """As users know it: what they gave."""
+        return repr(self.input)
+
+
+class Start(NamedTuple):
+    """The call that an execution becomes."""
+
+    step: Step
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    identity: tuple[bytes, int] | None = None
+
+
+class NodeCall(Branch):
+    """One execution of a node, as a call that the graph has started."""
+
+    __slots__ = ("callback", "is_recorded", "node", "run", "start", "state")
+
+    def __init__(self, owner: PlannedCall, node: GraphNode, run: Run, callback: Any) -> None:
+        super().__init__(owner, run.execution)
+        self.node = node
+        self.run = run
+        self.callback = callback
+        self.is_recorded = False
+        self.start: Start | None = None  # while it is held back
+        self.state: StateBranch | None = run.branch.state if node.takes_state else None
+
+    def special(self) -> dict[str, Any]:
+        """What the body gets beside values; called as an attempt begins, so one before it is undone."""
+        found: dict[str, Any] = {}
+        if self.state is not None:
+            self.state.undo()
+            found[STATE] = self.state.state
+        if CALLBACK in self.node.binding.special:
+            found[CALLBACK] = self.callback
+        return found
+
+
+class GraphNode:
+    """A node of a graph, ready to be run any number of times at once.
+
+    Attributes:
+        name: What the graph calls it.
+        part: What was added to the graph.
+        takes_state: Whether it gets the graph's state.
+    """
+
+    def __init__(self, name: str, part: Runnable, plan: GraphPlan) -> None:
+        self.name = name
+        self.part = part
+        self.is_router = isinstance(part, FunctionNode) and part.is_router
+        self.binding = GraphBinding.of(part.func) if isinstance(part, FunctionNode) else GraphBinding()
+        self.takes_state = STATE in self.binding.special
+        self._plan = plan
+        self._own_step = self._step_of(part) if isinstance(part, FunctionNode) else None
+
+    def start_of(self, run: Run, callback: Any) -> Start:
+        """The call that an execution becomes.
+
+        Raises:
+            InputError: A required parameter is not there, or the part cannot take these values.
+        """
+        part = self.part
+        if self._own_step is not None:
+            args, kwargs = self.binding.bind(run.flow, node=self.name)
+            if UPSTREAM in self.binding.special:
+                kwargs |= self._upstream(run)
+            return Start(self._own_step, args, kwargs)
+        flow = dict(run.flow)
+        args, kwargs = part.bind_node(flow, callback)
+        step = replace(part.step, name=self.name, convert=partial(_written, self.name, flow))
+        return Start(step, args, kwargs)
+
+    def _upstream(self, run: Run) -> dict[str, Any]:
+        if run.upstream:
+            node, output = run.upstream[-1]
+            return {UPSTREAM: {"node": node, "output": dict(output)}}
+        return {} if UPSTREAM in self.binding.optional else {UPSTREAM: None}
+
+    def _step_of(self, part: FunctionNode[..., Any]) -> Step:
+        step = part.step
+        fn: Callable[..., Any] = step.fn
+        if self.binding.special & {STATE, CALLBACK} or part.is_stream:
+            fn = _prepared(fn)
+        return replace(step, name=self.name, fn=fn, convert=self._taken)
+
+    def _taken(self, output: Any) -> Any:
+        """What a body gave, as the graph takes it; what it changed of the state is recorded beside it."""
+        if not isinstance(output, Mapping):
+            raise GraphError(_no_dict(self.name, output, is_router=self.is_router))
+        if self.is_router:
+            self._plan.choose(self._plan.number[self.name], split_choices(self.name, output)[0])
+        if not self.takes_state:
+            return output
+        call = current.get()
+        assert call is not None
+        running = call.future
+        assert isinstance(running, NodeCall)
+        assert running.state is not None
+        output = plain(dict(output))  # it may have parts of the state in it, which go on changing
+        call.aside = running.state.take() or None
+        return output
+
+
+def _no_dict(name: str, output: Any, *, is_router: bool) -> str:
+    what = "nothing (None)" if output is None else f"{type(output).__name__}: {output!r:.80}"
+    if is_router:
+        return (
+            f"router {name!r} must return a dict with 'choice' (the name of a node) or 'choices' (a list of names); "
+            f"expected dictionary output, got {what}"
+        )
+    return (
+        f"node {name!r} must return a dict of what it gives to the nodes after it ({{}} for nothing); "
+        f"expected dictionary output, got {what}"
+    )
+
+
+def _written(name: str, flow: Mapping[Any, Any], result: Any) -> dict[Any, Any]:
+    """What a workflow that is a node has written: the keys it gave anew; of a result that is no mapping, itself."""
+    if not isinstance(result, Mapping):
+        return {name: result}
+    return {key: value for key, value in result.items() if key not in flow or flow[key] is not value}
+
+
+# Bodies that get more than values
+
+
+def _prepared(fn: Callable[..., Any]) -> Callable[..., Any]:
+    if is_async_callable(fn):
+
+        async def on_loop(*args: Any, **kwargs: Any) -> Any:
+            running = _running()
+            await _streams(running, "start_node")
+            output = await fn(*args, **kwargs, **running.special())
+            await _streams(running, "end_node")
+            return output
+
+        on_loop.__wrapped__ = fn  # type: ignore[attr-defined]  # whose annotations name what may be stored
+        return on_loop
+
+    def here(*args: Any, **kwargs: Any) -> Any:
+        running = _running()
+        _now(_streams(running, "start_node"))
+        output = fn(*args, **kwargs, **running.special())
+        if hasattr(type(output), "__await__"):
+            return _awaited(running, output)
+        _now(_streams(running, "end_node"))
+        return output
+
+    here.__wrapped__ = fn  # type: ignore[attr-defined]  # as above
+    return here
+
+
+async def _awaited(running: NodeCall, output: Any) -> Any:
+    found = await output
+    await _streams(running, "end_node")
+    return found
+
+
+def _running() -> NodeCall:
+    call = current.get()
+    assert call is not None
+    assert isinstance(call.future, NodeCall)
+    return call.future
+
+
+async def _streams(running: NodeCall, what: str) -> None:
+    part = running.node.part
+    if isinstance(part, FunctionNode) and part.is_stream:
+        await getattr(running.callback, what)(node_name=running.node.name)
+
+
+def _now(coroutine: Coroutine[Any, Any, None]) -> None:
+    """Do at once what in a thread cannot be waited for."""
+    try:
+        coroutine.send(None)
+    except StopIteration:
+        return
+    coroutine.close()
+    raise UsageError("a callback whose start_node or end_node waits for something needs nodes that are async")
+
+
+__all__ = ["Given", "GraphNode", "NodeCall", "Start"]

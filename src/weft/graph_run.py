@@ -1,0 +1,639 @@
+"""One execution of a graph: starts what :mod:`weft.core.activation` says, and tells it what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from inspect import isawaitable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from weft.core.activation import (
+    Activation,
+    BranchEnded,
+    Decision,
+    Finished,
+    Options,
+    Run,
+    StateConflicts,
+    Upstream,
+    split_choices,
+)
+from weft.core.branches import Branch as GraphBranch
+from weft.core.graph_plan import GraphPlan
+from weft.core.graph_state import Change, StateBranch, plain
+from weft.core.outcome import Failed
+from weft.core.policy import Verdict
+from weft.core.state_merge import Part, merge
+from weft.engine import events
+from weft.engine.futures import Branch
+from weft.engine.states import Stop, StopKind
+from weft.engine.step import Step
+from weft.errors import ParallelTimeoutError, UnstorableError
+from weft.graph_forks import Ending, ForkOptions, ForkRun
+from weft.graph_nodes import Given, GraphNode, NodeCall, Start
+
+if TYPE_CHECKING:
+    from weft.engine.call import Call
+    from weft.engine.planned import PlannedCall
+
+
+logger = logging.getLogger("weft")
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A graph as it is when an execution begins; what is added to it later concerns later ones.
+
+    Attributes:
+        plan: Its nodes, edges and joins.
+        nodes: What runs at each node, by name.
+        forks: The nodes behind which branches run with options.
+        options: How an execution goes.
+        takes_state: Whether any node gets the state.
+        streams: Whether any node streams.
+        sides: By node, the pipelines that begin beside the way on from there.
+    """
+
+    plan: GraphPlan
+    nodes: Mapping[str, GraphNode]
+    forks: Mapping[str, ForkOptions]
+    options: Options
+    takes_state: bool
+    streams: bool
+    sides: Mapping[str, tuple[Side, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """A pipeline that begins beside the way on from a node; see :meth:`weft.graph.Graph.add_branch`.
+
+    Attributes:
+        source: The node.
+        destination: The first of the pipeline.
+        step: Runs it.
+        waits: Whether the way on waits for it.
+        takes_state: Whether it, or its condition, gets the state.
+    """
+
+    source: str
+    destination: str
+    step: Step
+    waits: bool
+    takes_state: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BranchError:
+    """A pipeline beside the way has failed, which concerns nothing else.
+
+    Attributes:
+        source: The node behind which it began.
+        destination: Its first node.
+        error: What was raised.
+    """
+
+    source: str
+    destination: str
+    error: Exception
+
+
+async def close_callback(callback: Any) -> None:
+    """Nothing more is streamed; may be done twice. What it raises is logged."""
+    try:
+        closing = callback.close()
+        if isawaitable(closing):
+            await closing
+    except Exception:  # it concerns who reads what was streamed, not the execution
+        logger.exception("the callback %r could not be closed", callback)
+
+
+class Holder(Protocol):
+    """What lasts from one execution to the next."""
+
+    state: dict[Any, Any]
+    branch_errors: list[BranchError]
+
+
+class SideCall(Branch):
+    """A pipeline beside the way, as a call that the graph has started."""
+
+    __slots__ = ("is_recorded", "run", "side", "start", "state")
+
+    def __init__(self, owner: PlannedCall, side: Side, run: Run, state: Mapping[Any, Any] | None) -> None:
+        super().__init__(owner, run.execution)
+        self.side = side
+        self.run = run  # of the node behind which it begins
+        self.state = state  # what it begins with
+        self.is_recorded = False
+        self.start: Start | None = None  # while it is held back
+
+
+@dataclass(eq=False, slots=True)
+class _Waiting:
+    """A node that has ended, and whose way on waits for pipelines beside it."""
+
+    running: NodeCall
+    output: Mapping[Any, Any]
+    choices: Sequence[str] | None
+    left: int = 0
+
+
+class GraphRun:
+    """The conductor of an execution.
+
+    Args:
+        program: The graph.
+        call: Whose conductor it is.
+        given: What the execution begins with.
+        holder: Has the graph's state, and takes what an execution leaves.
+    """
+
+    is_serial = False
+    is_looking = (
+        False  # what can be asked for is asked for at once, so that nothing recorded has to be looked for
+    )
+    may_start_more = False
+
+    def __init__(
+        self,
+        program: Program,
+        call: PlannedCall,
+        given: Given,
+        holder: Holder,
+    ) -> None:
+        self._program = program
+        self._call = call
+        self._given = given
+        self._holder = holder
+        self._activation: Activation | None = None
+        self._running: dict[int, NodeCall] = {}
+        self._sides: dict[SideCall, None] = {}
+        self._waiting: dict[int, _Waiting] = {}  # executions whose way on waits for pipelines beside it
+        self._branch_errors: list[BranchError] = [] if given.branch_errors is None else given.branch_errors
+        self._ended: deque[tuple[Branch, Call]] = deque()
+        self._finished: Finished | None = None
+        self._error: BaseException | None = None
+        self._has_begun = False
+        recorder = call.run.recorder
+        self._codec = None if recorder is None else recorder.codec
+        # On a resume nothing new begins before what is recorded has been seen: it may decide that it is not needed.
+        self._replays = call.scope is not None and call.scope.order.replaying
+        self._held_back: list[NodeCall | SideCall] = []
+        self._recalled = 0  # calls with a record whose turn has not come yet
+        self._forks: dict[int, ForkRun] = {}  # by the execution behind which they are
+        self._endings: dict[GraphBranch, Ending] = {}
+        self._late_changes: list[tuple[Mapping[Any, Any], Change]] = []
+
+    # What the engine tells
+
+    def note(self, branch: Branch, call: Call) -> None:
+        """A node has ended."""
+        self._ended.append((branch, call))
+
+    def advance(self) -> None:
+        """Tell what has ended, start what is to run, or conclude."""
+        if self._error is None and not self._has_begun:
+            self._has_begun = True
+            self._begin()
+        while self._ended and self._error is None:
+            branch, call = self._ended.popleft()
+            if isinstance(branch, NodeCall):
+                self._node_ended(branch, call)
+            elif isinstance(branch, SideCall):
+                self._side_ended(branch, call)
+            else:
+                self._preface_ended(call)
+        if self._error is not None:
+            self._call.conclude(None, self._error)
+        elif self._finished is not None and not self._sides:
+            self._end(self._finished)
+        elif self._held_back and not self._recalled:
+            self._start_held_back()
+
+    def close(self, then: Callable[[], None]) -> None:
+        """Let go of the timers, and tell who reads what was streamed that nothing more comes."""
+        for fork in self._forks.values():
+            if fork.timer is not None:
+                fork.timer.cancel()
+        if self._program.sides:
+            self._holder.branch_errors = self._branch_errors
+        callback = self._given.callback
+        if callback is not None and not self._given.only_writes:
+            self._call.run.spawn(close_callback(callback))
+        then()
+
+    def timeout_error(self, limit: float, elapsed: float) -> None:
+        """The usual error will do."""
+
+    # Beginning and ending
+
+    def _begin(self) -> None:
+        if not self._program.takes_state:
+            self._activate(None)
+        elif self._codec is None:
+            self._activate(self._holder.state)
+        else:  # what it was when the run began is recorded, since the graph of a resume may hold another
+            reading = Step(self._read_state, "state", is_async=True)
+            self._call.start(Branch(self._call, 0), reading, (), {}, is_told=False)
+
+    async def _read_state(self) -> Any:
+        return plain({**self._holder.state})
+
+    def _preface_ended(self, call: Call) -> None:
+        if call.error is not None:
+            self._error = call.error
+        else:
+            self._activate(call.value)
+
+    def _activate(self, state: Mapping[Any, Any] | None) -> None:
+        self._activation = Activation(self._program.plan, self._program.options, state=state)
+        self._do(self._activation.begin(self._given.input, self._given.upstream))
+
+    def _end(self, finished: Finished) -> None:
+        if finished.state is not None:
+            self._call.aside = self._holder.state = self._with_late_changes(finished.state)
+        self._call.conclude(finished.writes if self._given.only_writes else finished.result, None)
+
+    # Starting
+
+    def _do(self, decisions: Iterable[Decision]) -> None:
+        todo = deque(decisions)
+        while todo and self._error is None:
+            decision = todo.popleft()
+            if isinstance(decision, Run):
+                todo.extend(self._run(decision))
+            elif isinstance(decision, BranchEnded):
+                todo.extend(self._branch_ended(decision.branch))
+            elif isinstance(decision, StateConflicts):
+                self._tell_conflicts(decision)
+            else:
+                self._finished = decision
+
+    def _run(self, run: Run) -> Iterable[Decision]:
+        if self._program.forks:
+            if self._ending_of(run.branch) is not None:
+                return self._active.lost(run.execution)
+            fork = self._fork_of(run.branch)
+            if fork is not None and fork.refusal is not None:
+                return self._fail_at(fork.base, fork.refusal, [run.execution])
+            if fork is not None and not fork.admits(run):
+                return ()
+        return self._start(run)
+
+    def _start(self, run: Run) -> Iterable[Decision]:
+        node = self._program.nodes[run.node]
+        running = NodeCall(self._call, node, run, self._given.callback)
+        try:
+            start = node.start_of(run, self._given.callback)
+        except Exception as error:
+            return self._failed(running, error)
+        self._running[run.execution] = running
+        self._ask_in_turn(running, start, running.state)
+        return ()
+
+    def _ask_in_turn(self, asked: NodeCall | SideCall, start: Start, state: StateBranch | None) -> None:
+        if self._codec is not None:
+            start = start._replace(identity=self._identify(asked.run, start, state))
+        if self._replays and start.identity is not None:
+            asked.is_recorded = self._call.recorded_at(start.identity[0]) is not None
+            if not asked.is_recorded:
+                asked.start = start
+                self._held_back.append(asked)
+                return
+            self._recalled += 1
+        self._ask(asked, start)
+
+    def _ask(self, running: NodeCall | SideCall, start: Start) -> None:
+        latest = self._deadline_on(running.run.branch) if self._forks else None
+        self._call.start(
+            running, start.step, start.args, start.kwargs, identity=start.identity, latest=latest
+        )
+
+    def _deadline_on(self, branch: GraphBranch) -> float | None:
+        """The earliest of the forks round this branch."""
+        found: list[float] = []
+        inner: GraphBranch | None = branch
+        while inner is not None:
+            fork = self._forks.get(inner.fork.execution) if inner.fork is not None else None
+            if fork is not None and fork.latest is not None:
+                found.append(fork.latest)
+            inner = inner.parent
+        return min(found, default=None)
+
+    def _start_held_back(self) -> None:
+        self._replays = False
+        held_back, self._held_back = self._held_back, []
+        for running in held_back:
+            start, running.start = running.start, None
+            assert start is not None
+            self._ask(running, start)
+
+    def _identify(self, run: Run, start: Start, state: StateBranch | None) -> tuple[bytes, int]:
+        """By the way it came, by its arguments, and by the state, which stands for what was done to it until now."""
+        assert self._call.run.recorder is not None
+        fingerprint = self._call.run.recorder.fingerprint(start.step, start.args, start.kwargs)
+        seen = b"" if state is None else b"s" + state.digest
+        return self._call.identify(start.step.name, run.place + seen + fingerprint)
+
+    @property
+    def _active(self) -> Activation:
+        assert self._activation is not None
+        return self._activation
+
+    # Outcomes
+
+    def _node_ended(self, running: NodeCall, call: Call) -> None:
+        execution = running.run.execution
+        del self._running[execution]
+        self._recalled -= running.is_recorded
+        if self._endings and (ending := self._ending_of(running.run.branch)) is not None:
+            if running.state is not None:
+                running.state.undo()
+            self._note_stopped(ending, execution)
+        elif call.error is not None:
+            if running.state is not None:
+                running.state.undo()
+            self._do(self._failed(running, call.error))
+        else:
+            self._succeeded(running, call)
+
+    def _note_stopped(self, ending: Ending, execution: int) -> None:
+        ending.alive.discard(execution)
+        ending.kept.append(execution)
+        self._do(() if ending.alive else self._has_stopped(ending))
+
+    def _succeeded(self, running: NodeCall, call: Call) -> None:
+        if running.state is not None and call.aside is not None:
+            self._note_change(running, call.aside, was_recorded=call.record is not None)
+        output, choices = call.value, None
+        if running.node.is_router:
+            choices, output = split_choices(running.node.name, output)
+        if sides := self._program.sides.get(running.node.name):
+            self._begin_sides(sides, running, output, choices)
+        else:
+            self._go_on(running, output, choices)
+
+    def _go_on(self, running: NodeCall, output: Mapping[Any, Any], choices: Sequence[str] | None) -> None:
+        self._do(self._active.ended(running.run.execution, output, choices))
+
+    def _note_change(self, running: NodeCall, change: Change, *, was_recorded: bool) -> None:
+        assert running.state is not None
+        if was_recorded:
+            running.state.apply(change)
+        if self._codec is not None:
+            running.state.record(self._codec.fingerprint(change) or b"")
+
+    def _failed(self, running: NodeCall, error: BaseException) -> Iterable[Decision]:
+        """A node has failed: the branch that may fail has, or else the graph."""
+        victim = self._victim(running.run.branch) if isinstance(error, Exception) else None
+        if victim is None:
+            self._error = self._error or error
+            return ()
+        assert isinstance(error, Exception)
+        return self._fail_branch(*victim, error, [running.run.execution])
+
+    def _tell_conflicts(self, decision: StateConflicts) -> None:
+        if self._call.run.is_observed:
+            for conflict in decision.conflicts:
+                self._call._tell(events.StateConflict, path=conflict.path, branches=conflict.branches)
+
+    # Pipelines beside the way
+
+    def _begin_sides(
+        self,
+        sides: Iterable[Side],
+        running: NodeCall,
+        output: Mapping[Any, Any],
+        choices: Sequence[str] | None,
+    ) -> None:
+        run = running.run
+        waiting = _Waiting(running, output, choices)
+        for side in sides:
+            state = run.branch.state if side.takes_state else None
+            given = Given(
+                {**run.flow, **output},
+                self._given.callback,
+                only_writes=True,
+                upstream=(Upstream(running.node.name, output),),
+                state=None if state is None else plain({**state.state}),
+                branch_errors=self._branch_errors,
+            )
+            asked = SideCall(self._call, side, run, given.state)
+            self._sides[asked] = None
+            waiting.left += side.waits
+            self._ask_in_turn(asked, Start(side.step, (given,), {}), state)
+        if waiting.left:
+            self._waiting[run.execution] = waiting
+        else:
+            self._go_on(running, output, choices)
+
+    def _side_ended(self, asked: SideCall, call: Call) -> None:
+        del self._sides[asked]
+        self._recalled -= asked.is_recorded
+        side, error = asked.side, call.error
+        if isinstance(error, Exception):
+            self._branch_errors.append(BranchError(side.source, side.destination, error))
+        elif error is not None and not isinstance(error, asyncio.CancelledError):
+            self._error = error
+        elif call.aside is not None:
+            self._note_side_change(asked, call.aside)
+        waiting = self._waiting.get(asked.run.execution) if side.waits else None
+        if waiting is None or self._error is not None:
+            return
+        waiting.left -= 1
+        if not waiting.left:
+            del self._waiting[asked.run.execution]
+            self._waited_for(waiting)
+
+    def _waited_for(self, waiting: _Waiting) -> None:
+        run = waiting.running.run
+        if (ending := self._ending_of(run.branch)) is None:
+            self._go_on(waiting.running, waiting.output, waiting.choices)
+        else:
+            self._note_stopped(ending, run.execution)
+
+    def _note_side_change(self, asked: SideCall, change: Change) -> None:
+        if not asked.side.waits:
+            self._late_changes.append((asked.state or {}, change))
+            return
+        state = asked.run.branch.state  # nothing else has run on this branch meanwhile
+        state.apply(change)
+        if self._codec is not None:
+            state.record(self._codec.fingerprint(change) or b"")
+
+    def _with_late_changes(self, state: dict[Any, Any]) -> dict[Any, Any]:
+        """The state at the end, with what pipelines did to theirs for which nothing has waited."""
+        if not self._late_changes:
+            return state
+        target, parts = StateBranch(state), []
+        for before, change in self._late_changes:
+            part = StateBranch(before)
+            part.begin()
+            part.apply(change)
+            parts.append(Part("a branch beside the way", part, lambda _: False))
+        merge(target, parts, reducers=self._program.options.state_reducers)
+        found: dict[Any, Any] = plain(target.state)
+        return found
+
+    # Forks with options
+
+    def _fork_of(self, branch: GraphBranch) -> ForkRun | None:
+        """The fork with options in which this is one of the branches."""
+        fork = branch.fork
+        if fork is None:
+            return None
+        known = self._forks.get(fork.execution)
+        if known is None and (options := self._program.forks.get(fork.node)) is not None:
+            assert branch.parent is not None
+            loop = self._call.run.loop
+            known = self._forks[fork.execution] = ForkRun(options, fork, branch.parent, loop.time())
+            if options.timeout is not None:
+                known.latest = known.started + options.timeout
+                known.timer = loop.call_later(options.timeout, self._fork_out_of_time, known, options.timeout)
+        return known
+
+    def _branch_ended(self, branch: GraphBranch) -> Iterable[Decision]:
+        fork = self._fork_of(branch) if self._program.forks else None
+        if fork is None:
+            return ()
+        self._endings.pop(branch, None)
+        fork.names.setdefault(branch.index, f"#{branch.index}")
+        decisions: list[Decision] = []
+        verdict = fork.end(branch.index)
+        if verdict is Verdict.DONE and not fork.is_over:
+            decisions += self._drop_rest(fork)
+        if fork.is_over:
+            if fork.timer is not None:
+                fork.timer.cancel()
+            self._forks.pop(fork.fork.execution, None)
+            return decisions
+        for run in fork.next():
+            decisions += self._start(run)
+        return decisions
+
+    def _fork_out_of_time(self, fork: ForkRun, limit: float) -> None:
+        elapsed = self._call.run.loop.time() - fork.started
+        name, unfinished = (
+            f"the fork behind {fork.fork.node}",
+            [fork.names[index] for index in sorted(fork.unfinished)],
+        )
+        error = ParallelTimeoutError(name, timeout=limit, elapsed=elapsed, unfinished=unfinished)
+        self._do(self._fail_at(fork.base, error))
+        self._call.advance_soon()
+
+    def _fail_at(self, branch: GraphBranch, error: Exception, kept: Iterable[int] = ()) -> Iterable[Decision]:
+        """What stands on this branch has failed as a whole: so has the branch round it that may fail, or the graph."""
+        victim = self._victim(branch)
+        if victim is None:
+            self._error = self._error or error
+            return ()
+        return self._fail_branch(*victim, error, kept)
+
+    def _victim(self, branch: GraphBranch) -> tuple[ForkRun, GraphBranch] | None:
+        """The nearest branch round this one, or this one, whose fork goes on when it fails."""
+        inner: GraphBranch | None = branch
+        while inner is not None:
+            fork = self._forks.get(inner.fork.execution) if inner.fork is not None else None
+            if fork is not None and fork.options.may_fail:
+                return fork, inner
+            inner = inner.parent
+        return None
+
+    def _ending_of(self, branch: GraphBranch) -> Ending | None:
+        inner: GraphBranch | None = branch if self._endings else None
+        while inner is not None:
+            if (ending := self._endings.get(inner)) is not None:
+                return ending
+            inner = inner.parent
+        return None
+
+    def _fail_branch(
+        self, fork: ForkRun, branch: GraphBranch, error: Exception, kept: Iterable[int] = ()
+    ) -> Iterable[Decision]:
+        if self._ending_of(branch) is not None:
+            return ()
+        if fork.fail(branch.index, error):
+            return self._fail_at(fork.base, fork.failure(), kept)
+        return self._end_branch(
+            Ending(fork, branch, error), f"branch {fork.names[branch.index]!r} has failed", kept
+        )
+
+    def _drop_rest(self, fork: ForkRun) -> Iterable[Decision]:
+        """The fork is decided: what has not ended is not needed."""
+        decisions: list[Decision] = []
+        for index in sorted(fork.unfinished):
+            branch = fork.branches[index]
+            fork.dropped.add(index)
+            if self._ending_of(branch) is None:
+                decisions += self._end_branch(Ending(fork, branch), fork.reason)
+        return decisions
+
+    def _end_branch(self, ending: Ending, reason: str, kept: Iterable[int] = ()) -> Iterable[Decision]:
+        """Stop what runs on a branch; when all of it has ended, the branch comes to its join, or is lost."""
+        branch = ending.branch
+        ending.kept += kept
+        for inner in [other for other in self._endings if other.is_within(branch)]:
+            ending.kept += self._endings.pop(inner).kept
+        for fork in self._forks.values():
+            ending.kept += [
+                run.execution for run in fork.take_waiting(lambda run: run.branch.is_within(branch))
+            ]
+        for asked in [each for each in self._held_back if each.run.branch.is_within(branch)]:
+            self._held_back.remove(asked)
+            if isinstance(asked, SideCall):
+                del self._sides[asked]
+                continue
+            del self._running[asked.run.execution]
+            ending.kept.append(asked.run.execution)
+        self._endings[branch] = ending
+        self._stop_sides(ending, reason)
+        for running in [each for each in self._running.values() if each.run.branch.is_within(branch)]:
+            ending.alive.add(running.run.execution)
+            if running.call is not None:
+                running.call.stop(Stop(StopKind.CANCEL, reason, self._call.run.grace))
+        return () if ending.alive or not ending.kept else self._has_stopped(ending)
+
+    def _stop_sides(self, ending: Ending, reason: str) -> None:
+        for execution, waiting in [*self._waiting.items()]:
+            if not waiting.running.run.branch.is_within(ending.branch):
+                continue
+            sides = [asked for asked in self._sides if asked.run.execution == execution and asked.side.waits]
+            if sides:
+                ending.alive.add(execution)
+            else:  # they had not begun
+                del self._waiting[execution]
+                ending.kept.append(execution)
+            for asked in sides:
+                if asked.call is not None:
+                    asked.call.stop(Stop(StopKind.CANCEL, reason, self._call.run.grace))
+
+    def _has_stopped(self, ending: Ending) -> Iterable[Decision]:
+        """Nothing runs on a branch any more that was to be stopped."""
+        first, *others = ending.kept
+        self._active.discard(ending.branch)
+        decisions: list[Decision] = []
+        for execution in others:
+            decisions += self._active.lost(execution)
+        fork = ending.fork
+        if ending.error is None or not fork.options.policy.gives_outcomes:
+            return [*decisions, *self._active.lost(first)]
+        name = fork.names[ending.branch.index]
+        return [
+            *decisions,
+            *self._active.failed(first, fork.fork, {name: self._storable(name, ending.error)}),
+        ]
+
+    def _storable(self, name: str, error: Exception) -> Failed:
+        """The failure as a value of the flow, or one that says so where it could not be recorded."""
+        outcome = Failed(error)
+        if self._codec is not None:
+            try:
+                self._codec.encode(outcome)
+            except UnstorableError as refused:
+                unstorable = UnstorableError(f"the failure of branch {name!r}", refused.reason)
+                unstorable.__cause__ = error
+                return Failed(unstorable)
+        return outcome

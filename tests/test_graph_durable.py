@@ -1,0 +1,286 @@
+"""Graphs that go on where they were: nothing that was seen is taken back, runs again or is decided anew.
+
+What ran is counted outside of the engine. A failure has a note with the seed of its graph; WEFT_GRAPH=seed runs that
+one alone, WEFT_SEED=seed the same ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections import Counter
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+
+import pytest
+from graph_making import (
+    Boom,
+    CutOff,
+    Kind,
+    Lives,
+    build,
+    forks_for,
+    graph_of,
+    kinds_for,
+    shown,
+    watching,
+)
+from graph_reference import Reference
+from killing import Mortal, MortalFile, seeded
+
+from weft import RunStatus, StoreError
+from weft.errors import GraphError, MaxStepsError, ParallelExecutionError, StuckError
+from weft.testing import run
+
+
+def seeds_of(name, count):
+    """The seeds of so many graphs, or the one that is asked for."""
+    rng = seeded(name)
+    if alone := os.environ.get("WEFT_GRAPH"):
+        return [int(alone)]
+    return [rng.randrange(2**32) for _ in range(count)]
+
+
+@contextmanager
+def naming(seed, *what):
+    try:
+        yield
+    except BaseException as error:
+        error.add_note(f"WEFT_GRAPH={seed} {' '.join(map(str, what))}")
+        raise
+
+
+# Killed at any record, again and again
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def mortals(request, tmp_path):
+    """Makes stores that die; sqlite in a file each."""
+    made = []
+
+    def make():
+        if request.param == "memory":
+            return Mortal()
+        made.append(MortalFile(tmp_path / f"{len(made)}.db"))
+        return made[-1]
+
+    make.are_quick = request.param == "memory"
+    yield make
+    for saver in made:
+        saver.close()
+
+
+def told_of(watched):
+    """What the activation was told, in order, in words that hold in every life."""
+    if not watched:
+        return []
+    return [(watched[0].labels[mine], output, choices) for mine, output, choices in watched[0].told]
+
+
+class Story:
+    """One run of a random graph, in as many lives as it needs."""
+
+    def __init__(self, seed, saver, *, has_forks=False, is_virtual=True):
+        self.luck = luck = random.Random(seed)
+        self.graph = graph_of(luck)
+        self.kinds = kinds_for(self.graph, luck, sync=0.2)
+        self.forks = forks_for(self.graph, luck) if has_forks else {}
+        self.unlucky = luck.choice([0, 0, 0.05, 0.15])
+        self.world = Lives(
+            luck,
+            unlucky=self.unlucky,
+            unit=1.0 if is_virtual else 0.0005,
+            has_ids=luck.random() < 0.5,
+        )
+        self.saver = saver
+        self.seed = seed
+        self.is_virtual = is_virtual
+        self.lives = 0
+        self.before = []
+
+    def live(self):
+        """One life; its result, or None where it was killed or has failed; the state."""
+        self.lives += 1
+        made = build(self.graph, self.world, self.kinds, state={"noted": [f"life {self.lives}"]}, forks=self.forks)
+        result = error = None
+        with watching() as watched:
+            self.world.watched = watched
+            try:
+                main = lambda: made.ainvoke({"in": 0}, run_id="r", checkpointer=self.saver)
+                result = run(main, seed=self.seed + self.lives) if self.is_virtual else asyncio.run(main())
+            except (StoreError, Boom, ParallelExecutionError) as raised:
+                error = raised
+        if self.world.is_cut_off:
+            raise CutOff
+        told = told_of(watched)
+        common = min(len(told), len(self.before))
+        assert told[:common] == self.before[:common], "it saw other things than in a life before"
+        assert not self.world.wrong, self.world.wrong
+        self.before = max(told, self.before, key=len)
+        self.world.durable |= {label for label, _, _ in told}
+        if watched:
+            self.consider_failures(watched[0], told, error)
+        self.watched = watched
+        takes_state = any(self.kinds[name].takes_state for name in self.graph.nodes)
+        return result and shown(result), made.get_state() if takes_state else {"noted": [0]}
+
+    def consider_failures(self, watched, told, error):
+        """Tried again is what has ended the run, and after a kill a failure after which nothing was asked for."""
+        ended_it = isinstance(error, Boom | ParallelExecutionError)
+        seen = self.world.seen
+        again = [
+            at
+            for at, begun in watched.failures.items()
+            if ended_it or not any(watched.labels[mine] in seen for mine in range(begun, len(watched.runs)))
+        ]
+        if not again or (len(told) < len(self.before) and not ended_it):
+            return
+        first = min(again)
+        self.before = told[:first]
+        begun = {watched.labels[mine] for mine in range(watched.failures[first])}
+        self.world.forget(self.before, begun)
+
+    def whole(self):
+        """The result and the state, after all lives; None if the graph cannot come to an end."""
+        while self.lives < 300:
+            self.saver.left = self.luck.choice([1, 1, 2, 3, 5, 8, 13, 30])
+            if self.lives > 20:
+                self.world.unlucky = 0
+            try:
+                result, state = self.live()
+            except (StuckError, MaxStepsError, CutOff):
+                return None
+            if result is not None:
+                return result, state
+        raise AssertionError("it does not come to an end")
+
+    def edit(self):
+        """Change the graph; what was done."""
+        self.graph, what = edited(self.graph, self.luck)
+        self.kinds = {"new": Kind(takes_state=True), **self.kinds}
+        self.before = []
+        self.world.seen, self.world.durable = {}, set()
+        self.at_edit = self.world.given
+        return what
+
+    def recalled(self):
+        """How many outputs were used that are from before the edit."""
+        return sum(output["id"] <= self.at_edit for _, output, _ in self.watched[0].told)
+
+    def check_by_reference(self, result, state):
+        """What it has seen leads to what it gave; nothing it has seen was computed for something else."""
+        reference = Reference(self.graph, max_steps=30)
+        started = {each.execution: each for each in reference.begin({"in": 0})}
+        ids = {}
+        for mine, output, choices in self.watched[0].told:
+            this = started[mine]
+            takes_state = self.kinds[this.node].takes_state
+            if self.world.has_ids:
+                ids[mine] = output["id"]
+                computed_for = self.world.computed_for[output["id"]]
+                assert (computed_for.node, computed_for.flow) == (this.node, this.flow)
+                noted = [ids[each] for each in this.branch.history()] if takes_state else None
+                assert (computed_for.noted or [0])[1:] == (noted or [])
+            started |= {
+                each.execution: each for each in reference.end(mine, output, choices, notes=takes_state)
+            }
+        assert reference.result == result
+        if self.world.has_ids:
+            assert state["noted"][1:] == [ids[each] for each in reference.history]
+        assert len(state["noted"]) == 1 + len(reference.history)
+
+    def check_finished(self, result, state):
+        """Invoked once more, it gives the same and runs nothing."""
+        self.saver.left = 30
+        ran = Counter(self.world.ran)
+        assert self.live() == (result, state)
+        assert self.world.ran == ran
+
+
+@pytest.mark.parametrize("has_forks", [False, True], ids=["plain forks", "forks with options"])
+def test_random_graphs_that_are_killed_again_and_again(mortals, has_forks):
+    lives = finished = 0
+    for seed in seeds_of("killed graphs", 250 if mortals.are_quick else 60):
+        story = Story(seed, mortals(), has_forks=has_forks)
+        with naming(seed, story.graph, story.forks):
+            found = story.whole()
+            lives += story.lives
+            if found is None:
+                continue
+            finished += 1
+            if not has_forks:
+                story.check_by_reference(*found)
+            story.check_finished(*found)
+    print(f"{lives} lives, {finished} came to their end")
+
+
+@pytest.mark.parametrize("has_forks", [False, True], ids=["plain forks", "forks with options"])
+def test_while_something_is_written_the_rest_goes_on(has_forks):
+    """In real time: a graph that did not wait for what is written would show it."""
+    for seed in seeds_of("killed graphs in real time", 40):
+        story = Story(seed, Mortal(pause=0.0003), has_forks=has_forks, is_virtual=False)
+        with naming(seed, story.graph, story.forks):
+            if (found := story.whole()) is not None:
+                story.check_finished(*found)
+
+
+# Edited between two lives
+
+
+def edited(graph, luck):
+    """A graph with one thing more or less, and what was done."""
+    edges = [*graph.edges]
+    what = luck.choice(["insert", "remove", "add", "unjoin"])
+    if what == "insert" and edges:
+        source, destination = edge = luck.choice(edges)
+        at = edges.index(edge)
+        edges[at : at + 1] = [(source, "new"), ("new", destination)]
+        return replace(graph, nodes=(*graph.nodes, "new"), edges=tuple(edges)), f"insert into {edge}"
+    if what == "remove":
+        several = [edge for edge in edges if sum(edge[0] == other[0] for other in edges) > 1]
+        if several:
+            edges.remove(gone := luck.choice(several))
+            return replace(graph, edges=tuple(edges)), f"remove {gone}"
+    if what == "unjoin" and graph.joins:
+        gone = luck.choice(graph.joins)
+        left = tuple(join for join in graph.joins if join != gone)
+        new = tuple((source, gone[1]) for source in gone[0] if source not in graph.ends)
+        return replace(graph, joins=left, edges=tuple(dict.fromkeys((*edges, *new)))), f"unjoin {gone}"
+    source = luck.choice([name for name in graph.nodes if name not in graph.ends])
+    new = (source, luck.choice(graph.nodes[1:]))
+    return replace(graph, edges=tuple(dict.fromkeys((*edges, new)))), f"add {new}"
+
+
+def test_a_graph_that_was_edited_never_takes_a_result_for_another():
+    ends = Counter()
+    for seed in seeds_of("edited graphs", 250):
+        story = Story(seed, Mortal())
+        story.world.has_ids = True
+        story.world.unlucky = 0
+        story.saver.left = story.luck.randint(1, 12)
+        with naming(seed, story.graph):
+            with suppress(StuckError, MaxStepsError, CutOff):
+                story.live()
+            if story.saver.find("r") is None or story.saver.find("r").status is not RunStatus.RUNNING:
+                ends["had ended"] += 1
+                continue
+            records = len(story.saver.records("r"))
+            what = story.edit()
+            with naming(seed, what):
+                try:
+                    found = story.whole()
+                except GraphError as error:
+                    assert "to which it has no edge" in str(error)
+                    ends["chose what is gone"] += 1
+                    continue
+                if found is None:
+                    ends["has no end"] += 1
+                    continue
+                ends["finished"] += 1
+                ends["records at the edit"] += records
+                ends["recalled"] += story.recalled()
+                story.check_by_reference(*found)
+                story.check_finished(*found)
+    print(ends)
+    assert ends["recalled"]
