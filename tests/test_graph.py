@@ -6,8 +6,11 @@ Time is virtual where it matters who is first. What runs when is logged by the n
 from __future__ import annotations
 
 import asyncio
+import copy
 import functools
 import inspect
+import json
+import pickle
 import threading
 from types import MappingProxyType
 
@@ -16,14 +19,21 @@ from leftovers import nothing_left, takes, timed, within
 
 import weft
 from weft import (
+    Command,
     ConflictError,
     Failed,
+    Flow,
     Graph,
     GraphCompileError,
+    InMemorySaver,
     MaxStepsError,
+    Node,
     Ok,
+    RetryPolicy,
+    Sequence,
     StateConflictError,
     entrypoint,
+    interrupt,
     node,
     parallel,
     router,
@@ -681,16 +691,20 @@ def test_upstream_is_no_part_of_the_result():
     assert executed(made("a b", nodes={"b": lambda upstream: {}})) == {}
 
 
-def test_what_a_node_does_to_its_arguments_stays_with_it_where_they_are_dicts_of_the_flow():
+def test_what_a_node_does_to_what_came_before_is_not_seen_by_the_branch_beside_it():
     async def changes(upstream):
         upstream["output"]["a"] = "spoiled"
-        upstream["output"]["more"] = 1
         return {}
 
-    assert executed(made("x b", nodes={"x": gives(a=1), "b": changes})) == {"a": 1}
+    async def looks(upstream):
+        await asyncio.sleep(1)
+        return {"found": upstream["output"]}
+
+    graph = made("x b", "x c", nodes={"x": gives(a=1), "b": changes, "c": looks})
+    assert executed(graph) == {"a": 1, "found": {"a": 1}}
 
 
-def test_a_node_without_a_start_and_an_end_of_its_own_can_be_a_method_with_state():
+def test_methods_take_state_as_functions_do():
     class Agent:
         def __init__(self):
             self.turns = 0
@@ -837,6 +851,9 @@ def test_the_initial_state_is_the_callers_own():
     assert other.get_state()["seen"] == []
     given = {"seen": []}
     executed(graph.set_state(given))
+    for change in (graph.set_state, graph.reset_state().update_state):
+        change(given)
+        graph.get_state()["seen"].append("by hand")
     assert given == {"seen": []}
 
 
@@ -967,6 +984,190 @@ def test_a_state_that_is_given_back_as_output_is_a_copy():
     assert found["kept"] == {"seen": []}
     assert type(found["kept"]) is dict
     assert graph.get_state() == {"seen": [1]}
+
+
+def test_an_attempt_that_was_given_up_does_nothing_to_the_state_any_more():
+    attempts = iter(range(9))
+
+    @node(name="a", timeout=4, retry=RetryPolicy(max_attempts=3, retry_on=TimeoutError, jitter=False))
+    def slow(state):
+        attempt = next(attempts)
+        sleep(
+            6 if attempt == 0 else 3
+        )  # the first one is given up while the second runs, and wakes in its midst
+        state["seen"].append(attempt)
+        state[attempt] = True
+        return {}
+
+    async def main():
+        graph = made("a", nodes={"a": slow}, initial_state={"seen": []})
+        await graph.execute({})
+        return graph.get_state()
+
+    assert run(main) == {"seen": [1], 1: True}
+
+
+def test_a_state_can_be_used_as_any_dict():
+    async def uses(state):
+        assert isinstance(state, dict) and isinstance(state["a"], list)
+        assert state == {"a": [1, {"b": 2}]}
+        assert json.loads(json.dumps(state)) == state
+        assert type(copy.deepcopy(state)) is dict
+        assert pickle.loads(pickle.dumps(state)) == state
+        assert {**state} | {"x": 1} == {"a": [1, {"b": 2}], "x": 1}
+        assert state["a"] + [3] == [1, {"b": 2}, 3]
+        assert sorted(state) == ["a"]
+        assert state.pop("none", 3) == 3
+        state["a"][1]["b"] += 1
+        state["a"] += [4]
+        state.setdefault("new", {})["deep"] = (1, 2)
+        del state["a"][0]
+        return {}
+
+    graph = made("a", nodes={"a": uses}, initial_state={"a": [1, {"b": 2}]})
+    executed(graph)
+    assert graph.get_state() == {"a": [{"b": 3}, 4], "new": {"deep": (1, 2)}}
+    assert type(graph.get_state()["a"]) is list
+
+
+def test_a_state_that_a_node_keeps_is_not_the_graphs():
+    kept = []
+
+    async def keeps(state):
+        state["list"] = [1]
+        kept.append(state)
+        return {}
+
+    graph = made("a", nodes={"a": keeps})
+    executed(graph)
+    kept[0]["list"].append("late")
+    kept[0]["late"] = 1
+    assert graph.get_state() == {"list": [1]}
+
+
+def test_a_graph_in_a_graph_has_a_state_of_its_own():
+    async def counts(state):
+        state["n"] += 1
+        return {"n": state["n"]}
+
+    inner = made("x", nodes={"x": counts}, initial_state={"n": 0}, name="inner")
+    outer = made("inner a", nodes={"inner": inner, "a": counts}, initial_state={"n": 100})
+    assert executed(outer) == {"n": 101}
+    assert executed(outer) == {"n": 102}
+    assert (inner.get_state(), outer.get_state()) == ({"n": 2}, {"n": 102})
+
+
+# Other workflows as nodes
+
+
+class Doubled(Node):
+    def prep(self, shared):
+        return shared["x"]
+
+    def exec(self, x):
+        return x * 2
+
+    def post(self, shared, x, result):
+        shared["double"] = result
+
+
+def others():
+    @task
+    def of_a_task(values):
+        return {"double": values["x"] * 2}
+
+    @entrypoint()
+    async def of_an_entrypoint(values):
+        return {"double": values["x"] * 2}
+
+    return {
+        "a task": of_a_task,
+        "an entrypoint": of_an_entrypoint,
+        "a graph": made("double", nodes={"double": lambda x: {"double": x * 2}}),
+        "a block": parallel(node("double")(lambda values: values["x"] * 2), name="block"),
+        "a sequence": Sequence(lambda values: values["x"], lambda x: {"double": x * 2}),
+        "a batch node": Doubled(),
+        "a flow": Flow(Doubled()),
+    }
+
+
+@pytest.mark.parametrize("other", others().values(), ids=others().keys())
+def test_any_workflow_is_a_node(other):
+    """It gets all values, and the mapping that it gives is merged, its keys like those of a node."""
+    graph = Graph().add_node(nothing, start=True).add_node(other, name="other")
+    graph.add_node(lambda double: {"seen": double}, name="last", end=True)
+    graph.add_edge(nothing, other).add_edge(other, "last")
+    given = {"x": 4}
+    assert executed(graph, given) == {"x": 4, "double": 8, "seen": 8}
+    assert given == {"x": 4}
+
+
+def test_a_workflow_that_gives_its_values_back_writes_only_what_it_has_changed():
+    """Else the old x that it hands on would win, as it is completed last."""
+
+    @task
+    async def slow(values):
+        await asyncio.sleep(2)
+        return {**values, "mine": 1}
+
+    for joins in ([], ["a b > end"]):
+        graph = made(
+            "s a", "s b", joins=joins, nodes={"a": slow, "b": gives(1, x="new")}, on_conflict="error"
+        )
+        assert executed(graph, {"x": "old"}) == {"x": "new", "mine": 1}
+
+
+@pytest.mark.parametrize("other", ["a task", "a batch node"])
+def test_a_workflow_that_changes_its_values_changes_its_own(other):
+    @task
+    def changes(values):
+        values["double"] = values["x"] * 2
+        return values
+
+    async def looks(**flow):
+        await asyncio.sleep(1)
+        return {"seen": sorted(flow)}
+
+    part = {"a task": changes, "a batch node": Doubled()}[other]
+    graph = made("s a", "s b", nodes={"a": part, "b": looks})
+    given = {"x": 1}
+    assert executed(graph, given) == {"x": 1, "double": 2, "seen": ["x"]}
+    assert given == {"x": 1}
+
+
+def test_what_is_no_mapping_stands_under_the_name_of_the_node():
+    graph = made("a", nodes={"a": Sequence(lambda values: [values["x"]])})
+    assert executed(graph, {"x": 1}) == {"x": 1, "a": [1]}
+
+
+@KINDS
+def test_a_node_can_ask(kind):
+    """The branch beside it goes on; the answer comes with the next life, in which nothing that has ended runs again."""
+    ran = []
+
+    def asks(state):
+        state["asked"] = state.get("asked", 0) + 1
+        return {"answer": interrupt("sure?")}
+
+    def other(state):
+        ran.append("other")
+        state["other"] = 1
+        return {"other": 1}
+
+    graph = made(
+        "s a", "s b", joins=["a b > end"], nodes={"a": in_kind(kind, asks), "b": in_kind(kind, other)}
+    )
+    saver = InMemorySaver()
+    found = graph.invoke({}, thread_id="t", checkpointer=saver)
+    (question,) = found["__interrupt__"]
+    assert question.value == "sure?"
+    assert graph.get_state() == {}
+    assert graph.invoke(Command(resume="yes"), thread_id="t", checkpointer=saver) == {
+        "answer": "yes",
+        "other": 1,
+    }
+    assert graph.get_state() == {"asked": 1, "other": 1}
+    assert ran == ["other"]
 
 
 # Routers
@@ -1278,6 +1479,16 @@ def test_max_steps_counts_the_longest_way_and_not_all_nodes():
     names = [f"b{i}" for i in range(50)]
     graph = made(*(f"s {name}" for name in names), joins=[f"{' '.join(names)} > end"], max_steps=3)
     assert executed(graph) == {}
+
+
+@pytest.mark.parametrize(("max_steps", "is_enough"), [(4, False), (5, True)])
+def test_max_steps_behind_a_join_counts_the_longest_way_to_it(max_steps, is_enough):
+    graph = made("s a b c", "s d", joins=["c d > end"], max_steps=max_steps)
+    if is_enough:
+        assert executed(graph) == {}
+        return
+    with pytest.raises(MaxStepsError, match="'end' would be the next"):
+        executed(graph)
 
 
 @pytest.mark.parametrize(("max_steps", "routed"), [(5, 2), (6, 3)])

@@ -21,6 +21,7 @@ from graph_making import (
     Lives,
     build,
     forks_for,
+    forks_in_forks,
     graph_of,
     kinds_for,
     shown,
@@ -71,6 +72,9 @@ def mortals(request, tmp_path):
         saver.close()
 
 
+SHAPES = ["any", "any, forks with options", "forks in forks"]
+
+
 def told_of(watched):
     """What the activation was told, in order, in words that hold in every life."""
     if not watched:
@@ -81,11 +85,14 @@ def told_of(watched):
 class Story:
     """One run of a random graph, in as many lives as it needs."""
 
-    def __init__(self, seed, saver, *, has_forks=False, is_virtual=True):
+    def __init__(self, seed, saver, *, shape="any", is_virtual=True):
         self.luck = luck = random.Random(seed)
-        self.graph = graph_of(luck)
+        if shape == "forks in forks":
+            self.graph, self.forks = forks_in_forks(luck)
+        else:
+            self.graph = graph_of(luck)
+            self.forks = forks_for(self.graph, luck) if shape == "any, forks with options" else {}
         self.kinds = kinds_for(self.graph, luck, sync=0.2)
-        self.forks = forks_for(self.graph, luck) if has_forks else {}
         self.unlucky = luck.choice([0, 0, 0.05, 0.15])
         self.world = Lives(
             luck,
@@ -102,7 +109,9 @@ class Story:
     def live(self):
         """One life; its result, or None where it was killed or has failed; the state."""
         self.lives += 1
-        made = build(self.graph, self.world, self.kinds, state={"noted": [f"life {self.lives}"]}, forks=self.forks)
+        made = build(
+            self.graph, self.world, self.kinds, state={"noted": [f"life {self.lives}"]}, forks=self.forks
+        )
         result = error = None
         with watching() as watched:
             self.world.watched = watched
@@ -198,28 +207,28 @@ class Story:
         assert self.world.ran == ran
 
 
-@pytest.mark.parametrize("has_forks", [False, True], ids=["plain forks", "forks with options"])
-def test_random_graphs_that_are_killed_again_and_again(mortals, has_forks):
+@pytest.mark.parametrize("shape", SHAPES)
+def test_random_graphs_that_are_killed_again_and_again(mortals, shape):
     lives = finished = 0
-    for seed in seeds_of("killed graphs", 250 if mortals.are_quick else 60):
-        story = Story(seed, mortals(), has_forks=has_forks)
+    for seed in seeds_of("killed graphs", 200 if mortals.are_quick else 60):
+        story = Story(seed, mortals(), shape=shape)
         with naming(seed, story.graph, story.forks):
             found = story.whole()
             lives += story.lives
             if found is None:
                 continue
             finished += 1
-            if not has_forks:
+            if shape == "any":
                 story.check_by_reference(*found)
             story.check_finished(*found)
     print(f"{lives} lives, {finished} came to their end")
 
 
-@pytest.mark.parametrize("has_forks", [False, True], ids=["plain forks", "forks with options"])
-def test_while_something_is_written_the_rest_goes_on(has_forks):
+@pytest.mark.parametrize("shape", SHAPES)
+def test_while_something_is_written_the_rest_goes_on(shape):
     """In real time: a graph that did not wait for what is written would show it."""
     for seed in seeds_of("killed graphs in real time", 40):
-        story = Story(seed, Mortal(pause=0.0003), has_forks=has_forks, is_virtual=False)
+        story = Story(seed, Mortal(pause=0.0003), shape=shape, is_virtual=False)
         with naming(seed, story.graph, story.forks):
             if (found := story.whole()) is not None:
                 story.check_finished(*found)

@@ -1,7 +1,7 @@
 """Forks with options against a model that works out by hand what starts when and what becomes of it; virtual time.
 
-A fork here is an opener, branches of steps and of further forks, and a join. All durations are different, so that no two
-things happen at once which are not cause and effect.
+A fork here is an opener, branches of steps and of further forks, and a join. All durations are different, so that no
+two things happen at once which are not cause and effect.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import heapq
 import os
 import random
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import pytest
@@ -18,7 +19,7 @@ from graph_making import shown
 from killing import seeded
 
 from weft import Graph, InMemorySaver, ParallelExecutionError, ParallelTimeoutError, WeftError, node, tolerate
-from weft.testing import run
+from weft.testing import run, sleep
 
 # What they look like
 
@@ -32,6 +33,7 @@ class Step:
     name: str
     seconds: float
     fails: bool = False
+    is_sync: bool = False
 
 
 @dataclass
@@ -54,11 +56,15 @@ class Fork:
         return {**found, "on_error": tolerate(count=self.count) if self.policy == "tolerate" else self.policy}
 
 
-def fork_of(luck, name, depth, unlucky):
-    """A random fork, with others in it."""
+POLICIES = ["fail_fast", "collect", "tolerate", "need", "race"]
+
+
+def fork_of(luck, name, depth, unlucky, *, stops=True):
+    """A random fork, with others in it; of one that never stops anything, half of the steps are sync."""
 
     def step(own):
-        return Step(own, 0.1 + luck.random(), luck.random() < unlucky)
+        is_sync = not stops and luck.random() < 0.5
+        return Step(own, 0.1 + luck.random(), luck.random() < unlucky, is_sync)
 
     branches = []
     for number in range(luck.randint(2, 4)):
@@ -66,15 +72,15 @@ def fork_of(luck, name, depth, unlucky):
         items = [step(f"{own}a")]
         for place in range(luck.choice([0, 0, 1, 2])):
             if depth and luck.random() < 0.6:
-                items.append(fork_of(luck, f"{own}f{place}", depth - 1, unlucky))
+                items.append(fork_of(luck, f"{own}f{place}", depth - 1, unlucky, stops=stops))
             else:
                 items.append(step(f"{own}s{place}"))
         branches.append(items)
-    policy = luck.choice(["fail_fast", "collect", "tolerate", "need", "race"])
+    policy = luck.choice(POLICIES) if stops else "collect"
     count = luck.randint(1, len(branches)) if policy == "need" else luck.randint(0, 2)
     opener, join = step(f"{name}<"), step(f"{name}>")
     width = luck.choice([None, None, 1, 2, 3])
-    timeout = luck.choice([None, None, None, 1.0, 2.0, 4.0])
+    timeout = luck.choice([None, None, None, 1.0, 2.0, 4.0]) if stops else None
     if timeout is not None:
         timeout += luck.random()
     return Fork(opener, branches, join, policy, count, width, timeout)
@@ -104,7 +110,9 @@ def steps_came(items, at):
                 came.starts += inner.starts
             else:
                 came.starts.append((came.at, part.name))
-                inner = Came(came.at + part.seconds, {f"{part.name}!": 1}, Boom(part.name) if part.fails else None)
+                inner = Came(
+                    came.at + part.seconds, {f"{part.name}!": 1}, Boom(part.name) if part.fails else None
+                )
             came.at, came.error = inner.at, inner.error
             if came.error is not None:
                 return came
@@ -125,7 +133,9 @@ def fork_came(fork, at):
             heapq.heappush(running, (begun[number].at, number))
         now, number = heapq.heappop(running)
         if now > latest:
-            return stopped(begun, latest, ParallelTimeoutError("the fork", timeout=0, elapsed=0, unfinished=[]))
+            return stopped(
+                begun, latest, ParallelTimeoutError("the fork", timeout=0, elapsed=0, unfinished=[])
+            )
         ended[number] = begun[number]
         failed = {n: each for n, each in ended.items() if each.error is not None}
         oks, total = len(ended) - len(failed), len(fork.branches)
@@ -171,19 +181,29 @@ class World:
         self.starts = []
         self.running = Counter()
 
+    @contextmanager
+    def at_work(self, step):
+        self.starts.append((self.loop.time(), step.name))
+        self.running[step.name] += 1
+        try:
+            yield
+            if step.fails:
+                raise Boom(step.name)
+        finally:
+            self.running[step.name] -= 1
+
     def node(self, step):
         async def body():
-            self.starts.append((asyncio.get_running_loop().time(), step.name))
-            self.running[step.name] += 1
-            try:
+            with self.at_work(step):
                 await asyncio.sleep(step.seconds)
-                if step.fails:
-                    raise Boom(step.name)
-                return {f"{step.name}!": 1}
-            finally:
-                self.running[step.name] -= 1
+            return {f"{step.name}!": 1}
 
-        return node(name=step.name)(body)
+        def sync_body():
+            with self.at_work(step):
+                sleep(step.seconds)
+            return {f"{step.name}!": 1}
+
+        return node(name=step.name)(sync_body if step.is_sync else body)
 
     def graph(self, fork):
         made = Graph()
@@ -211,28 +231,31 @@ class World:
 
 
 def compared(writes):
-    return {key: repr(told(value.error)) if hasattr(value, "error") else value for key, value in writes.items()}
+    return {
+        key: repr(told(value.error)) if hasattr(value, "error") else value for key, value in writes.items()
+    }
 
 
-def drawn(seed):
+def drawn(seed, *, stops=True):
     luck = random.Random(seed)
-    return fork_of(luck, "f", 2, luck.choice([0, 0.15]))
+    return fork_of(luck, "f", 2, luck.choice([0, 0.15]), stops=stops)
 
 
-def check(seed, **options):
-    fork = drawn(seed)
+def check(seed, *, stops=True, **options):
+    fork = drawn(seed, stops=stops)
     world = World()
     made = world.graph(fork)
     made.compile()
 
     async def main():
+        world.loop = asyncio.get_running_loop()
         result = error = None
         try:
             result = await made.ainvoke({}, **options)
         except (Boom, ParallelExecutionError, ParallelTimeoutError) as raised:
             error = raised
         assert asyncio.all_tasks() == {asyncio.current_task()}
-        return result, error, asyncio.get_running_loop().time()
+        return result, error, world.loop.time()
 
     result, error, now = run(main, seed=seed)
     wanted = steps_came([fork], 0.0)
@@ -246,21 +269,31 @@ def check(seed, **options):
     return type(wanted.error).__name__, fork.policy
 
 
-@pytest.mark.parametrize("is_durable", [False, True], ids=["plain", "recorded"])
-def test_random_forks_do_what_the_model_says(is_durable):
-    rng = seeded(f"forks {is_durable}")
+KINDS = {
+    "async": (800, {}),
+    "async, recorded": (400, {"is_durable": True}),
+    "sync and async": (300, {"stops": False}),
+    "sync and async, recorded": (150, {"stops": False, "is_durable": True}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_random_forks_do_what_the_model_says(kind):
+    rng = seeded(f"forks, {kind}")
+    count, options = KINDS[kind]
+    stops = options.get("stops", True)
     ends = Counter()
     alone = os.environ.get("WEFT_GRAPH")
-    for _ in range(1 if alone else 400 if is_durable else 800):
+    for _ in range(1 if alone else count):
         seed = int(alone or rng.randrange(2**32))
-        options = {"checkpointer": InMemorySaver(), "run_id": "r"} if is_durable else {}
+        store = {"checkpointer": InMemorySaver(), "run_id": "r"} if options.get("is_durable") else {}
         try:
-            ends[check(seed, **options)] += 1
+            ends[check(seed, stops=stops, **store)] += 1
         except BaseException as error:
-            error.add_note(f"WEFT_GRAPH={seed} {drawn(seed)}")
+            error.add_note(f"WEFT_GRAPH={seed} {drawn(seed, stops=stops)}")
             raise
     print(ends)
-    assert alone or len(ends) > 10
+    assert alone or len(ends) > 10 * stops
 
 
 # Cases

@@ -12,7 +12,18 @@ from collections import Counter
 from contextlib import contextmanager
 
 import pytest
-from graph_making import CutOff, Ended, Graph, Orderly, World, build, check_against_reference, graph_of, kinds_for, watching
+from graph_making import (
+    CutOff,
+    Ended,
+    Graph,
+    Orderly,
+    World,
+    build,
+    check_against_reference,
+    graph_of,
+    kinds_for,
+    watching,
+)
 from killing import seeded
 
 from weft.errors import MaxStepsError, StuckError

@@ -147,8 +147,8 @@ class MaxStepsError(GraphError):
         if loop:
             where = f"{node!r} would be the next, in the loop {' -> '.join(map(repr, [*loop, loop[0]]))}"
         super().__init__(
-            f"{max_steps} nodes have run one after the other and {where}, which max_steps={max_steps} refuses (10,000 "
-            "unless a graph with a loop says otherwise); give Graph(max_steps=...) more if it is meant"
+            f"{max_steps} nodes have run one after the other and {where}: as many as max_steps={max_steps} allows; "
+            "give Graph(max_steps=...) more if it is meant"
         )
         self.max_steps = max_steps
         self.loop = tuple(loop)
@@ -198,7 +198,8 @@ class StateConflictError(GraphError):
         one, other = branches
         super().__init__(
             f"parallel branches have both changed state{where}: one in {one}, the other in {other}; change different "
-            f"keys, append to a list, combine them with a reducer of {path[0]!r}, or let the last one win"
+            f"keys, append to a list, combine them with state_reducers={{{path[0]!r}: ...}}, or let the last one win "
+            'with on_state_conflict="last"'
         )
         self.path = path
         self.branches = branches

@@ -8,16 +8,16 @@ branches together again. What runs next is decided by :mod:`weft.core.activation
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from weft.compose import block_options, shape_of
 from weft.core.activation import Options
 from weft.core.branches import OnConflict, Reducer
-from weft.core.checks import check_name, check_seconds
+from weft.core.checks import check_count, check_name, check_seconds
 from weft.core.graph_binding import CALLBACK, GraphBinding
 from weft.core.graph_plan import GraphPlan, PlanJoin, PlanNode, unknown_name
 from weft.core.graph_state import plain
@@ -28,9 +28,11 @@ from weft.errors import DefinitionError, GraphCompileError, GraphError, InputErr
 from weft.graph_callback import Callback
 from weft.graph_forks import ForkOptions
 from weft.graph_nodes import Given, GraphNode
+from weft.graph_picture import picture_of_plan
 from weft.graph_run import BranchError, GraphRun, Program, Side, close_callback
 from weft.graph_sides import SideEdge, reachable, side_of, side_plan
 from weft.nodes import FunctionNode, as_runnable
+from weft.observe.picture import BoxKind, Picture, show
 from weft.runnable import Runnable
 
 if TYPE_CHECKING:
@@ -212,8 +214,9 @@ class Graph(Runnable):
             DefinitionError: An option that can never work.
         """
         name = self._name_of(source, "add_parallel()")
-        self._edges += [(name, found) for found in self._names_of(destinations, "add_parallel()")]
+        found = self._names_of(destinations, "add_parallel()")
         self._set_fork(name, max_concurrent=max_concurrent, timeout=timeout, on_error=on_error, need=need)
+        self._edges += [(name, destination) for destination in found]
         return self._changed()
 
     def add_router(
@@ -246,9 +249,10 @@ class Graph(Runnable):
             raise GraphError(
                 f"{name!r} is no router, which says where to go on: put @router on it, not @node"
             )
-        self._edges += [(found, name) for found in self._names_of(sources, "add_router()")]
-        self._edges += [(name, found) for found in self._names_of(destinations, "add_router()")]
+        before = self._names_of(sources, "add_router()")
+        after = self._names_of(destinations, "add_router()")
         self._set_fork(name, max_concurrent=max_concurrent, timeout=timeout, on_error=on_error, need=need)
+        self._edges += [(source, name) for source in before] + [(name, found) for found in after]
         return self._changed()
 
     def add_join(self, sources: Iterable[Any], destination: Any) -> Self:
@@ -328,24 +332,27 @@ class Graph(Runnable):
         return self
 
     def _name_of(self, node: Any, builder: str) -> str:
-        name = node if isinstance(node, str) else self._name_given_to(node) or _own_name(node)
+        name = node if isinstance(node, str) else self._name_given_to(node) or _own_name(node, builder)
         if not self.nodes:
             raise GraphError(f"{builder} names {name!r}, and the graph has no nodes yet: add_node() adds one")
         if name not in self.nodes:
             raise GraphError(f"{builder} names {unknown_name(name, self.nodes)}; add_node() adds one")
         return name
 
-    def _name_given_to(self, node: Any) -> str | None:
+    def _name_given_to(self, node: Any) -> str:
         for name, part in self.nodes.items():
             if part is node or self._given[name] is node:
                 return name
-        return None
+        return ""
 
-    def _names_of(self, nodes: Iterable[Any], builder: str) -> list[str]:
+    def _names_of(self, nodes: Any, builder: str) -> list[str]:
         if isinstance(nodes, str | Runnable) or not isinstance(nodes, Iterable):
-            raise GraphError(
-                f"{builder} takes a list of nodes, not {nodes!r:.80}; for one write [{nodes!r:.80}]"
+            one = (
+                f"; for one write [{nodes!r:.80}]"
+                if isinstance(nodes, str | Runnable) or callable(nodes)
+                else ""
             )
+            raise GraphError(f"{builder} takes a list of nodes, not {nodes!r:.80}{one}")
         return [self._name_of(node, builder) for node in nodes]
 
     def _set_fork(self, name: str, *, timeout: float | None, **options: Any) -> None:
@@ -403,12 +410,19 @@ class Graph(Runnable):
             GraphError: A node or router did what it may not; it names the node.
             Exception: What a node raised.
         """
-        given = input if callback is None else Given(input, _checked_callback(callback))
+        if callback is None:
+            return await self._executed(input, options)
+        _checked_callback(callback)
+        given: Given | None = None
         try:
-            found: dict[Any, Any] = await self.ainvoke(given, **options)
+            given = Given(self._checked(input), callback)
+            return await self._executed(given, options)
         finally:
-            if callback is not None:
-                await close_callback(callback)  # if it did not even begin, too
+            if given is None or not given.is_closed:  # it did not even begin
+                await close_callback(callback)
+
+    async def _executed(self, input: Mapping[Any, Any], options: dict[str, Any]) -> dict[Any, Any]:
+        found: dict[Any, Any] = await self.ainvoke(input, **options)
         return found
 
     async def execute_many(
@@ -428,17 +442,19 @@ class Graph(Runnable):
             raise InputError(
                 "execute_many() takes several inputs, a list of dicts; for one there is execute()"
             )
+        check_count("concurrency", concurrency)
         width = options.pop("max_concurrent", concurrency)
         try:
             found: list[Any] = await self.amap(inputs, max_concurrent=width, **options)
         except ParallelExecutionError as error:
             if options.get("on_error", "fail_fast") != "fail_fast" or options.get("need") is not None:
                 raise
-            first = error.exceptions[0]
-            with suppress(Exception):  # an error may refuse notes
-                first.add_note(f"weft: in the execution for input {error.branch}")
-            raise first from None
-        return found
+            first, branch = error.exceptions[0], error.branch
+        else:
+            return found
+        with suppress(Exception):  # an error may refuse notes
+            first.add_note(f"weft: in the execution for input {branch}")
+        raise first
 
     def set_callback(self, callback_class: Callable[[], Any]) -> Self:
         """Have streaming nodes stream to one of this class where an execution is given no callback.
@@ -457,6 +473,47 @@ class Graph(Runnable):
         """A new callback, to be given to one execution."""
         return self._callback_class()
 
+    # Pictures
+
+    def picture(self) -> Picture:
+        """What it looks like: nodes, edges, joins and choices, for Mermaid, SVG and PNG; notebooks show it by itself.
+
+        Raises:
+            GraphCompileError: It cannot be drawn: it has no start, or something in it is unknown.
+        """
+        kinds: dict[str, BoxKind] = {
+            name: "runnable" for name, part in self.nodes.items() if not isinstance(part, FunctionNode)
+        }
+        beside = [(edge.source, edge.destination) for edge in self._sides]
+        return picture_of_plan(self._full_plan(), kinds=kinds, title=self.key, beside=beside)
+
+    def visualize(self, *, save_path: str | os.PathLike[str] | None = None) -> Picture | None:
+        """Draw the graph: into a file, or shown in a notebook; elsewhere the picture is returned.
+
+        Args:
+            save_path: Where to: a name that ends with .svg, .png, .mmd or .md.
+
+        Raises:
+            GraphCompileError: It cannot be drawn.
+            InputError: The name ends with something else.
+            UsageError: SVG and PNG need the extra: ``pip install 'weft[draw]'``.
+        """
+        return show(self.picture(), save_path=save_path)
+
+    def mermaid(self) -> str:
+        """The picture as a Mermaid flowchart, which many editors and hosts draw."""
+        return self.picture().mermaid()
+
+    def _full_plan(self) -> GraphPlan:
+        nodes = self._plan_nodes()
+        return GraphPlan(nodes, self._edges, self._joins, blocks=self._forks)
+
+    def _plan_nodes(self) -> list[PlanNode]:
+        return [
+            PlanNode(name, name == self._start, name in self._ends, _is_router(part))
+            for name, part in self.nodes.items()
+        ]
+
     # As the engine sees it
 
     @property
@@ -473,6 +530,7 @@ class Graph(Runnable):
     def _compiled(self) -> _Made:
         if self._made is None:
             program = self._make_program()
+            self._refuse_incomplete_parts()
             step = Step(
                 functools.partial(self._conductor, program),
                 self.key,
@@ -487,11 +545,18 @@ class Graph(Runnable):
             self._made = _Made(program, step, computes)
         return self._made
 
+    def _refuse_incomplete_parts(self) -> None:
+        for name, part in self.nodes.items():
+            if isinstance(part, Graph):
+                try:
+                    part._compiled()
+                except GraphCompileError as error:
+                    raise GraphCompileError(
+                        *(f"node {name!r}: {problem}" for problem in error.problems)
+                    ) from None
+
     def _make_program(self) -> Program:
-        nodes = [
-            PlanNode(name, name == self._start, name in self._ends, _is_router(part))
-            for name, part in self.nodes.items()
-        ]
+        nodes = self._plan_nodes()
         beside = self._only_beside(nodes)
         edges = [edge for edge in self._edges if edge[0] not in beside]
         joins = [join for join in self._joins if not beside.issuperset(join.sources)]
@@ -509,7 +574,10 @@ class Graph(Runnable):
             try:
                 fork.policy.check(len(ways))
             except DefinitionError as error:
-                raise GraphCompileError(f"the fork behind {node.name!r}: {error}") from None
+                refused = f"the fork behind {node.name!r}: {error}"
+            else:
+                continue
+            raise GraphCompileError(refused)
 
     def _program_of(self, plan: GraphPlan, sides: Mapping[str, tuple[Side, ...]]) -> Program:
         made = {node.name: GraphNode(node.name, self.nodes[node.name], plan) for node in plan.nodes}
@@ -555,7 +623,7 @@ class Graph(Runnable):
 
     def _conductor(self, program: Program, call: PlannedCall, given: Given) -> GraphRun:
         if given.callback is None and program.streams:
-            given = replace(given, callback=self.get_callback())
+            given.callback = self.get_callback()
         return GraphRun(program, call, given, self)
 
     def bind(self, input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -564,14 +632,15 @@ class Graph(Runnable):
         Raises:
             InputError: The input is no mapping.
         """
-        given = input if isinstance(input, Given) else Given(input)
-        if given.callback is not None:
-            _checked_callback(given.callback)
-        if not isinstance(given.input, Mapping):
-            raise InputError(
-                f"{self.key!r} takes a dict whose keys are what its nodes read, not {given.input!r:.80}"
-            )
+        given = input if isinstance(input, Given) else Given(self._checked(input))
         return (given,), {}
+
+    def _checked(self, input: Any) -> Mapping[Any, Any]:
+        if not isinstance(input, Mapping):
+            raise InputError(
+                f"{self.key!r} takes a dict whose keys are what its nodes read, not {input!r:.80}"
+            )
+        return input
 
     def bind_node(self, values: dict[Any, Any], callback: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """As a node of another graph: only what it writes is merged there, and it streams to where that one does."""
@@ -579,7 +648,7 @@ class Graph(Runnable):
 
     def recorded_input(self, input: Any) -> Any:
         """The values that the execution begins with."""
-        return input.input if isinstance(input, Given) else input
+        return {**input} if isinstance(input, Given) else input
 
     def parts(self) -> Iterator[tuple[str, Runnable]]:
         """Its nodes."""
@@ -588,7 +657,7 @@ class Graph(Runnable):
     def problems(self) -> Iterator[str]:
         """What can never work."""
         try:
-            yield from self._program().plan.problems()
+            yield from self._make_program().plan.problems()
         except GraphCompileError as error:
             yield from error.problems
 
@@ -601,11 +670,13 @@ def _is_router(part: Runnable) -> bool:
     return isinstance(part, FunctionNode) and part.is_router
 
 
-def _own_name(node: Any) -> str:
+def _own_name(node: Any, builder: str) -> str:
     found = getattr(node, "key", None) or getattr(node, "name", None) or getattr(node, "__name__", None)
     if isinstance(found, str):
         return found
-    raise GraphError(f"a node is meant by its name or by what was given to add_node(), not by {node!r:.80}")
+    raise GraphError(
+        f"{builder} takes nodes as they were given to add_node(), or their names, not {node!r:.80}"
+    )
 
 
 def _checked_callback(callback: Any) -> Any:
@@ -626,7 +697,7 @@ def _checked_state(state: Mapping[Any, Any]) -> dict[Any, Any]:
 
 
 def _input_of(given: Given) -> Any:
-    return given.input
+    return {**given}
 
 
 __all__ = ["Graph"]

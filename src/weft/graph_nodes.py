@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,29 +24,37 @@ if TYPE_CHECKING:
     from weft.runnable import Runnable
 
 
-@dataclass(frozen=True, slots=True)
-class Given:
-    """What an execution of a graph is given.
+class Given(dict[Any, Any]):
+    """The values that an execution of a graph begins with, and what else it is given.
 
     Attributes:
-        input: The values that it begins with.
         callback: What streaming nodes stream to; None for one of the graph's own.
         only_writes: Whether the result is what was written, without the input: what it is merged into has that.
         upstream: What led to the first node.
         state: What the state is at first, if not what the graph holds.
         branch_errors: Where those of pipelines beside a pipeline go.
+        is_closed: Whether the callback was closed.
     """
 
-    input: Any
-    callback: Any = None
-    only_writes: bool = False
-    upstream: tuple[Upstream, ...] = ()
-    state: Mapping[Any, Any] | None = None
-    branch_errors: list[Any] | None = None
+    __slots__ = ("branch_errors", "callback", "is_closed", "only_writes", "state", "upstream")
 
-    def __repr__(self) -> str:
-        """As users know it: what they gave."""
-        return repr(self.input)
+    def __init__(
+        self,
+        values: Mapping[Any, Any],
+        callback: Any = None,
+        *,
+        only_writes: bool = False,
+        upstream: tuple[Upstream, ...] = (),
+        state: Mapping[Any, Any] | None = None,
+        branch_errors: list[Any] | None = None,
+    ) -> None:
+        super().__init__(values)
+        self.callback = callback
+        self.only_writes = only_writes
+        self.upstream = upstream
+        self.state = state
+        self.branch_errors = branch_errors
+        self.is_closed = False
 
 
 class Start(NamedTuple):
@@ -115,8 +123,20 @@ class GraphNode:
             return Start(self._own_step, args, kwargs)
         flow = dict(run.flow)
         args, kwargs = part.bind_node(flow, callback)
-        step = replace(part.step, name=self.name, convert=partial(_written, self.name, flow))
+        step = replace(part.step, name=self.name, convert=partial(_written, self.name, run.flow))
         return Start(step, args, kwargs)
+
+    @property
+    def _ways(self) -> str | None:
+        """Where a router can go, for people."""
+        return self._plan.shown_ways(self.name) if self.is_router else None
+
+    def _check_choices(self, output: Mapping[Any, Any]) -> None:
+        try:
+            choices, _ = split_choices(self.name, output)
+        except GraphError as error:
+            raise GraphError(f"{error}; it can go to {self._ways}") from None
+        self._plan.choose(self._plan.number[self.name], choices)
 
     def _upstream(self, run: Run) -> dict[str, Any]:
         if run.upstream:
@@ -134,9 +154,9 @@ class GraphNode:
     def _taken(self, output: Any) -> Any:
         """What a body gave, as the graph takes it; what it changed of the state is recorded beside it."""
         if not isinstance(output, Mapping):
-            raise GraphError(_no_dict(self.name, output, is_router=self.is_router))
+            raise GraphError(_no_dict(self.name, output, ways=self._ways))
         if self.is_router:
-            self._plan.choose(self._plan.number[self.name], split_choices(self.name, output)[0])
+            self._check_choices(output)
         if not self.takes_state:
             return output
         call = current.get()
@@ -149,12 +169,12 @@ class GraphNode:
         return output
 
 
-def _no_dict(name: str, output: Any, *, is_router: bool) -> str:
+def _no_dict(name: str, output: Any, *, ways: str | None) -> str:
     what = "nothing (None)" if output is None else f"{type(output).__name__}: {output!r:.80}"
-    if is_router:
+    if ways is not None:
         return (
             f"router {name!r} must return a dict with 'choice' (the name of a node) or 'choices' (a list of names); "
-            f"expected dictionary output, got {what}"
+            f"expected dictionary output, got {what}; it can go to {ways}"
         )
     return (
         f"node {name!r} must return a dict of what it gives to the nodes after it ({{}} for nothing); "

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from weft.core.graph_plan import GraphPlan
 from weft.observe.picture import Arrow, ArrowKind, Box, BoxKind, Picture
 
 
 def picture_of_plan(
-    plan: GraphPlan, *, kinds: Mapping[str, BoxKind] | None = None, title: str = "graph"
+    plan: GraphPlan,
+    *,
+    kinds: Mapping[str, BoxKind] | None = None,
+    title: str = "graph",
+    beside: Iterable[tuple[str, str]] = (),
 ) -> Picture:
     """How a graph looks; it need not be without mistakes.
 
@@ -20,9 +24,14 @@ def picture_of_plan(
         plan: What is in the graph.
         kinds: By name, what nodes are that are more than a step, such as ``{"report": "runnable"}``.
         title: What the picture is of.
+        beside: From node to node, where pipelines begin that are beside the way.
     """
     boxes = [*_nodes(plan, kinds or {}), *_joins(plan), *_anywhere(plan)]
-    return Picture(tuple(boxes), tuple(_arrows(plan)), title=title)
+    branches = [
+        Arrow(box_id(plan.number[source]), box_id(plan.number[destination]), label="beside", kind="choice")
+        for source, destination in beside
+    ]
+    return Picture(tuple(boxes), (*_arrows(plan), *branches), title=title)
 
 
 def box_id(point: int) -> str:

@@ -21,18 +21,17 @@ from weft.core.activation import (
     Upstream,
     split_choices,
 )
-from weft.core.branches import Branch as GraphBranch
 from weft.core.graph_plan import GraphPlan
 from weft.core.graph_state import Change, StateBranch, plain
 from weft.core.outcome import Failed
-from weft.core.policy import Verdict
 from weft.core.state_merge import Part, merge
 from weft.engine import events
+from weft.engine.context import current
 from weft.engine.futures import Branch
 from weft.engine.states import Stop, StopKind
 from weft.engine.step import Step
-from weft.errors import ParallelTimeoutError, UnstorableError
-from weft.graph_forks import Ending, ForkOptions, ForkRun
+from weft.errors import UnstorableError
+from weft.graph_forks import Ending, ForkOptions, Forks
 from weft.graph_nodes import Given, GraphNode, NodeCall, Start
 
 if TYPE_CHECKING:
@@ -98,6 +97,13 @@ class BranchError:
     source: str
     destination: str
     error: Exception
+
+
+def _refuse_abandoned() -> None:
+    """A body that was given up goes on in its thread; the state is the next attempt's."""
+    call = current.get()
+    if call is not None and call.is_in_abandoned_thread:
+        raise call.unwinding()
 
 
 async def close_callback(callback: Any) -> None:
@@ -181,10 +187,9 @@ class GraphRun:
         self._codec = None if recorder is None else recorder.codec
         # On a resume nothing new begins before what is recorded has been seen: it may decide that it is not needed.
         self._replays = call.scope is not None and call.scope.order.replaying
-        self._held_back: list[NodeCall | SideCall] = []
+        self._held_back: dict[NodeCall | SideCall, None] = {}
         self._recalled = 0  # calls with a record whose turn has not come yet
-        self._forks: dict[int, ForkRun] = {}  # by the execution behind which they are
-        self._endings: dict[GraphBranch, Ending] = {}
+        self._forks = Forks(self, program.forks) if program.forks else None
         self._late_changes: list[tuple[Mapping[Any, Any], Change]] = []
 
     # What the engine tells
@@ -215,14 +220,19 @@ class GraphRun:
 
     def close(self, then: Callable[[], None]) -> None:
         """Let go of the timers, and tell who reads what was streamed that nothing more comes."""
-        for fork in self._forks.values():
-            if fork.timer is not None:
-                fork.timer.cancel()
+        if self._forks is not None:
+            self._forks.close()
         if self._program.sides:
             self._holder.branch_errors = self._branch_errors
         callback = self._given.callback
-        if callback is not None and not self._given.only_writes:
-            self._call.run.spawn(close_callback(callback))
+        if callback is None or self._given.only_writes or self._given.is_closed:
+            then()
+            return
+        self._given.is_closed = True
+        self._call.run.spawn(self._close_callback(callback, then))
+
+    async def _close_callback(self, callback: Any, then: Callable[[], None]) -> None:
+        await close_callback(callback)
         then()
 
     def timeout_error(self, limit: float, elapsed: float) -> None:
@@ -249,8 +259,10 @@ class GraphRun:
             self._activate(call.value)
 
     def _activate(self, state: Mapping[Any, Any] | None) -> None:
-        self._activation = Activation(self._program.plan, self._program.options, state=state)
-        self._do(self._activation.begin(self._given.input, self._given.upstream))
+        self._activation = Activation(
+            self._program.plan, self._program.options, state=state, guard=_refuse_abandoned
+        )
+        self._do(self._activation.begin(self._given, self._given.upstream))
 
     def _end(self, finished: Finished) -> None:
         if finished.state is not None:
@@ -266,24 +278,19 @@ class GraphRun:
             if isinstance(decision, Run):
                 todo.extend(self._run(decision))
             elif isinstance(decision, BranchEnded):
-                todo.extend(self._branch_ended(decision.branch))
+                todo.extend(self._forks.branch_ended(decision.branch) if self._forks is not None else ())
             elif isinstance(decision, StateConflicts):
                 self._tell_conflicts(decision)
             else:
                 self._finished = decision
 
     def _run(self, run: Run) -> Iterable[Decision]:
-        if self._program.forks:
-            if self._ending_of(run.branch) is not None:
-                return self._active.lost(run.execution)
-            fork = self._fork_of(run.branch)
-            if fork is not None and fork.refusal is not None:
-                return self._fail_at(fork.base, fork.refusal, [run.execution])
-            if fork is not None and not fork.admits(run):
-                return ()
-        return self._start(run)
+        if self._forks is not None and (instead := self._forks.admit(run)) is not None:
+            return instead
+        return self.start(run)
 
-    def _start(self, run: Run) -> Iterable[Decision]:
+    def start(self, run: Run) -> Iterable[Decision]:
+        """Run a node."""
         node = self._program.nodes[run.node]
         running = NodeCall(self._call, node, run, self._given.callback)
         try:
@@ -291,6 +298,8 @@ class GraphRun:
         except Exception as error:
             return self._failed(running, error)
         self._running[run.execution] = running
+        if self._forks is not None:
+            self._forks.began(run.execution, run.branch)
         self._ask_in_turn(running, start, running.state)
         return ()
 
@@ -301,31 +310,20 @@ class GraphRun:
             asked.is_recorded = self._call.recorded_at(start.identity[0]) is not None
             if not asked.is_recorded:
                 asked.start = start
-                self._held_back.append(asked)
+                self._held_back[asked] = None
                 return
             self._recalled += 1
         self._ask(asked, start)
 
     def _ask(self, running: NodeCall | SideCall, start: Start) -> None:
-        latest = self._deadline_on(running.run.branch) if self._forks else None
+        latest = self._forks.deadline_on(running.run.branch) if self._forks is not None else None
         self._call.start(
             running, start.step, start.args, start.kwargs, identity=start.identity, latest=latest
         )
 
-    def _deadline_on(self, branch: GraphBranch) -> float | None:
-        """The earliest of the forks round this branch."""
-        found: list[float] = []
-        inner: GraphBranch | None = branch
-        while inner is not None:
-            fork = self._forks.get(inner.fork.execution) if inner.fork is not None else None
-            if fork is not None and fork.latest is not None:
-                found.append(fork.latest)
-            inner = inner.parent
-        return min(found, default=None)
-
     def _start_held_back(self) -> None:
         self._replays = False
-        held_back, self._held_back = self._held_back, []
+        held_back, self._held_back = self._held_back, {}
         for running in held_back:
             start, running.start = running.start, None
             assert start is not None
@@ -338,32 +336,28 @@ class GraphRun:
         seen = b"" if state is None else b"s" + state.digest
         return self._call.identify(start.step.name, run.place + seen + fingerprint)
 
-    @property
-    def _active(self) -> Activation:
-        assert self._activation is not None
-        return self._activation
-
     # Outcomes
 
     def _node_ended(self, running: NodeCall, call: Call) -> None:
-        execution = running.run.execution
-        del self._running[execution]
+        run = running.run
+        del self._running[run.execution]
         self._recalled -= running.is_recorded
-        if self._endings and (ending := self._ending_of(running.run.branch)) is not None:
-            if running.state is not None:
-                running.state.undo()
-            self._note_stopped(ending, execution)
-        elif call.error is not None:
-            if running.state is not None:
-                running.state.undo()
-            self._do(self._failed(running, call.error))
-        else:
+        ending = self._forks.ending_of(run.branch) if self._forks is not None else None
+        if ending is None and call.error is None:
             self._succeeded(running, call)
+            return
+        if running.state is not None:
+            running.state.undo()
+        if ending is not None:
+            self._has_stopped(ending, run.execution)
+        else:
+            assert call.error is not None
+            self._do(self._failed(running, call.error))
 
-    def _note_stopped(self, ending: Ending, execution: int) -> None:
-        ending.alive.discard(execution)
-        ending.kept.append(execution)
-        self._do(() if ending.alive else self._has_stopped(ending))
+    def _has_stopped(self, ending: Ending, execution: int) -> None:
+        assert self._forks is not None
+        self._forks.left(execution)
+        self._do(self._forks.stopped(ending, execution))
 
     def _succeeded(self, running: NodeCall, call: Call) -> None:
         if running.state is not None and call.aside is not None:
@@ -377,7 +371,12 @@ class GraphRun:
             self._go_on(running, output, choices)
 
     def _go_on(self, running: NodeCall, output: Mapping[Any, Any], choices: Sequence[str] | None) -> None:
-        self._do(self._active.ended(running.run.execution, output, choices))
+        self._leave(running)
+        self._do(self.active.ended(running.run.execution, output, choices))
+
+    def _leave(self, running: NodeCall) -> None:
+        if self._forks is not None:
+            self._forks.left(running.run.execution)
 
     def _note_change(self, running: NodeCall, change: Change, *, was_recorded: bool) -> None:
         assert running.state is not None
@@ -388,12 +387,10 @@ class GraphRun:
 
     def _failed(self, running: NodeCall, error: BaseException) -> Iterable[Decision]:
         """A node has failed: the branch that may fail has, or else the graph."""
-        victim = self._victim(running.run.branch) if isinstance(error, Exception) else None
-        if victim is None:
-            self._error = self._error or error
+        if self._forks is None or not isinstance(error, Exception):
+            self.fail(error)
             return ()
-        assert isinstance(error, Exception)
-        return self._fail_branch(*victim, error, [running.run.execution])
+        return self._forks.failed(running.run.execution, running.run.branch, error)
 
     def _tell_conflicts(self, decision: StateConflicts) -> None:
         if self._call.run.is_observed:
@@ -450,10 +447,11 @@ class GraphRun:
 
     def _waited_for(self, waiting: _Waiting) -> None:
         run = waiting.running.run
-        if (ending := self._ending_of(run.branch)) is None:
+        ending = self._forks.ending_of(run.branch) if self._forks is not None else None
+        if ending is None:
             self._go_on(waiting.running, waiting.output, waiting.choices)
         else:
-            self._note_stopped(ending, run.execution)
+            self._has_stopped(ending, run.execution)
 
     def _note_side_change(self, asked: SideCall, change: Change) -> None:
         if not asked.side.waits:
@@ -478,155 +476,57 @@ class GraphRun:
         found: dict[Any, Any] = plain(target.state)
         return found
 
-    # Forks with options
+    # As its forks see it
 
-    def _fork_of(self, branch: GraphBranch) -> ForkRun | None:
-        """The fork with options in which this is one of the branches."""
-        fork = branch.fork
-        if fork is None:
-            return None
-        known = self._forks.get(fork.execution)
-        if known is None and (options := self._program.forks.get(fork.node)) is not None:
-            assert branch.parent is not None
-            loop = self._call.run.loop
-            known = self._forks[fork.execution] = ForkRun(options, fork, branch.parent, loop.time())
-            if options.timeout is not None:
-                known.latest = known.started + options.timeout
-                known.timer = loop.call_later(options.timeout, self._fork_out_of_time, known, options.timeout)
-        return known
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop of the run."""
+        return self._call.run.loop
 
-    def _branch_ended(self, branch: GraphBranch) -> Iterable[Decision]:
-        fork = self._fork_of(branch) if self._program.forks else None
-        if fork is None:
-            return ()
-        self._endings.pop(branch, None)
-        fork.names.setdefault(branch.index, f"#{branch.index}")
-        decisions: list[Decision] = []
-        verdict = fork.end(branch.index)
-        if verdict is Verdict.DONE and not fork.is_over:
-            decisions += self._drop_rest(fork)
-        if fork.is_over:
-            if fork.timer is not None:
-                fork.timer.cancel()
-            self._forks.pop(fork.fork.execution, None)
-            return decisions
-        for run in fork.next():
-            decisions += self._start(run)
-        return decisions
+    @property
+    def active(self) -> Activation:
+        """What decides."""
+        assert self._activation is not None
+        return self._activation
 
-    def _fork_out_of_time(self, fork: ForkRun, limit: float) -> None:
-        elapsed = self._call.run.loop.time() - fork.started
-        name, unfinished = (
-            f"the fork behind {fork.fork.node}",
-            [fork.names[index] for index in sorted(fork.unfinished)],
-        )
-        error = ParallelTimeoutError(name, timeout=limit, elapsed=elapsed, unfinished=unfinished)
-        self._do(self._fail_at(fork.base, error))
+    def fail(self, error: BaseException) -> None:
+        """The graph has failed, unless it has already."""
+        self._error = self._error or error
+
+    def act(self, decisions: Iterable[Decision]) -> None:
+        """Do what was decided outside of the graph's turn."""
+        self._do(decisions)
         self._call.advance_soon()
 
-    def _fail_at(self, branch: GraphBranch, error: Exception, kept: Iterable[int] = ()) -> Iterable[Decision]:
-        """What stands on this branch has failed as a whole: so has the branch round it that may fail, or the graph."""
-        victim = self._victim(branch)
-        if victim is None:
-            self._error = self._error or error
-            return ()
-        return self._fail_branch(*victim, error, kept)
+    def stop(self, execution: int, reason: str) -> bool:
+        """Stop a node, or the pipelines beside it that its way on waits for; whether there is anything to wait for."""
+        why = Stop(StopKind.CANCEL, reason, self._call.run.grace)
+        if execution in self._waiting:
+            return self._stop_sides(execution, why)
+        running = self._running[execution]
+        if running.start is not None:  # it is held back
+            del self._held_back[running]
+            del self._running[execution]
+            return False
+        if running.call is not None:
+            running.call.stop(why)
+        return True
 
-    def _victim(self, branch: GraphBranch) -> tuple[ForkRun, GraphBranch] | None:
-        """The nearest branch round this one, or this one, whose fork goes on when it fails."""
-        inner: GraphBranch | None = branch
-        while inner is not None:
-            fork = self._forks.get(inner.fork.execution) if inner.fork is not None else None
-            if fork is not None and fork.options.may_fail:
-                return fork, inner
-            inner = inner.parent
-        return None
-
-    def _ending_of(self, branch: GraphBranch) -> Ending | None:
-        inner: GraphBranch | None = branch if self._endings else None
-        while inner is not None:
-            if (ending := self._endings.get(inner)) is not None:
-                return ending
-            inner = inner.parent
-        return None
-
-    def _fail_branch(
-        self, fork: ForkRun, branch: GraphBranch, error: Exception, kept: Iterable[int] = ()
-    ) -> Iterable[Decision]:
-        if self._ending_of(branch) is not None:
-            return ()
-        if fork.fail(branch.index, error):
-            return self._fail_at(fork.base, fork.failure(), kept)
-        return self._end_branch(
-            Ending(fork, branch, error), f"branch {fork.names[branch.index]!r} has failed", kept
-        )
-
-    def _drop_rest(self, fork: ForkRun) -> Iterable[Decision]:
-        """The fork is decided: what has not ended is not needed."""
-        decisions: list[Decision] = []
-        for index in sorted(fork.unfinished):
-            branch = fork.branches[index]
-            fork.dropped.add(index)
-            if self._ending_of(branch) is None:
-                decisions += self._end_branch(Ending(fork, branch), fork.reason)
-        return decisions
-
-    def _end_branch(self, ending: Ending, reason: str, kept: Iterable[int] = ()) -> Iterable[Decision]:
-        """Stop what runs on a branch; when all of it has ended, the branch comes to its join, or is lost."""
-        branch = ending.branch
-        ending.kept += kept
-        for inner in [other for other in self._endings if other.is_within(branch)]:
-            ending.kept += self._endings.pop(inner).kept
-        for fork in self._forks.values():
-            ending.kept += [
-                run.execution for run in fork.take_waiting(lambda run: run.branch.is_within(branch))
-            ]
-        for asked in [each for each in self._held_back if each.run.branch.is_within(branch)]:
-            self._held_back.remove(asked)
-            if isinstance(asked, SideCall):
+    def _stop_sides(self, execution: int, why: Stop) -> bool:
+        sides = [asked for asked in self._sides if asked.run.execution == execution and asked.side.waits]
+        for asked in sides:
+            if asked.start is not None:
+                del self._held_back[asked]
                 del self._sides[asked]
-                continue
-            del self._running[asked.run.execution]
-            ending.kept.append(asked.run.execution)
-        self._endings[branch] = ending
-        self._stop_sides(ending, reason)
-        for running in [each for each in self._running.values() if each.run.branch.is_within(branch)]:
-            ending.alive.add(running.run.execution)
-            if running.call is not None:
-                running.call.stop(Stop(StopKind.CANCEL, reason, self._call.run.grace))
-        return () if ending.alive or not ending.kept else self._has_stopped(ending)
+                self._waiting[execution].left -= 1
+            elif asked.call is not None:
+                asked.call.stop(why)
+        if not self._waiting[execution].left:
+            del self._waiting[execution]
+            return False
+        return True
 
-    def _stop_sides(self, ending: Ending, reason: str) -> None:
-        for execution, waiting in [*self._waiting.items()]:
-            if not waiting.running.run.branch.is_within(ending.branch):
-                continue
-            sides = [asked for asked in self._sides if asked.run.execution == execution and asked.side.waits]
-            if sides:
-                ending.alive.add(execution)
-            else:  # they had not begun
-                del self._waiting[execution]
-                ending.kept.append(execution)
-            for asked in sides:
-                if asked.call is not None:
-                    asked.call.stop(Stop(StopKind.CANCEL, reason, self._call.run.grace))
-
-    def _has_stopped(self, ending: Ending) -> Iterable[Decision]:
-        """Nothing runs on a branch any more that was to be stopped."""
-        first, *others = ending.kept
-        self._active.discard(ending.branch)
-        decisions: list[Decision] = []
-        for execution in others:
-            decisions += self._active.lost(execution)
-        fork = ending.fork
-        if ending.error is None or not fork.options.policy.gives_outcomes:
-            return [*decisions, *self._active.lost(first)]
-        name = fork.names[ending.branch.index]
-        return [
-            *decisions,
-            *self._active.failed(first, fork.fork, {name: self._storable(name, ending.error)}),
-        ]
-
-    def _storable(self, name: str, error: Exception) -> Failed:
+    def storable(self, name: str, error: Exception) -> Failed:
         """The failure as a value of the flow, or one that says so where it could not be recorded."""
         outcome = Failed(error)
         if self._codec is not None:

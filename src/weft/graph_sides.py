@@ -89,7 +89,7 @@ def side_of(edge: SideEdge, program: Callable[[], Program], *, shape: str, takes
 
 
 def _flow_of(given: Given) -> Any:
-    return given.input
+    return {**given}
 
 
 def _conductor(
@@ -134,11 +134,12 @@ class SideRun(GraphRun):
 
     def _go_on(self, running: NodeCall, output: Mapping[Any, Any], choices: Sequence[str] | None) -> None:
         goes_on = output.get("success") is not False
-        self._do(self._active.ended(running.run.execution, output, choices, goes_on=goes_on))
+        self._leave(running)
+        self._do(self.active.ended(running.run.execution, output, choices, goes_on=goes_on))
 
     def _end(self, finished: Finished) -> None:
         if finished.state is not None:
-            self._call.aside = self._active.change() or None
+            self._call.aside = self.active.change() or None
         self._call.conclude(None, None)
 
 

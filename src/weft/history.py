@@ -21,6 +21,7 @@ from weft.engine.recorder import answer_record
 from weft.errors import AnswerError, InputError, RunNotFoundError
 
 if TYPE_CHECKING:
+    from weft.resume_plan import ResumePlan
     from weft.runnable import Runnable
 
 _OUTCOMES = {RecordKind.OK, RecordKind.FAILED, RecordKind.TIMED_OUT}
@@ -178,6 +179,57 @@ class Runs:
         self._find(run_id)
         return workflow.invoke(None, run_id=run_id, checkpointer=self.store, **options)
 
+    def plan(self, run_id: str, workflow: Runnable) -> ResumePlan:
+        """What a resume would do: which recorded results it takes, which calls run again, which records fit nothing.
+
+        The workflow's own code between its steps runs for that, over the recorded results; no step begins, nothing is
+        written, and whoever owns the run keeps it.
+
+        Raises:
+            RunNotFoundError: There is none; the message names the closest ids.
+            RunMismatchError: It was recorded for another workflow.
+        """
+        from weft.resume_plan import plan_of  # noqa: PLC0415 - only who plans needs it
+
+        self._find(run_id)
+        return plan_of(self.store, run_id, workflow)
+
+    def fork(
+        self,
+        run_id: str,
+        *,
+        at: str | None = None,
+        values: Mapping[str, Any] | None = None,
+        again: Iterable[str] = (),
+        new_id: str | None = None,
+        thread_id: str | None = None,
+    ) -> str:
+        """Record a new run that begins in the middle of this one; :meth:`resume` goes on with it. Gives its id.
+
+        Args:
+            run_id: Of a run however it stands; it stays as it is.
+            at: The id of a call: what was recorded up to that goes into the new run, and nothing after it. All, unless
+                told.
+            values: By the ids of calls, what they are to have returned instead.
+            again: The ids of calls that are to run again.
+            new_id: The id of the new run.
+            thread_id: Its thread; none unless told.
+
+        Raises:
+            RunNotFoundError: There is none; the message names the closest ids.
+            InputError: It has recorded no such call.
+            UnstorableError: A value cannot be recorded.
+        """
+        from weft.fork import Cut, fork_run  # noqa: PLC0415 - as above
+
+        self._find(run_id)
+        cut = Cut(
+            None if at is None else _identity(at),
+            {_identity(key): value for key, value in (values or {}).items()},
+            frozenset(map(_identity, again)),
+        )
+        return fork_run(self.store, run_id, cut, new_id=new_id, thread_id=thread_id)
+
     def answer(self, run_id: str, answers: Mapping[str, Any]) -> None:
         """Answer open questions by their ids. Whoever owns the run takes the answers up; else a resume does.
 
@@ -293,12 +345,13 @@ def _read(
     if row.status is RunStatus.FINISHED:
         questions.clear()  # nobody waits for an answer any more
     return (
-        [_call(record, root, codec) for record in calls.values()],
+        [call_info(record, root, codec) for record in calls.values()],
         [_question(key, record, codec) for key, record in questions.items() if key not in answered],
     )
 
 
-def _call(record: Record, root: bytes, codec: Codec) -> CallInfo:
+def call_info(record: Record, root: bytes, codec: Codec) -> CallInfo:
+    """A recorded outcome, for people."""
     ok = record.kind is RecordKind.OK
     return CallInfo(
         record.step,
@@ -350,8 +403,17 @@ def _moment(seconds: float) -> datetime | None:
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
 
+def _identity(call_id: str) -> bytes:
+    try:
+        return bytes.fromhex(call_id.rpartition(":")[2])
+    except ValueError:
+        raise InputError(
+            f"{call_id!r} is no id of a call; RunInfo.calls and `weft show` have those"
+        ) from None
+
+
 def _listed(ids: builtins.list[str]) -> str:
     return f"open are: {', '.join(ids)}" if ids else "none is open"
 
 
-__all__ = ["CallInfo", "QuestionInfo", "RunInfo", "Runs", "closest", "runs"]
+__all__ = ["CallInfo", "QuestionInfo", "RunInfo", "Runs", "call_info", "closest", "runs"]

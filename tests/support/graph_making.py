@@ -71,6 +71,33 @@ def possible(plan, name):
     return sorted({plan.nodes[way].name for way in ways})
 
 
+def forks_in_forks(luck, depth=2):
+    """A graph in which each fork has a join of its own, in which some branches have forks again; and their options."""
+    nodes, edges, joins, options = [], [], [], {}
+
+    def step(*before):
+        nodes.append(f"n{len(nodes)}")
+        edges.extend((each, nodes[-1]) for each in before)
+        return nodes[-1]
+
+    def fork(opener, depth):
+        """Its join."""
+        options[opener] = fork_options(luck)
+        lasts = []
+        for _ in range(luck.randint(2, 3)):
+            last = step(opener)
+            for _ in range(luck.choice([0, 1, 1, 2])):
+                last = step(last)
+                if depth and luck.random() < 0.5:
+                    last = fork(last, depth - 1)
+            lasts.append(last)
+        joins.append((tuple(lasts), step()))
+        return joins[-1][1]
+
+    last = fork(step(), depth)
+    return Graph(tuple(nodes), tuple(edges), tuple(joins), frozenset({last})), options
+
+
 # Who watches
 
 
@@ -104,10 +131,10 @@ class Watched(Activation):
     def lost(self, execution):
         return self._keep(super().lost(execution))
 
-    def failed(self, execution, fork, output):
+    def failed(self, execution, branch, output):
         self.failures[len(self.told)] = len(self.runs)
         self.told.append((execution, shown(output), None))
-        return self._keep(super().failed(execution, fork, output))
+        return self._keep(super().failed(execution, branch, output))
 
     def _keep(self, decisions):
         for each in decisions:

@@ -95,7 +95,7 @@ class Upstream(NamedTuple):
     output: Mapping[Any, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Run:
     """A node is to run.
 
@@ -188,10 +188,16 @@ class Activation:
         plan: The graph.
         options: How it goes.
         state: What the state of the graph is at the beginning; None for none. It is copied.
+        guard: Raises where whoever is about to change the state may not.
     """
 
     def __init__(
-        self, plan: GraphPlan, options: Options | None = None, *, state: Mapping[Any, Any] | None = None
+        self,
+        plan: GraphPlan,
+        options: Options | None = None,
+        *,
+        state: Mapping[Any, Any] | None = None,
+        guard: Callable[[], None] | None = None,
     ) -> None:
         self._plan = plan
         self._options = options or Options()
@@ -205,7 +211,7 @@ class Activation:
         self._ready: list[int] = []
         self._branches = 0
         self._input = self._branch(None)
-        self._input._state = None if state is None else StateBranch(state)
+        self._input._state = None if state is None else StateBranch(state, guard=guard)
         self._ended: list[Branch] = []
         self._turn = 0  # how often something was completed on another branch than before, if it has a state
         self._turn_of = -1
@@ -275,6 +281,8 @@ class Activation:
 
     def discard(self, branch: Branch) -> None:
         """What has ended on a branch, or on one that began there, or has come from there to a join, does not count."""
+        if branch._uses == 1:
+            return  # it has never forked, and what is on it has not ended
         ended, self._ended = self._ended, []
         for each in ended:
             if each.is_within(branch):
@@ -289,8 +297,8 @@ class Activation:
                 else:
                     opening.arrivals.append(way)
 
-    def failed(self, execution: int, fork: Fork, output: Mapping[Any, Any]) -> list[Decision]:
-        """A node has failed that is the last of its branch of a fork; this is what the branch gives instead.
+    def failed(self, execution: int, branch: Branch, output: Mapping[Any, Any]) -> list[Decision]:
+        """A branch of a fork has failed, on which this is the last that runs; what it gives instead of all it wrote.
 
         It comes to the join that the fork has opened; to the one that was opened last, if it has opened none that can
         be reached from the node; and if there is none, the branch ends here.
@@ -300,21 +308,28 @@ class Activation:
             StuckError: As in :meth:`ended`.
         """
         token = self._token(execution)
-        name, branch = self._plan.nodes[token.node].name, token.branch
+        fork, above = branch.fork, branch.parent
+        assert fork is not None
+        assert above is not None
+        name = self._plan.nodes[token.node].name
         del self._tokens[execution]
-        branch.node = name
-        branch.write(output, dict.fromkeys(output, Origin(name, branch)))
-        if branch._state is not None:
-            self._complete_state(branch, branch._state)
+        self.discard(branch)
+        above._uses += 1
+        above._live += 1
+        instead = self._branch(above)
+        instead.node = name
+        instead.write(output, dict.fromkeys(output, Origin(name, instead)))
         own = self._plan.opened_by.get(self._plan.number[fork.node], ())
         joins = [join for join in own if join in token.openings]
         joins += sorted(token.openings, key=lambda join: -token.openings[join].number)
+        joins = [join for join in joins if not token.openings[join].base.is_within(branch)]
         if joins:
             upstream = (Upstream(name, output),)
-            self._arrive(joins[0], _Way(branch, token.openings, token.steps, upstream, token.place))
+            self._arrive(joins[0], _Way(instead, token.openings, token.steps, upstream, token.place))
         else:
-            self._ended.append(branch)
-            self._end_token(branch)
+            self._ended.append(instead)
+            self._end_token(instead)
+        self._release(token.branch, is_live=True)
         self._leave(token.openings)
         self._fire_what_can()
         return self._decided()

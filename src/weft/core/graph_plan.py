@@ -180,6 +180,10 @@ class GraphPlan:
             chosen += ways
         return chosen
 
+    def shown_ways(self, router: str) -> str:
+        """The nodes to which a router can go, for people."""
+        return _listed(self._named_ways(self.number[router]))
+
     def _named_ways(self, point: int) -> dict[str, list[int]]:
         named = self._choices.get(point)
         if named is None:
@@ -240,8 +244,22 @@ class GraphPlan:
             while count <= opener < root:
                 opener = found[opener]
             if opener >= 0:  # else it can never fire, and problems() says so
-                openers[join] = _START if opener == root else opener
+                openers[join] = _START if opener == root else self._block_round(opener, found)
         return openers
+
+    def _block_round(self, opener: int, dominators: Sequence[int]) -> int:
+        """The block to whose only branch the opener belongs, which opens the join in its stead; else the opener.
+
+        A block with two branches stands nearest before their join by itself; one with a single branch is no less one.
+        """
+        point = opener
+        while 0 <= point < len(self.nodes) and len(self.ways_on(point)) == 1:
+            if point in self.blocks:
+                return point
+            point = dominators[point]
+            while len(self.nodes) + len(self.joins) <= point < len(dominators) - 1:
+                point = dominators[point]  # a point that stands before a source
+        return opener
 
     @cached_property
     def spans(self) -> list[tuple[int, ...]]:

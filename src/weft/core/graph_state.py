@@ -23,7 +23,7 @@ A *change* is data that can be stored, a dict by key with one of these for each:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import pairwise
@@ -62,6 +62,8 @@ class NotingDict(dict[Any, Any]):
 
     def _touch(self) -> _DictNote:
         assert self._notes is not None
+        if self._notes.guard is not None:
+            self._notes.guard()
         note = self._notes.now.get(id(self))
         if note is None:
             note = self._notes.now[id(self)] = _DictNote(self)
@@ -128,6 +130,8 @@ class NotingList(list[Any]):
     def _touch(self, first: int | None = None) -> _ListNote:
         """Note that everything from this place on may change; None: only what is appended."""
         assert self._notes is not None
+        if self._notes.guard is not None:
+            self._notes.guard()
         note = self._notes.now.get(id(self))
         if note is None:
             note = self._notes.now[id(self)] = _ListNote(self)
@@ -264,6 +268,7 @@ class _Notes:
 
     now: dict[int, _DictNote | _ListNote] = field(default_factory=dict)  # since the last take
     since_fork: dict[int, _DictNote | _ListNote] = field(default_factory=dict)
+    guard: Callable[[], None] | None = None  # raises where who changes something may not
 
 
 class _DictNote:
@@ -396,14 +401,17 @@ class StateBranch:
     Args:
         value: What it begins with, which is copied.
         digest: What stands for all changes recorded until now.
+        guard: Raises where whoever is about to change something may not.
 
     Attributes:
         state: What nodes get.
         digest: Stands for all changes that were recorded on the way here.
     """
 
-    def __init__(self, value: Mapping[Any, Any], *, digest: bytes = b"") -> None:
-        self._notes = _Notes()
+    def __init__(
+        self, value: Mapping[Any, Any], *, digest: bytes = b"", guard: Callable[[], None] | None = None
+    ) -> None:
+        self._notes = _Notes(guard=guard)
         self._moment = _BEFORE
         self.digest = digest
         self.state: NotingDict = self._adopted(plain({**value}), None, None)
@@ -414,7 +422,7 @@ class StateBranch:
 
     def copy(self) -> StateBranch:
         """The same for a branch that begins here."""
-        return StateBranch(self.state, digest=self.digest)
+        return StateBranch(self.state, digest=self.digest, guard=self._notes.guard)
 
     def take(self) -> Change:
         """What was changed since the last time; empty if nothing was. What was written is taken over.

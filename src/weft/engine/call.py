@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from weft.core.limits import Needs
 from weft.core.outcome import Cancelled, Failed, Ok, Outcome, TimedOut
+from weft.core.question import Interrupt
 from weft.core.retry import next_delay, retry_after
 from weft.engine import events, limits
 from weft.engine.context import current
@@ -243,9 +244,23 @@ class Call:
             return
         if not self.may_begin():
             return
+        if self.run.would_start is not None and self._only_would_start(self.run.would_start):
+            return
         if (needs := self.needs()) and not self._ask_permit(needs):
             return
         self._launch()
+
+    def _only_would_start(self, noted: list[Call]) -> bool:
+        """Where no step is to begin: stay open, as one that has asked, so that the run ends when nothing goes on."""
+        if self.parent is None or self.step.is_planned or not self.is_recorded:
+            return False  # it is no step
+        noted.append(self)
+        self.state = State.OPEN
+        self.asks = self.id
+        self.run.questions[self.id] = (self, Interrupt(None, self.id))
+        self.parent.child_opened()
+        self.run.consider_suspending()
+        return True
 
     def may_begin(self) -> bool:
         """Whether its turn has come; who says no has it admitted again."""

@@ -43,6 +43,9 @@ _LOOK, _LOOK_MAX = 0.002, 0.1
 class Execution:
     """A run. All of it happens on ``loop``; other threads reach it through :meth:`post`."""
 
+    #: Where no step is to begin (see weft.resume_plan): those that would have.
+    would_start: list[Call] | None = None
+
     def __init__(
         self,
         workflow: Workflow,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 import time
 import warnings
@@ -233,7 +234,13 @@ class Recorder:
         """
         if call.step.workflow is not None:
             value, _ = call.step.workflow.split_output(value)
-        return self.codec.encode(_with_more(call, value))
+        return self._encode(call, value)
+
+    def _encode(self, call: Call, value: Any) -> bytes:
+        try:
+            return self.codec.encode(_with_more(call, value))
+        except UnstorableError as error:
+            raise _without_wrapper(error) from None
 
     def encode_output(self, root: Call, value: Any) -> bytes:
         """The output of the run as it is recorded.
@@ -241,10 +248,7 @@ class Recorder:
         Raises:
             UnstorableError: It cannot be.
         """
-        try:
-            return self.codec.encode(_with_more(root, value))
-        except UnstorableError as error:
-            raise _without_wrapper(error) from None
+        return self._encode(root, value)
 
     def _has_shape(self, call: Call, identity: bytes) -> bool:
         """Whether what is recorded of a planned call comes from one that is made of the same."""
@@ -290,9 +294,8 @@ class Recorder:
         kind, value = RecordKind.OK, call.payload
         if call.error is None and value is None:
             try:
-                value = self.codec.encode(_with_more(call, call.value))
-            except UnstorableError as found:
-                error = _without_wrapper(found)
+                value = self._encode(call, call.value)
+            except UnstorableError as error:
                 error.add_note(f"returned by {call.step.name!r}, call {call.id}")
                 call.value, call.error = None, error
         if call.error is not None:
@@ -494,7 +497,10 @@ def _with_more(call: Call, value: Any) -> Any:
 
 def _without_wrapper(error: UnstorableError) -> UnstorableError:
     """The error with the path that the user knows: a recorded block is wrapped."""
-    return UnstorableError(error.path.replace("result.value", "result", 1), error.reason)
+    path = error.path.replace("result.value", "result", 1)
+    if path.startswith("result.aside"):  # a change of a graph's state: by key, how it was changed and to what
+        path = "state" + re.sub(r"(\[[^][]*\])\[1\]", r"\1", path.removeprefix("result.aside"))
+    return UnstorableError(path, error.reason)
 
 
 def _resolve(future: asyncio.Future[bool], value: bool) -> None:

@@ -15,7 +15,17 @@ from xml.sax.saxutils import escape, quoteattr
 from weft.errors import InputError, UsageError
 from weft.observe.layout import SLANT, SMALL, TEXT, Curve, Frame, Layout, Point, is_round, place
 from weft.observe.lettering import is_wide, shown
-from weft.observe.picture import Arrow, Box, BoxKind, Direction, Picture, Theme, all_groups, counted
+from weft.observe.picture import (
+    Arrow,
+    Box,
+    BoxKind,
+    Direction,
+    Picture,
+    Theme,
+    all_groups,
+    check_choice,
+    counted,
+)
 
 _MARGIN = 20.0
 _CORNERS: dict[BoxKind, float] = {"runnable": 2.0, "block": 0.0}
@@ -71,6 +81,7 @@ def svg(picture: Picture, *, theme: Theme = "auto", direction: Direction = "down
     Raises:
         UsageError: The extra is not installed.
     """
+    check_choice("theme", theme, ("auto", "light", "dark"))
     layout = place(picture, direction=direction)
     return "\n".join(_document(picture, layout, theme)) + "\n"
 
@@ -85,9 +96,10 @@ def png(
     """A PNG image, so many pixels a unit of the SVG; fewer if it would become too large to be opened.
 
     Raises:
-        InputError: A scale that is not above 0.
+        InputError: A scale that is not above 0, or a theme that depends on the reader.
         UsageError: The extra is not installed, or the machine has no font.
     """
+    check_choice("theme", theme, ("light", "dark"))
     if not scale > 0:
         raise InputError(f"scale={scale!r}: a picture can only be drawn larger than nothing")
     try:

@@ -14,12 +14,13 @@ from typing import Any
 
 from weft.observe.graphviz import dot
 from weft.observe.lettering import shortened, shown, text_width
-from weft.observe.picture import Arrow, Box, Direction, Group, Picture, all_groups
+from weft.observe.picture import Arrow, Box, Direction, Group, Picture, all_groups, check_choice
 
 TEXT = 13.0  # the size of letters, in the unit of the drawing (a pixel)
 SMALL = 11.0  # those of labels of arrows and headings of groups
 SLANT = 10.0  # how far the sides of a router's hexagon reach out
 
+_DIRECTIONS: dict[Direction, str] = {"down": "TB", "right": "LR"}
 _WIDEST = 250.0  # of a text
 _HEIGHT = 38.0
 _JOIN = 30.0
@@ -89,6 +90,7 @@ def place(picture: Picture, *, direction: Direction = "down") -> Layout:
     Raises:
         UsageError: pygraphviz is not installed, or could not do it.
     """
+    check_choice("direction", direction, _DIRECTIONS)
     sketch = _Sketch(picture, direction)
     return _read(sketch, dot("\n".join(sketch.lines())))
 
@@ -117,7 +119,7 @@ class _Sketch:
             home = _common(homes.get(arrow.source), homes.get(arrow.destination), parents)
             inside.setdefault(home, []).extend(self._label(number))
         yield "digraph {"
-        yield f"rankdir={'TB' if self.direction == 'down' else 'LR'} nodesep=0.3 ranksep=0.4 pad=0"
+        yield f"rankdir={_DIRECTIONS[self.direction]} nodesep=0.3 ranksep=0.4 pad=0"
         yield 'node [shape=box fixedsize=true label=""]'
         yield "edge [arrowsize=0.9]"
         yield from self._groups(inside)

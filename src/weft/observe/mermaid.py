@@ -12,7 +12,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from weft.observe.lettering import shortened, shown
-from weft.observe.picture import Arrow, ArrowKind, Box, BoxKind, Direction, Group, Picture, all_groups
+from weft.observe.picture import (
+    Arrow,
+    ArrowKind,
+    Box,
+    BoxKind,
+    Direction,
+    Group,
+    Picture,
+    all_groups,
+    check_choice,
+)
 
 _WIDEST = 40.0  # in letters' heights; Mermaid itself breaks lines at words only
 
@@ -25,6 +35,8 @@ _SHAPES: dict[BoxKind, tuple[str, str]] = {
     "anywhere": ("(", ")"),
 }
 _END = ("([", "])")  # of a node where the workflow ends
+
+_DIRECTIONS: dict[Direction, str] = {"down": "TD", "right": "LR"}
 
 _LINES: dict[ArrowKind, str] = {"edge": "-->", "join": "==>", "choice": "-.->"}
 
@@ -49,9 +61,10 @@ _FRAME = (
 
 def mermaid(picture: Picture, *, direction: Direction = "down") -> str:
     """The text of a Mermaid flowchart; the same picture gives the same text."""
+    check_choice("direction", direction, _DIRECTIONS)
     names = {box.id: f"n{place}" for place, box in enumerate(picture.boxes)}
     boxes = {box.id: box for box in picture.boxes}
-    lines = [f"flowchart {'TD' if direction == 'down' else 'LR'}"]
+    lines = [f"flowchart {_DIRECTIONS[direction]}"]
     grouped = {member for group in all_groups(picture.groups) for member in group.members}
     lines += [_declared(box, names) for box in picture.boxes if box.id not in grouped]
     lines += _subgraphs(picture.groups, boxes, names)

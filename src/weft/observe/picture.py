@@ -8,6 +8,8 @@ Each style makes pictures of its own workflows; nothing here knows of graphs, bl
 
 from __future__ import annotations
 
+import importlib
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -111,7 +113,7 @@ class Picture:
         """An SVG document by itself: no script, no font, nothing to load.
 
         Raises:
-            UsageError: The extra is not installed.
+            UsageError: The extra is not installed, or Graphviz, which is in it, could not lay the picture out.
         """
         from weft.observe.drawing import svg  # noqa: PLC0415 - see mermaid
 
@@ -123,18 +125,18 @@ class Picture:
         """A PNG image, so many pixels a unit of the SVG; fewer if it would become too large to be opened.
 
         Raises:
-            UsageError: The extra is not installed, or the machine has no font.
+            UsageError: As by ``svg``, or the machine has no font.
         """
         from weft.observe.drawing import png  # noqa: PLC0415 - see mermaid
 
         return png(self, theme=theme, direction=direction, scale=scale)
 
-    def save(self, path: str | Path, *, direction: Direction = "down") -> None:
+    def save(self, path: str | os.PathLike[str], *, direction: Direction = "down") -> None:
         """Write it to a file: ``.svg``, ``.png``, ``.mmd`` (Mermaid), or ``.md`` (Mermaid in a Markdown page).
 
         Raises:
             InputError: Another suffix.
-            UsageError: The extra is not installed.
+            UsageError: As by ``svg`` and ``png``.
         """
         path = Path(path)
         make = _FORMATS.get(path.suffix.lower())
@@ -156,7 +158,7 @@ class Picture:
         return {"image/svg+xml": drawn, "text/plain": repr(self)}
 
 
-def show(picture: Picture, *, save_path: str | Path | None = None) -> Picture | None:
+def show(picture: Picture, *, save_path: str | os.PathLike[str] | None = None) -> Picture | None:
     """Write a picture to a file, or show it in the notebook that is running.
 
     Returns:
@@ -174,6 +176,16 @@ def show(picture: Picture, *, save_path: str | Path | None = None) -> Picture | 
         return picture
     display(picture)
     return None
+
+
+def check_choice(option: str, given: str, possible: Iterable[str]) -> None:
+    """Refuse what is none of these.
+
+    Raises:
+        InputError: It is none of them.
+    """
+    if given not in possible:
+        raise InputError(f"{option}={given!r}: it has to be one of {', '.join(map(repr, possible))}")
 
 
 def all_groups(groups: Iterable[Group]) -> Iterator[Group]:
@@ -218,6 +230,5 @@ def _display() -> Callable[[object], object] | None:
     ipython: Any = sys.modules.get("IPython")  # nobody runs it who has not imported it
     if ipython is None or ipython.get_ipython() is None:
         return None
-    from IPython.display import display  # type: ignore[import-not-found]  # noqa: PLC0415 - no dependency of ours
-
-    return display  # type: ignore[no-any-return]
+    display: Callable[[object], object] = importlib.import_module("IPython.display").display
+    return display
