@@ -39,6 +39,8 @@ LAYERS = [
         "batch_shared",
         "state",
         "history",
+        "fork",
+        "resume_plan",
     },
     {"testing"},
     {"cli"},

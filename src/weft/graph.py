@@ -29,7 +29,7 @@ from weft.graph_callback import Callback
 from weft.graph_forks import ForkOptions
 from weft.graph_nodes import Given, GraphNode
 from weft.graph_picture import picture_of_plan
-from weft.graph_run import BranchError, GraphRun, Program, Side, close_callback
+from weft.graph_run import BranchError, GraphRun, Program, Result, Side, close_callback
 from weft.graph_sides import SideEdge, reachable, side_of, side_plan
 from weft.nodes import FunctionNode, as_runnable
 from weft.observe.picture import BoxKind, Picture, show
@@ -62,7 +62,7 @@ class Graph(Runnable):
         max_steps: How many nodes may run one after the other; without it there is no bound where there is no loop, and
             10,000 where there is one.
         initial_state: What the state is at first: a dict that nodes get as ``state``, and which lasts from one
-            execution to the next.
+            execution to the next. With a ``thread_id`` it is the thread's, and a new thread begins with this.
         name: What results and errors call it.
         reducers: By key, how what several branches wrote is combined, of two values at a time; else the branch that
             was completed last wins.
@@ -104,6 +104,7 @@ class Graph(Runnable):
         self.checkpointer = checkpointer
         self.nodes: dict[str, Runnable] = {}
         self.state: dict[Any, Any] = _checked_state(initial_state or {})
+        self.given_state: dict[Any, Any] = plain(self.state)  # by the user: what a new thread begins with
         self._execution_options = Options(max_steps, reducers, on_conflict, state_reducers, on_state_conflict)
         self._step_options = step_options(timeout=timeout, total=total, retry=retry)
         self._given: dict[str, Any] = {}  # by name, what add_node() was given
@@ -116,6 +117,7 @@ class Graph(Runnable):
         self.branch_errors: list[BranchError] = []
         self._callback_class: Callable[[], Any] = Callback
         self._made: _Made | None = None
+        self._is_part = False  # of another graph
 
     def __repr__(self) -> str:
         return f"<weft.Graph {self.key!r} of {len(self.nodes)} nodes>"
@@ -152,11 +154,20 @@ class Graph(Runnable):
         if end or (known is not None and known.is_end):
             self._ends.add(called)
         if isinstance(part, Graph):
+            self._refuse_itself(part)
             with suppress(GraphCompileError):  # it may be added before it is complete
                 part._compiled()  # the innermost first, so that a thousand in each other need no deep stack
         self.nodes[called] = part
         self._given[called] = node
         return self._changed()
+
+    def _refuse_itself(self, part: Graph) -> None:
+        part._is_part = True
+        if self._is_part and any(inner is self for inner, _ in part._with_parts()):
+            raise GraphError(
+                f"graph {part.key!r} contains graph {self.key!r}, and cannot be a node of it; to run a graph again "
+                "call it in a node: `await graph.execute(...)`"
+            )
 
     def _refuse_second_start(self, name: str) -> None:
         if self._start is not None:
@@ -379,17 +390,18 @@ class Graph(Runnable):
 
     def set_state(self, state: Mapping[Any, Any]) -> Self:
         """Begin the next execution with this state."""
-        self.state = _checked_state(state)
+        self.state, self.given_state = _checked_state(state), _checked_state(state)
         return self
 
     def update_state(self, values: Mapping[Any, Any]) -> Self:
         """Begin the next execution with these values in the state as well."""
         self.state.update(_checked_state(values))
+        self.given_state.update(_checked_state(values))
         return self
 
     def reset_state(self) -> Self:
         """Begin the next execution with an empty state."""
-        self.state = {}
+        self.state, self.given_state = {}, {}
         return self
 
     def _keep_state(self, state: dict[Any, Any] | None) -> None:
@@ -410,20 +422,17 @@ class Graph(Runnable):
             GraphError: A node or router did what it may not; it names the node.
             Exception: What a node raised.
         """
-        if callback is None:
-            return await self._executed(input, options)
-        _checked_callback(callback)
-        given: Given | None = None
+        given = input
+        if callback is not None:
+            _checked_callback(callback)
         try:
-            given = Given(self._checked(input), callback)
-            return await self._executed(given, options)
+            if callback is not None:
+                given = Given(self._checked(input), callback)
+            found: dict[Any, Any] = await self.ainvoke(given, **options)
+            return found
         finally:
-            if given is None or not given.is_closed:  # it did not even begin
-                await close_callback(callback)
-
-    async def _executed(self, input: Mapping[Any, Any], options: dict[str, Any]) -> dict[Any, Any]:
-        found: dict[Any, Any] = await self.ainvoke(input, **options)
-        return found
+            if callback is not None and not (isinstance(given, Given) and given.is_closed):
+                await close_callback(callback)  # it did not even begin
 
     async def execute_many(
         self, inputs: Iterable[Mapping[Any, Any]], *, concurrency: int = 5, **options: Any
@@ -529,8 +538,8 @@ class Graph(Runnable):
 
     def _compiled(self) -> _Made:
         if self._made is None:
-            program = self._make_program()
             self._refuse_incomplete_parts()
+            program = self._make_program()
             step = Step(
                 functools.partial(self._conductor, program),
                 self.key,
@@ -645,6 +654,10 @@ class Graph(Runnable):
     def bind_node(self, values: dict[Any, Any], callback: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """As a node of another graph: only what it writes is merged there, and it streams to where that one does."""
         return (Given(values, callback, only_writes=True),), {}
+
+    def split_output(self, value: Any) -> tuple[Any, Any]:
+        """What the run returns, and what its thread keeps: the state."""
+        return ({**value}, value.state) if isinstance(value, Result) else (value, value)
 
     def recorded_input(self, input: Any) -> Any:
         """The values that the execution begins with."""

@@ -116,10 +116,21 @@ async def close_callback(callback: Any) -> None:
         logger.exception("the callback %r could not be closed", callback)
 
 
+class Result(dict[Any, Any]):
+    """The result of an execution that is a run, with the state that its thread keeps."""
+
+    __slots__ = ("state",)
+
+    def __init__(self, values: Mapping[Any, Any], state: dict[Any, Any]) -> None:
+        super().__init__(values)
+        self.state = state
+
+
 class Holder(Protocol):
     """What lasts from one execution to the next."""
 
     state: dict[Any, Any]
+    given_state: dict[Any, Any]
     branch_errors: list[BranchError]
 
 
@@ -244,13 +255,21 @@ class GraphRun:
         if not self._program.takes_state:
             self._activate(None)
         elif self._codec is None:
-            self._activate(self._holder.state)
+            self._activate(self._first_state)
         else:  # what it was when the run began is recorded, since the graph of a resume may hold another
             reading = Step(self._read_state, "state", is_async=True)
             self._call.start(Branch(self._call, 0), reading, (), {}, is_told=False)
 
     async def _read_state(self) -> Any:
-        return plain({**self._holder.state})
+        return plain({**self._first_state})
+
+    @property
+    def _first_state(self) -> Mapping[Any, Any]:
+        """What the last run of the thread has left; without a thread, what the last execution of the graph has."""
+        run = self._call.run
+        if run.thread_id is None or self._call.parent is not None:
+            return self._holder.state
+        return run.previous if isinstance(run.previous, Mapping) else self._holder.given_state
 
     def _preface_ended(self, call: Call) -> None:
         if call.error is not None:
@@ -265,9 +284,12 @@ class GraphRun:
         self._do(self._activation.begin(self._given, self._given.upstream))
 
     def _end(self, finished: Finished) -> None:
+        result = finished.writes if self._given.only_writes else finished.result
         if finished.state is not None:
             self._call.aside = self._holder.state = self._with_late_changes(finished.state)
-        self._call.conclude(finished.writes if self._given.only_writes else finished.result, None)
+            if self._call.parent is None:
+                result = Result(result, self._holder.state)
+        self._call.conclude(result, None)
 
     # Starting
 

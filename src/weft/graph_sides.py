@@ -102,7 +102,7 @@ class _Own:
     """What a pipeline has of its own; what it leaves is taken by the graph."""
 
     def __init__(self, state: Mapping[Any, Any] | None) -> None:
-        self.state = dict(state or {})
+        self.state = self.given_state = dict(state or {})
         self.branch_errors: list[Any] = []  # which are in those of the graph as well
 
 

@@ -519,14 +519,37 @@ class Execution:
         self._looking = None
         if not self.questions or self._suspending or self.outcome is not None:
             return
-        if self._is_busy():
+        if self.is_busy(self.root):
             self._look_after = min(self._look_after * 2, _LOOK_MAX)
             self._looking = self.loop.call_later(self._look_after, self._look)
             return
+        if self._has_more_to_start():
+            self.consider_suspending()
+            return
         self.spawn(self._suspend())
 
-    def _is_busy(self) -> bool:
+    def _has_more_to_start(self) -> bool:
+        """Whether a block begins another branch, now that those at work only wait for answers."""
+        before = self._asked()
         stack = [self.root]
+        while stack:
+            call = stack.pop()
+            stack.extend(call.children)
+            call.child_opened()
+        return self._asked() > before
+
+    def _asked(self) -> int:
+        found = 0
+        stack = [self.root]
+        while stack:
+            call = stack.pop()
+            stack.extend(call.children)
+            found += call.asked
+        return found
+
+    def is_busy(self, call: Call) -> bool:
+        """Whether a call, or one below it, does anything but wait for answers."""
+        stack = [call]
         while stack:
             call = stack.pop()
             if call.state is State.RUNNING:
@@ -553,7 +576,7 @@ class Execution:
             assert self.recorder is not None
             self.recorder.loaded.answers.update(known)
             self._take_up(known)
-        if known or not self.questions or self._answering or self._is_busy():
+        if known or not self.questions or self._answering or self.is_busy(self.root):
             self.consider_suspending()  # something has gone on while the store was looked at
             return
         self._suspending = True
