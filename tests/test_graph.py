@@ -802,6 +802,16 @@ def test_reducers_in_nested_forks_count_each_value_once():
     assert executed(graph) == {"k": 3}
 
 
+def test_a_value_that_was_seen_and_overwritten_does_not_count_any_more():
+    """The branch of c began with what a wrote; b saw nothing of it."""
+    nodes = {"a": gives(k=1), "c": gives(1, k=10), "b": gives(2, k=100)}
+    for joins in ([], ["c b > end"]):
+        options = {"joins": joins, "nodes": nodes, "reducers": {"k": lambda old, new: old + new}}
+        assert executed(made("s a c", "a d", "s b", **options)) == {"k": 110}
+    graph = made("s a c", "a d", "s e", nodes={"a": gives(k=1), "c": gives(1, k=10)}, on_conflict="error")
+    assert executed(graph) == {"k": 10}
+
+
 def test_conflicts_can_be_refused():
     nodes = {"a": gives(1, k=1, a=1), "b": gives(2, k=1)}
     graph = made("s a", "s b", joins=["a b > end"], nodes=nodes, on_conflict="error")
@@ -1125,11 +1135,10 @@ def test_a_workflow_that_changes_its_values_changes_its_own(other):
         return values
 
     async def looks(**flow):
-        await asyncio.sleep(1)
         return {"seen": sorted(flow)}
 
     part = {"a task": changes, "a batch node": Doubled()}[other]
-    graph = made("s a", "s b", nodes={"a": part, "b": looks})
+    graph = made("s a", "s wait b", nodes={"a": part, "wait": gives(1), "b": looks})
     given = {"x": 1}
     assert executed(graph, given) == {"x": 1, "double": 2, "seen": ["x"]}
     assert given == {"x": 1}

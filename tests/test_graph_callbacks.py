@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 import pytest
-from leftovers import eventually, nothing_left, takes, timed, within
+from leftovers import nothing_left, takes, timed, within
 
 import weft
 from weft import (
@@ -471,7 +471,7 @@ def test_a_reader_in_another_thread_is_woken_at_each_token(kind):
 
     with nothing_left():
         callback, found = EventCallback(), []
-        reader = threading.Thread(target=lambda: found.append(asyncio.run(reads(callback))))
+        reader = threading.Thread(target=lambda: found.append(asyncio.run(reads(callback))), daemon=True)
         reader.start()
         assert within(20, lambda: asyncio.run(main(callback))) == {}
         reader.join(10)
@@ -704,7 +704,7 @@ def test_updates_come_as_nodes_end():
     assert found == [("s", 0), ("b", 1), ("c", 2), ("a", 3), ("graph", 3)]
 
 
-def test_a_stream_of_a_failure_gives_what_came_before_it(chunks):
+def test_a_stream_of_a_failure_gives_what_came_before_it():
     graph = linked("a b c", b=waiting("b", 0, error=Boom("no")))
     found = []
     with pytest.raises(Boom):
@@ -1316,4 +1316,3 @@ def test_real_threads_are_all_back_when_a_graph_has_failed():
     graph = linked("s a", "s b", "s c", "s bad", a=holds, b=holds, c=holds, bad=fails)
     with nothing_left(), pytest.raises(Boom):
         within(10, lambda: graph.invoke({}))
-    eventually(lambda: threading.active_count() < 600)

@@ -1,5 +1,8 @@
 """What the picture of a graph shows of its plan."""
 
+import pytest
+
+from weft import Graph, GraphCompileError, InputError, node, parallel, router
 from weft.core.graph_plan import GraphPlan, PlanJoin, PlanNode
 from weft.graph_picture import box_id, picture_of_plan
 
@@ -99,3 +102,61 @@ def test_a_graph_with_mistakes_can_be_looked_at():
     picture = picture_of_plan(graph)
     assert [box.label for box in picture.boxes] == ["s", "a", "lost", "end"]
     assert picture.mermaid()
+
+
+def small_graph():
+    @node(start=True)
+    async def start():
+        return {}
+
+    @router
+    async def choose():
+        return {"choices": []}
+
+    @node(end=True)
+    async def end():
+        return {}
+
+    async def log():
+        return {}
+
+    graph = Graph(name="small").add_node(start).add_node(choose).add_node(end).add_node(log)
+    graph.add_node(parallel(len, str), name="block")
+    graph.add_router([start], choose, [end, "block"]).add_edge("block", end)
+    return graph.add_branch(start, "log")
+
+
+def test_a_graph_makes_its_own_picture():
+    picture = small_graph().picture()
+    assert {box.label: (box.kind, box.is_start, box.is_end) for box in picture.boxes} == {
+        "start": ("node", True, False),
+        "choose": ("router", False, False),
+        "end": ("node", False, True),
+        "log": ("node", False, False),
+        "block": ("runnable", False, False),
+    }
+    ids = {box.id: box.label for box in picture.boxes}
+    ways = {(ids[each.source], ids[each.destination], each.kind, each.label) for each in picture.arrows}
+    assert ways == {
+        ("start", "choose", "edge", ""),
+        ("choose", "end", "choice", ""),
+        ("choose", "block", "choice", ""),
+        ("block", "end", "edge", ""),
+        ("start", "log", "choice", "beside"),
+    }
+    assert small_graph().mermaid() == picture.mermaid()
+
+
+def test_visualize_writes_by_the_suffix_or_gives_the_picture(tmp_path):
+    graph = small_graph()
+    assert graph.visualize().boxes == graph.picture().boxes
+    for name in ("g.mmd", "g.md", "g.svg"):
+        assert graph.visualize(save_path=tmp_path / name) is None
+        assert "choose" in (tmp_path / name).read_text(encoding="utf-8")
+    with pytest.raises(InputError, match=r"\.svg"):
+        graph.visualize(save_path=tmp_path / "g.xyz")
+
+
+def test_what_is_no_graph_yet_has_no_picture():
+    with pytest.raises(GraphCompileError, match="no nodes"):
+        Graph().visualize()

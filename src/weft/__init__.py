@@ -102,6 +102,7 @@ if TYPE_CHECKING:
     from weft.mapping import Map, Pipeline, amap, map, pipeline  # noqa: A004 - the word that everybody looks for
     from weft.memory import BaseStore, InMemoryStore
     from weft.nodes import FunctionNode, node, router
+    from weft.resume_plan import CallToRun, ResumePlan
     from weft.run import Run
     from weft.runnable import Runnable
     from weft.types import RunnableConfig, Runtime, StateSnapshot, StreamWriter
@@ -180,6 +181,7 @@ _HOME = {
     "weft.engine.limits": ("Limit",),
     "weft.mapping": ("Map", "Pipeline", "amap", "map", "pipeline"),
     "weft.memory": ("BaseStore", "InMemoryStore"),
+    "weft.resume_plan": ("CallToRun", "ResumePlan"),
     "weft.run": ("Run",),
     "weft.runnable": ("Runnable",),
     "weft.graph": ("Graph",),
@@ -221,6 +223,7 @@ __all__ = [
     "BranchError",
     "Cache",
     "CachePolicy",
+    "CallToRun",
     "Callback",
     "Cancelled",
     "CheckpointError",
@@ -265,6 +268,7 @@ __all__ = [
     "ParallelTimeoutError",
     "Pipeline",
     "ReplayMismatchError",
+    "ResumePlan",
     "RetryAfter",
     "RetryPolicy",
     "Run",

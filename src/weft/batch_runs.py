@@ -504,7 +504,7 @@ class ItemRun:
         self._call = call
         self._item = item
         self._ended: Call | None = None
-        self._has_fallen = False
+        self._is_waiting = self._has_fallen = False
 
     def note(self, branch: Branch, call: Call) -> None:
         """``exec`` has ended, or what took its place."""
@@ -514,7 +514,8 @@ class ItemRun:
         """Begin, fall back, or conclude."""
         ended, self._ended = self._ended, None
         if ended is None:
-            if not self._has_fallen:
+            if not self._is_waiting:
+                self._is_waiting = True
                 self._call.start(Branch(self._call, 0), self._step, (self._item,), {})
         elif self._has_fallen or not isinstance(ended.error, Exception):
             self._call.conclude(ended.value, ended.error)

@@ -17,6 +17,9 @@ from weft.core.outcome import Composed
 from weft.engine.recorder import OUTCOMES
 from weft.errors import InputError, RunNotFoundError
 
+#: What is said of how calls ended; the rest is questions and answers.
+_OF_OUTCOMES = OUTCOMES | {RecordKind.WENT_ON, RecordKind.RETRY}
+
 #: Records in one commit.
 _PAGE = 1_000
 
@@ -81,9 +84,10 @@ def _kept(journal: Sequence[Record], cut: Cut, codec: Codec) -> Iterator[Record]
     ends = [at for at, record in enumerate(journal) if record.identity == cut.at and record.kind in OUTCOMES]
     last = ends[-1] if ends else None
     for record in journal if last is None else journal[: last + 1]:
-        if record.identity in hidden or record.identity in cut.without:
+        is_outcome = record.kind in _OF_OUTCOMES
+        if is_outcome and (record.identity in hidden or record.identity in cut.without):
             continue
-        if record.identity in values:
+        if is_outcome and record.identity in values:
             if record.kind in OUTCOMES:
                 yield replace(
                     record, kind=RecordKind.OK, value=_encoded(record, values[record.identity], codec)

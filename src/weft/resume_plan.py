@@ -15,9 +15,9 @@ from weft.checkpoint.base import Checkpointer, OpenRun, Record, RunRow, RunStatu
 from weft.checkpoint.owner import refuse_mismatch, run_not_found
 from weft.core.identity import root_identity
 from weft.engine.drive import start_on_portal
-from weft.engine.events import CallFinished, Event
 from weft.engine.options import RunOptions
 from weft.engine.recorder import OUTCOMES
+from weft.engine.rehearsal import Rehearsal
 from weft.history import CallInfo, call_info
 
 if TYPE_CHECKING:
@@ -78,46 +78,31 @@ def plan_of(store: Checkpointer, run_id: str, workflow: Runnable) -> ResumePlan:
     records = list(all_records(store, run_id))
     if row.status is RunStatus.FINISHED:
         return ResumePlan(run_id, row.status.value, _infos(records, row, store))
-    rehearsal = _Rehearsal(store, run_id, workflow)
-    return rehearsal.plan(row, records)
+    return _rehearsed(store, workflow, row, records)
 
 
-class _Rehearsal:
-    def __init__(self, store: Checkpointer, run_id: str, workflow: Runnable) -> None:
-        options = RunOptions(checkpointer=_Looking(store), run_id=run_id)
-        self._store = store
-        self._run = start_on_portal(workflow, None, options, [self._note])
-        self._run.would_start = []
-        self._taken: set[str] = set()
-
-    def _note(self, event: Event) -> None:
-        if isinstance(event, CallFinished) and event.recorded:
-            self._taken.add(event.call_id.rpartition(":")[2])
-
-    def plan(self, row: RunRow, records: Sequence[Record]) -> ResumePlan:
-        run, error = self._run, None
-        run.begin()
-        try:
-            run.future.result()
-        except Exception as raised:
-            error = raised
-        infos = _infos(records, row, self._store)
-        by_id = {info.id: info for info in infos}
-        asked = [_to_run(call, by_id) for call in run.would_start or ()]
-        open_ids = {call.id for call in asked}
-        inside = _below(records, self._taken)
-        return ResumePlan(
-            row.run_id,
-            row.status.value,
-            tuple(info for info in infos if info.id in self._taken),
-            tuple(asked),
-            tuple(
-                info
-                for info in infos
-                if info.id not in self._taken and info.id not in open_ids and info.id not in inside
-            ),
-            error,
-        )
+def _rehearsed(store: Checkpointer, workflow: Runnable, row: RunRow, records: Sequence[Record]) -> ResumePlan:
+    options = RunOptions(checkpointer=_Looking(store), run_id=row.run_id)
+    run = start_on_portal(workflow, None, options)
+    run.rehearsal = rehearsal = Rehearsal()
+    error = None
+    run.begin()
+    try:
+        run.future.result()
+    except Exception as raised:
+        error = raised
+    infos = _infos(records, row, store)
+    taken = {identity.hex() for identity in rehearsal.taken}
+    again = [_to_run(call, {info.id: info for info in infos}) for call in rehearsal.would_start]
+    known = _below(records, taken | {call.id for call in again}) | {each.hex() for each in rehearsal.asked}
+    return ResumePlan(
+        row.run_id,
+        row.status.value,
+        tuple(info for info in infos if info.id in taken),
+        tuple(again),
+        tuple(info for info in infos if info.id not in known),
+        error,
+    )
 
 
 def _to_run(call: Call, known: dict[str, CallInfo]) -> CallToRun:
@@ -138,7 +123,7 @@ def _infos(records: Iterable[Record], row: RunRow, store: Checkpointer) -> tuple
 
 
 def _below(records: Iterable[Record], ids: set[str]) -> set[str]:
-    """The calls that others have made whose results are taken as a whole."""
+    """The calls that others have made, which are taken or run again as a whole."""
     children: dict[str, list[str]] = {}
     for record in records:
         children.setdefault(record.parent.hex(), []).append(record.identity.hex())

@@ -19,6 +19,7 @@ import inspect
 import json
 import random
 import re
+import shutil
 import threading
 import time
 import traceback
@@ -593,7 +594,7 @@ class Draw:
             falls_back = self.sometimes(0.3)
             fails = rng.choice([0, ALWAYS]) if collects or falls_back else rng.randint(0, attempts - 1)
             options |= {"attempts": attempts, "collects": collects, "falls_back": falls_back, "fails": fails}
-            options |= {"is_picky": self.sometimes(0.3), "asks": self.asks and not falls_back and self.sometimes(0.1)}  # N2
+            options |= {"is_picky": self.sometimes(0.3), "asks": self.asks and self.sometimes(0.1)}
             options["limits"] = tuple(sorted(rng.sample(range(3), rng.choice([0, 0, 1]))))
         return Work(self.name("W"), kind, inner, rng.randint(0, 3), **options)
 
@@ -884,8 +885,7 @@ def fresh_state() -> dict[str, Any]:
 
 def seen_state(state: Mapping[str, Any]) -> Any:
     """The state, in what order ever it came to be."""
-    of = {name: [*each] for name, each in sorted(state["of"].items())}  # copies: parts of a state cannot be recorded
-    return [sorted(state["list"]), of, sorted(state["deep"]["list"])]
+    return [sorted(state["list"]), dict(sorted(state["of"].items())), sorted(state["deep"]["list"])]
 
 
 def note_state(state: Any, name: str, number: int) -> None:
@@ -1764,10 +1764,7 @@ class Life:
         if self.entry == "ainvoke":
             return await workflow.ainvoke(given, **options)
         if self.entry == "astream" and not isinstance(workflow, weft.Map):
-            chunk = {}
-            async for chunk in workflow.astream(given, **options):  # noqa: B007 - the last one is the run's own
-                pass
-            return _of_chunk(chunk)
+            return _of_chunks([chunk async for chunk in workflow.astream(given, **options)])
         if self.entry == "own_async":
             return await self.own_on_loop()
         handle = workflow.submit(given, **options)
@@ -1791,7 +1788,7 @@ class Life:
     def sync(self) -> Any:
         workflow, given, options = self.workflow, self.given, self.options
         if self.entry == "stream" and not isinstance(workflow, weft.Map):
-            return _of_chunk([*workflow.stream(given, **options)][-1])
+            return _of_chunks([*workflow.stream(given, **options)])
         if self.entry == "submit":
             return workflow.submit(given, **options).result()
         if self.entry == "own" and isinstance(workflow, weft.Flow):
@@ -1800,10 +1797,12 @@ class Life:
         return workflow.invoke(given, **options)
 
 
-def _of_chunk(chunk: dict[str, Any]) -> Any:
-    if "__interrupt__" in chunk:
-        return chunk
-    [value] = chunk.values()
+def _of_chunks(chunks: list[dict[str, Any]]) -> Any:
+    """What the run gave, of all that was streamed."""
+    questions = [each for chunk in chunks for each in chunk.get("__interrupt__", ())]
+    if questions:
+        return {"__interrupt__": questions}
+    [value] = chunks[-1].values()
     return value
 
 
@@ -1913,7 +1912,7 @@ def told(plan: Plan, *, unit: float = 1.0, path: Any = None) -> tuple[list[str],
     """The story of a plan: what was wrong, and the rest."""
     if path is not None:
         for each in path.parent.glob(f"{path.name}*"):
-            each.unlink()
+            shutil.rmtree(each) if each.is_dir() else each.unlink()
     story = Story(plan, unit=unit, path=path)
     return story.tell(), story
 

@@ -259,6 +259,25 @@ def show(run_id: str, url: str | None, as_json: bool) -> None:
 
 @weft.command(epilog=EXIT_CODES)
 @click.argument("run_id", metavar="RUN")
+@click.argument("target")
+@_store_option
+@_json_option
+def plan(run_id: str, target: str, url: str | None, as_json: bool) -> None:
+    """Say what resuming a RUN would do, without doing it: what it reuses, runs again, and has no use for.
+
+    TARGET is the workflow, as for `weft run`. Its code between the steps runs for that; no step does.
+    """
+    workflow = load_target(target)
+    with existing_store(url) as store:
+        found = Runs(store).plan(run_id, workflow)
+        if as_json:
+            report.out(report.json_text(report.plan_as_dict(found)))
+        else:
+            report.show_plan(found)
+
+
+@weft.command(epilog=EXIT_CODES)
+@click.argument("run_id", metavar="RUN")
 @click.argument("answers", nargs=-1, required=True, metavar="ID=JSON...")
 @_store_option
 def answer(run_id: str, answers: tuple[str, ...], url: str | None) -> None:

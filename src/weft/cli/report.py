@@ -19,6 +19,7 @@ import weft
 from weft.cli.running import Ending
 from weft.history import CallInfo, QuestionInfo, RunInfo
 from weft.observe.progress import duration, printable
+from weft.resume_plan import ResumePlan
 
 _SHORT = 100  # JSON up to this length stays on one line
 _RED, _GREEN, _YELLOW, _CYAN = 31, 32, 33, 36
@@ -260,6 +261,41 @@ def _call_row(call: CallInfo) -> tuple[str, ...]:
         duration(call.seconds) if call.seconds is not None else "",
         call.error if call.error is not None else _in_a_line(call.value),
     )
+
+
+def show_plan(plan: ResumePlan) -> None:
+    """What a resume would do, in three lists."""
+    if plan.status == "finished":
+        out(f"run {plan.run_id} is finished: a resume gives its recorded output, and runs nothing")
+        return
+    out(f"run {plan.run_id} is {plan.status}; a resume would")
+    _show_planned(f"reuse {len(plan.reused)} recorded", [_call_row(call) for call in plan.reused])
+    again = [(call.step, call.why, call.error or "", call.id) for call in plan.again]
+    _show_planned(f"run {len(plan.again)}", again)
+    unmatched = [_call_row(call) for call in plan.unmatched]
+    _show_planned(
+        f"have no use for {len(plan.unmatched)} recorded, which the program does not ask for now", unmatched
+    )
+    if plan.error is not None:
+        out(f"the program itself fails on the way: {type(plan.error).__name__}: {plan.error}")
+
+
+def _show_planned(title: str, rows: Sequence[Sequence[str]]) -> None:
+    out(f"- {title}")
+    for row in rows:
+        out("    " + "  ".join(filter(None, row)))
+
+
+def plan_as_dict(plan: ResumePlan) -> dict[str, Any]:
+    """As JSON."""
+    return {
+        "run_id": plan.run_id,
+        "status": plan.status,
+        "reused": [call_as_dict(call) for call in plan.reused],
+        "again": [{"step": c.step, "id": c.id, "why": c.why, "error": c.error} for c in plan.again],
+        "unmatched": [call_as_dict(call) for call in plan.unmatched],
+        "error": None if plan.error is None else error_as_dict(plan.error),
+    }
 
 
 def run_as_dict(info: RunInfo) -> dict[str, Any]:

@@ -335,7 +335,9 @@ class Block:
             return True
         if not self._call.run.has_questions:
             return False
-        at_work = [branch for branch in self._computing.values() if branch.call and self._is_busy(branch.call)]
+        at_work = [
+            branch for branch in self._computing.values() if branch.call and self._is_busy(branch.call)
+        ]
         return len(at_work) < width  # who waits for an answer needs no core
 
     def _is_busy(self, call: Call) -> bool:

@@ -42,6 +42,7 @@ from weft.errors import Interrupted, NodeTimeoutError, Stopped, Suspended, Unwin
 if TYPE_CHECKING:
     from weft.checkpoint.base import Record
     from weft.engine.execution import Execution
+    from weft.engine.rehearsal import Rehearsal
     from weft.engine.step import Step
     from weft.engine.workflow import Workflow
 
@@ -208,6 +209,8 @@ class Call:
             self.identity, self.ordinal = scope.siblings.next(self.step.name, fingerprint)
         if scope.coming:
             scope.coming.popleft()
+        if self.run.rehearsal is not None:
+            self.run.rehearsal.asked.add(self.identity)
         if self.run.is_observed:
             self._tell(events.CallAsked)
         try:
@@ -244,17 +247,17 @@ class Call:
             return
         if not self.may_begin():
             return
-        if self.run.would_start is not None and self._only_would_start(self.run.would_start):
+        if self.run.rehearsal is not None and self._is_only_rehearsed(self.run.rehearsal):
             return
         if (needs := self.needs()) and not self._ask_permit(needs):
             return
         self._launch()
 
-    def _only_would_start(self, noted: list[Call]) -> bool:
+    def _is_only_rehearsed(self, rehearsal: Rehearsal) -> bool:
         """Where no step is to begin: stay open, as one that has asked, so that the run ends when nothing goes on."""
         if self.parent is None or self.step.is_planned or not self.is_recorded:
             return False  # it is no step
-        noted.append(self)
+        rehearsal.would_start.append(self)
         self.state = State.OPEN
         self.asks = self.id
         self.run.questions[self.id] = (self, Interrupt(None, self.id))
@@ -715,7 +718,9 @@ class Call:
         assert recorder is not None
         if record is not None:
             self.value, self.error = recorder.read(self, record)
-            if self.step.recall is not None and self.error is None:
+            if self.run.rehearsal is not None:
+                self.run.rehearsal.taken.add(self.identity)
+            elif self.step.recall is not None and self.error is None:
                 self.step.recall(self.aside)
         else:
             parent.held -= 1

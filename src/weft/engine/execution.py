@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from weft.engine.caller import Caller
     from weft.engine.opening import Opened
     from weft.engine.options import RunOptions
+    from weft.engine.rehearsal import Rehearsal
     from weft.engine.scope import Scope
     from weft.engine.workflow import Workflow
 
@@ -43,8 +44,8 @@ _LOOK, _LOOK_MAX = 0.002, 0.1
 class Execution:
     """A run. All of it happens on ``loop``; other threads reach it through :meth:`post`."""
 
-    #: Where no step is to begin (see weft.resume_plan): those that would have.
-    would_start: list[Call] | None = None
+    #: Where no step is to begin: what would.
+    rehearsal: Rehearsal | None = None
 
     def __init__(
         self,

@@ -1,0 +1,379 @@
+"""The conformance suite finds the mistakes that a store can make: each is planted once, and must be caught."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+
+import pytest
+from msgspec import structs
+
+from weft import InMemorySaver, RunStatus, SqliteSaver
+from weft.checkpoint.base import OpenRun
+from weft.testing.conformance import StoreConformance
+
+# Each is a store that does one thing wrong. They are written out as source for the process that runs the suite.
+
+MISTAKES: dict[str, type] = {}
+
+
+def mistake(store: type) -> type:
+    MISTAKES[store.__name__] = store
+    return store
+
+
+@mistake
+class ForgetsTheFence(InMemorySaver):
+    """Any owner may write for ever."""
+
+    def commit(self, writes):
+        current = [
+            replace(write, fence=self._runs[write.run_id].row.fence) if write.run_id in self._runs else write
+            for write in writes
+        ]
+        return super().commit(current)
+
+
+@mistake
+class RefusesTheGroup(InMemorySaver):
+    """One refused run takes the whole commit with it."""
+
+    def commit(self, writes):
+        for write in writes:
+            run = self._runs.get(write.run_id)
+            if run is None or not run.owned or run.row.fence != write.fence:
+                return {each.run_id for each in writes}
+        return super().commit(writes)
+
+
+@mistake
+class TearsCommits(InMemorySaver):
+    """A commit is made in two parts, and readers come between them."""
+
+    def commit(self, writes):
+        import time
+
+        refused = set()
+        for write in writes:
+            refused |= super().commit([replace(write, records=write.records[:1], change=None)])
+            time.sleep(0.0005)
+            refused |= super().commit([replace(write, records=write.records[1:])])
+        return refused
+
+
+@mistake
+class SortsRecords(InMemorySaver):
+    """What was at work longest comes first."""
+
+    def records(self, run_id, *, after=0, limit=1000):
+        lines = super().records(run_id, limit=10**9)
+        ordered = sorted((line for _, line in lines), key=lambda line: line.started)
+        return [(place, line) for place, line in enumerate(ordered, 1) if place > after][: max(limit, 0)]
+
+
+@mistake
+class DropsEqualRecords(InMemorySaver):
+    """A record that is there already is not written again."""
+
+    def commit(self, writes):
+        new = []
+        for write in writes:
+            there = self._runs[write.run_id].records if write.run_id in self._runs else []
+            kept = []
+            for line in write.records:
+                if line not in there and line not in kept:
+                    kept.append(line)
+            new.append(replace(write, records=kept))
+        return super().commit(new)
+
+
+@mistake
+class NormalisesNames(InMemorySaver):
+    """Names that look the same are the same."""
+
+    def open(self, request):
+        import unicodedata
+
+        def same(name):
+            return None if name is None else unicodedata.normalize("NFC", name)
+
+        return super().open(replace(request, run_id=same(request.run_id), thread_id=same(request.thread_id)))
+
+
+@mistake
+class CutsNamesAtNul(InMemorySaver):
+    """As C does."""
+
+    def open(self, request):
+        return super().open(replace(request, run_id=request.run_id.split("\0")[0]))
+
+    def find(self, run_id):
+        return super().find(run_id.split("\0")[0])
+
+
+@mistake
+class MatchesPrefixes(InMemorySaver):
+    """LIKE 'name%'."""
+
+    def states(self, thread_id, *, limit=100):
+        found = [state for name in self._states if name.startswith(thread_id) for state in self._states[name]]
+        return found[::-1][: max(limit, 0)]
+
+
+@mistake
+class IgnoresLimits(InMemorySaver):
+    """All the runs there are."""
+
+    def runs(self, *, thread_id=None, limit=100):
+        return super().runs(thread_id=thread_id, limit=10**9)
+
+
+@mistake
+class KeepsJournalsOfDeletedRuns(InMemorySaver):
+    """A run that is begun again finds the records of the one before."""
+
+    def delete_run(self, run_id):
+        run = self._runs.get(run_id)
+        deleted = super().delete_run(run_id)
+        if deleted:
+            self._left = {**getattr(self, "_left", {}), run_id: run.records}
+        return deleted
+
+    def open(self, request):
+        row = super().open(request)
+        if row.fence == 1 and request.run_id in getattr(self, "_left", {}):
+            self._runs[request.run_id].records = self._left.pop(request.run_id)
+        return row
+
+
+@mistake
+class CountsTheLastBatch(InMemorySaver):
+    """The last batch committed, not the highest."""
+
+    def commit(self, writes):
+        refused = super().commit(writes)
+        for write in writes:
+            if write.run_id not in refused and write.records:
+                run = self._runs[write.run_id]
+                run.row = replace(run.row, batches=write.records[-1].batch)
+        return refused
+
+
+@mistake
+class ReopensFinishedRuns(InMemorySaver):
+    """Who opens a finished run owns it."""
+
+    def open(self, request):
+        run = self._runs.get(request.run_id)
+        if run is not None and run.row.status is RunStatus.FINISHED:
+            run.row = replace(run.row, status=RunStatus.FAILED)
+        return super().open(request)
+
+
+@mistake
+class ComparesNothing(InMemorySaver):
+    """A run id is enough."""
+
+    def open(self, request):
+        if self.find(request.run_id) is not None:
+            request = OpenRun(request.run_id, "", created=request.created)
+        return super().open(request)
+
+
+@mistake
+class SharesThreads(InMemorySaver):
+    """Two runs of a thread may go on side by side."""
+
+    def _refuse_busy_thread(self, thread_id):
+        pass
+
+    def _disown(self, run):
+        run.owned = False
+
+
+@mistake
+class LosesAnswersOfOwnedRuns(InMemorySaver):
+    """Answers are for those who wait."""
+
+    def add_answers(self, run_id, answers):
+        run = self._runs.get(run_id)
+        if run is None or not run.owned:
+            super().add_answers(run_id, answers)
+
+
+@mistake
+class TruncatesBigValues(InMemorySaver):
+    """Nobody needs more than a megabyte."""
+
+    def commit(self, writes):
+        def cut(line):
+            return structs.replace(line, value=line.value and line.value[: 2**20])
+
+        return super().commit([replace(write, records=list(map(cut, write.records))) for write in writes])
+
+
+@mistake
+class CommitsInTheBackground(SqliteSaver):
+    """What was acknowledged is gone with the object."""
+
+    def commit(self, writes):
+        self._last = writes
+        return super().commit([replace(write, records=write.records[:-1]) for write in writes])
+
+    def records(self, run_id, *, after=0, limit=1000):
+        lines = super().records(run_id, after=after, limit=limit)
+        for write in getattr(self, "_last", ()):
+            if write.run_id == run_id and write.records and len(lines) < limit:
+                lines.append((after + len(lines) + 1, write.records[-1]))
+        return lines
+
+
+@mistake
+class NeverTakesOver(SqliteSaver):
+    """A lock that is held is an owner that lives."""
+
+    def _held_for(self, db, run):
+        self._others.clear()
+        return super()._held_for(db, run)
+
+
+@mistake
+class TakesOverAtOnce(SqliteSaver):
+    """Whoever is silent just now is dead."""
+
+    def _held_for(self, db, run):
+        held = super()._held_for(db, run)
+        return held if held == float("inf") else 0.0
+
+
+@mistake
+class TrustsTheTimeOfDay(SqliteSaver):
+    """A lease that ends at a time of day."""
+
+    def _held_for(self, db, run):
+        import time
+
+        held = super()._held_for(db, run)
+        if held in {0.0, float("inf")}:
+            return held
+        return max(run.updated + 2.0 - time.time(), 0.0) if run.updated > 10 else held
+
+    def commit(self, writes):
+        return super().commit(writes)
+
+    def open(self, request):
+        import time
+
+        return super().open(replace(request, created=time.time()))
+
+
+@mistake
+class LeavesTheZombieItsThread(SqliteSaver):
+    """A silent owner is stepped over, and not shut out."""
+
+    def _refuse_busy_thread(self, db, thread_id):
+        from weft.checkpoint import sql
+        from weft.checkpoint.owner import thread_busy
+        from weft.checkpoint.rows import to_bytes, to_run, to_text
+
+        for columns in db.execute(sql.OWNED_RUNS_OF_THREAD, (to_bytes(thread_id or "?"),)).fetchall():
+            run = to_run(columns)
+            if held := self._held_for(db, run):
+                raise thread_busy(thread_id, to_text(run.run_id), held)
+
+
+@mistake
+class NeverBeats(SqliteSaver):
+    """Says nothing of itself after it has opened a run."""
+
+    def _say_alive(self, db):
+        if self._pulse._count == 0:
+            super()._say_alive(db)
+
+
+SUITE = """
+import pytest
+from dataclasses import replace
+from msgspec import structs
+from weft import InMemorySaver, RunStatus, SqliteSaver
+from weft.checkpoint.base import OpenRun
+from weft.testing.conformance import StoreConformance
+
+{store}
+
+class TestIt(StoreConformance):
+    tenant_programs = 20
+
+    @pytest.fixture
+    def make(self, tmp_path):
+        if issubclass({name}, SqliteSaver):
+            return lambda **options: {name}(tmp_path / "runs.db", timeout=5, **options)
+        return {name}
+
+    @pytest.fixture
+    def store(self, make):
+        store = make()
+        yield store
+        store.close()
+
+    @pytest.fixture
+    def reopen(self, make):
+        return make if issubclass({name}, SqliteSaver) else None
+"""
+
+# The slow ones among those that a broken store would not fail first.
+QUICK = ["-k", "not ten_thousand"]
+
+
+def run_suite(folder, store, *options):
+    source = textwrap.dedent(inspect.getsource(store)).removeprefix("@mistake\n")
+    (folder / "test_it.py").write_text(SUITE.format(store=source, name=store.__name__))
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", folder, *options, folder],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_planted_mistake_is_caught(name, tmp_path):
+    done = run_suite(tmp_path, MISTAKES[name], "-x", *QUICK)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "1 failed" in done.stdout
+    assert "AssertionError" in done.stdout or "DID NOT RAISE" in done.stdout or "Busy" in done.stdout
+
+
+@pytest.mark.parametrize("base", [InMemorySaver, SqliteSaver])
+def test_a_store_without_a_mistake_passes(base, tmp_path):
+    """The wrapping itself is not what is caught."""
+    (tmp_path / "test_it.py").write_text(
+        SUITE.format(store=f"class Right({base.__name__}):\n    pass", name="Right")
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *QUICK, tmp_path],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_there_are_enough_of_both():
+    tests = 0
+    for name, fn in inspect.getmembers(StoreConformance, inspect.isfunction):
+        if name.startswith("test_"):
+            marks = [mark for mark in getattr(fn, "pytestmark", []) if mark.name == "parametrize"]
+            cases = 1
+            for mark in marks:
+                cases *= len(list(mark.args[1]))
+            tests += cases
+    assert tests >= 150
+    assert len(MISTAKES) >= 10
