@@ -30,7 +30,7 @@ from graph_making import (
 from graph_reference import Reference
 from killing import Mortal, MortalFile, seeded
 
-from weft import RunStatus, StoreError
+from weft import Graph, RunStatus, StoreError, node
 from weft.errors import GraphError, MaxStepsError, ParallelExecutionError, StuckError
 from weft.testing import run
 
@@ -293,3 +293,198 @@ def test_a_graph_that_was_edited_never_takes_a_result_for_another():
                 story.check_finished(*found)
     print(ends)
     assert ends["recalled"]
+
+
+# Cases
+
+
+class Once:
+    """Steps that count how often they have run, and give something new each time."""
+
+    def __init__(self):
+        self.ran = Counter()
+        self.broken = set()
+
+    def step(self, name, seconds=0, writes=None, notes=False):
+        def ended():
+            self.ran[name] += 1
+            if name in self.broken:
+                raise Boom(name)
+            return {} if writes is None else {writes: f"{name} {self.ran[name]}"}
+
+        async def stateful(state):
+            await asyncio.sleep(seconds)
+            state["history"].append(name)
+            return ended() | ({f"{name} saw": [*state["history"]]} if writes else {})
+
+        async def body():
+            await asyncio.sleep(seconds)
+            return ended()
+
+        return node(name=name)(stateful if notes else body)
+
+    def forget(self):
+        found, self.ran = dict(self.ran), Counter()
+        return found
+
+
+def made_of(*nodes, state=None):
+    """The first is the start, the last is the end."""
+    made = Graph(initial_state={"history": []} if state is None else state)
+    for each in nodes:
+        made.add_node(each, start=each is nodes[0], end=each is nodes[-1])
+    return made
+
+
+def go(made, saver):
+    return run(lambda: made.ainvoke({"in": 0}, run_id="r", checkpointer=saver))
+
+
+def breaks(made, saver):
+    with pytest.raises(Boom):
+        go(made, saver)
+
+
+def test_a_graph_goes_on_with_the_state_that_was_recorded(saver):
+    once = Once()
+
+    def graph(state):
+        made = made_of(
+            once.step("s", notes=True), once.step("a", notes=True), once.step("e", notes=True), state=state
+        )
+        return made.add_edge("s", "a").add_edge("a", "e")
+
+    once.broken = {"a"}
+    breaks(graph({"history": ["first"]}), saver)
+    assert once.forget() == {"s": 1, "a": 1}
+    once.broken = set()
+    second = graph({"history": ["second"], "more": 1})
+    assert go(second, saver) == {"in": 0}
+    assert once.forget() == {"a": 1, "e": 1}
+    assert second.get_state() == {"history": ["first", "s", "a", "e"]}
+    third = graph({"history": ["third"]})
+    assert go(third, saver) == {"in": 0}
+    assert third.get_state() == second.get_state()
+    assert once.forget() == {}
+
+
+def test_an_inserted_node_that_only_changes_the_state_has_those_behind_it_run_again(saver):
+    """What they were given is the same, but for the state."""
+    once = Once()
+
+    def graph(*between):
+        ways = ["s", *between, "a", "e"]
+        made = made_of(*(once.step(name, notes=True, writes="a" if name == "a" else None) for name in ways))
+        for source, destination in zip(ways, ways[1:], strict=False):
+            made.add_edge(source, destination)
+        return made
+
+    once.broken = {"e"}
+    breaks(graph(), saver)
+    once.broken, _ = set(), once.forget()
+    found = go(graph("new"), saver)
+    assert once.forget() == {"new": 1, "a": 1, "e": 1}
+    assert found["a saw"] == ["s", "new", "a"]
+
+
+def test_a_node_that_runs_on_two_branches_has_not_the_result_of_the_other_one(saver):
+    """Both are given the same; the branch on which it has ended is taken away."""
+    once = Once()
+
+    def graph(*names):
+        made = made_of(
+            once.step("s"),
+            *(once.step(name, 5 * at) for at, name in enumerate(names)),
+            once.step("x", 1, "x"),
+        )
+        for name in names:
+            made.add_edge(name, "x")
+        return made.add_parallel("s", names)
+
+    once.broken = {"b"}
+    breaks(graph("a", "b"), saver)
+    assert once.forget() == {"s": 1, "a": 1, "x": 1, "b": 1}
+    once.broken = set()
+    assert go(graph("b", "c"), saver)["x"] == "x 2"
+    assert once.forget() == {"b": 1, "c": 1, "x": 2}
+
+
+def test_a_branch_that_is_removed_before_others_leaves_them_what_they_have(saver):
+    once = Once()
+
+    def graph(*names):
+        made = made_of(
+            once.step("s"),
+            *(once.step(name, writes=name) for name in names),
+            *(once.step(f"{name}2", writes=f"{name}2") for name in names),
+            once.step("e"),
+        )
+        for name in names:
+            made.add_edge(name, f"{name}2")
+        return made.add_parallel("s", names).add_join([f"{name}2" for name in names], "e")
+
+    once.broken = {"e"}
+    breaks(graph("a", "b", "c"), saver)
+    once.broken, _ = set(), once.forget()
+    assert go(graph("b", "c"), saver) == {"in": 0, "b": "b 1", "b2": "b2 1", "c": "c 1", "c2": "c2 1"}
+    assert once.forget() == {"e": 1}
+
+
+@pytest.mark.parametrize("options", [{"on_error": "race"}, {"need": 1}], ids=["race", "need"])
+@pytest.mark.parametrize("width", [None, 1, 2])
+def test_who_has_won_a_race_has_won_it_for_good(saver, options, width):
+    once = Once()
+
+    def graph(*seconds):
+        names = [f"n{at}" for at in range(len(seconds))]
+        made = made_of(
+            once.step("s"),
+            *(once.step(name, at, "winner") for name, at in zip(names, seconds, strict=True)),
+            once.step("e"),
+        )
+        made.add_parallel("s", names, max_concurrent=width, **options)
+        return made.add_join(names, "e")
+
+    once.broken = {"e"}
+    breaks(graph(3, 2, 1), saver)
+    winner = {None: "n2", 1: "n0", 2: "n1"}[width]
+    assert once.forget() == {"s": 1, winner: 1, "e": 1}
+    once.broken = set()
+    assert go(graph(1, 1, 1), saver)["winner"] == f"{winner} 1"
+    assert once.forget() == {"e": 1}
+
+
+def test_what_was_collected_stays_collected(saver):
+    once = Once()
+
+    def graph():
+        made = made_of(once.step("s"), once.step("a"), once.step("b", writes="b"), once.step("e"))
+        return made.add_parallel("s", ["a", "b"], on_error="collect").add_join(["a", "b"], "e")
+
+    once.broken = {"a", "e"}
+    breaks(graph(), saver)
+    assert once.forget() == {"s": 1, "a": 1, "b": 1, "e": 1}
+    once.broken = set()
+    assert shown(go(graph(), saver)) == {"in": 0, "a": "Boom('a')", "b": "b 1"}
+    assert once.forget() == {"e": 1}
+
+
+def test_outcomes_are_seen_in_the_order_of_before_though_one_is_asked_for_later(saver):
+    """b2 is asked for only when b was seen; c, which ended later than b2, has been asked for long since."""
+    once = Once()
+
+    def graph(*, is_slow):
+        made = made_of(
+            once.step("s"),
+            once.step("b", is_slow),
+            once.step("b2", is_slow, "x"),
+            once.step("c", 3 * is_slow, "x"),
+            once.step("e"),
+        )
+        made.add_parallel("s", ["b", "c"]).add_edge("b", "b2")
+        return made.add_join(["b2", "c"], "e")
+
+    once.broken = {"e"}
+    breaks(graph(is_slow=True), saver)
+    once.broken = set()
+    assert go(graph(is_slow=False), saver)["x"] == "c 1"

@@ -281,3 +281,68 @@ def test_what_cannot_be_forked(ran, store):
     with pytest.raises(weft.UnstorableError, match="the value of 'last'"):
         runs.fork("r", values={call(store, "last").id: object()}, new_id="third")
     assert store.find("third") is None
+
+
+# What the workflow went on from, tried again
+
+
+@pytest.mark.parametrize(
+    ("retry", "again"),
+    [
+        (None, []),
+        ("failed", [("first", 1), ("first", 2)]),
+        (lambda failure: failure.step == "first" and "1" in str(failure.error), [("first", 1)]),
+    ],
+)
+def test_a_resume_can_try_again_what_the_workflow_went_on_from(store, retry, again):
+    ran = Effects()
+
+    def body(value):
+        ran.append(("first", value))
+        if ran.fails:
+            raise ValueError(f"no {value}")
+        return value * 10
+
+    first, last = task(name="first")(body), ran.task("last")
+
+    @entrypoint()
+    def flow(numbers):
+        found = []
+        for number in numbers:
+            try:
+                found.append(first(number).result())
+            except ValueError:
+                found.append(None)
+        return [*found, last(0).result()]
+
+    ran.fails = "last"
+    begun(ran, store, flow, [1, 2])
+    ran.fails = ""
+    result = weft.runs(store).resume("r", flow, retry=retry)
+    assert ran == [*again, ("last", 0)]
+    assert result == [*(n * 10 if ("first", n) in again else None for n in (1, 2)), 1]
+
+
+def test_a_failure_inside_a_block_that_is_recorded_as_a_whole_is_tried_again(ran, store):
+    good, bad, last = ran.task("good"), ran.task("bad"), ran.task("last")
+    both = parallel(good, bad, on_error="collect")
+
+    @entrypoint()
+    def flow(n):
+        found = both(n)
+        return last(sum(each.value for each in found.values() if isinstance(each, weft.Ok))).result()
+
+    ran.fails = "bad"
+    assert flow.invoke(1, checkpointer=store, run_id="done") == 3
+    ran.clear()
+
+    runs = weft.runs(store)
+    name = runs.fork("done", again=[call(store, "last", run_id="done").id])
+    ran.fails = ""
+    assert runs.resume(name, flow, retry="failed") == 5
+    assert ran == [("bad", 1), ("last", 4)]
+
+
+def test_what_retry_cannot_be(ran, store):
+    with pytest.raises(InputError, match='retry must be "failed" or a function'):
+        two_and_one(ran).invoke(1, checkpointer=store, run_id="r", retry="all")

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from weft.core.timeout import TimeoutPolicy
     from weft.engine.context import call_id, cancelled, remaining
     from weft.engine.limits import Limit
+    from weft.engine.recorder import FailedCall
     from weft.errors import (
         AnswerError,
         CheckpointError,
@@ -179,6 +180,7 @@ _HOME = {
         "task",
     ),
     "weft.engine.limits": ("Limit",),
+    "weft.engine.recorder": ("FailedCall",),
     "weft.mapping": ("Map", "Pipeline", "amap", "map", "pipeline"),
     "weft.memory": ("BaseStore", "InMemoryStore"),
     "weft.resume_plan": ("CallToRun", "ResumePlan"),
@@ -238,6 +240,7 @@ __all__ = [
     "Entrypoint",
     "EventCallback",
     "Failed",
+    "FailedCall",
     "Flow",
     "FunctionNode",
     "Graph",

@@ -14,7 +14,7 @@ from weft.checkpoint.base import Checkpointer, OpenRun, Record, RecordKind, Writ
 from weft.checkpoint.codec import Codec
 from weft.core.identity import question_id
 from weft.core.outcome import Composed
-from weft.engine.recorder import OUTCOMES
+from weft.engine.recorder import OUTCOMES, ancestors
 from weft.errors import InputError, RunNotFoundError
 
 #: What is said of how calls ended; the rest is questions and answers.
@@ -78,9 +78,9 @@ def _kept(journal: Sequence[Record], cut: Cut, codec: Codec) -> Iterator[Record]
     values = cut.values or {}
     parents = {record.identity: record.parent for record in journal if record.kind in OUTCOMES}
     # What stands as a whole for a call that is to be another would hide it.
-    hidden = {above for identity in {*values, *cut.without} for above in _above(identity, parents)}
+    hidden = {above for identity in {*values, *cut.without} for above in ancestors(identity, parents)}
     if cut.at is not None:
-        hidden |= {*_above(cut.at, parents)}
+        hidden |= {*ancestors(cut.at, parents)}
     ends = [at for at, record in enumerate(journal) if record.identity == cut.at and record.kind in OUTCOMES]
     last = ends[-1] if ends else None
     for record in journal if last is None else journal[: last + 1]:
@@ -101,13 +101,6 @@ def _encoded(record: Record, value: Any, codec: Codec) -> bytes:
     if isinstance(found, Composed):
         value = Composed(found.shape, value, found.aside)
     return codec.encode(value, root=f"the value of {record.step!r}")
-
-
-def _above(identity: bytes, parents: Mapping[bytes, bytes]) -> Iterator[bytes]:
-    above = parents.get(identity)
-    while above is not None:
-        yield above
-        above = parents.get(above)
 
 
 def _renamed(records: Iterable[Record], run_id: str, new_id: str) -> Iterator[Record]:

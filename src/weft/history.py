@@ -171,6 +171,9 @@ class Runs:
     def resume(self, run_id: str, workflow: Runnable, **options: Any) -> Any:
         """Go on with a run, and return its result; see :meth:`weft.Runnable.invoke`.
 
+        With ``retry="failed"`` the failures that the workflow went on from are tried again too; with a function, those
+        of which it says so (it is given a :class:`weft.FailedCall`). Without, a resume replays them.
+
         Raises:
             RunNotFoundError: There is none; the message names the closest ids.
             RunBusyError: Somebody else runs it.

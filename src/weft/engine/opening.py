@@ -116,7 +116,7 @@ def _open(run: Execution, store: Checkpointer) -> Opened:
         if answers:
             records = [answer_record(key, store.codec.encode(v, root="answer")) for key, v in answers.items()]
             store.add_answers(run_id, records)
-        loaded = load_run(store, run_id) if row.fence > 1 else Loaded()
+        loaded = load_run(store, run_id, run.options.retry) if row.fence > 1 else Loaded()
         if resuming:
             value = store.codec.decode(row.input)
         return Opened(row, loaded, value, previous=_previous(store, row))

@@ -29,6 +29,9 @@ class RunOptions:
     timeout: float | None = None
     grace: float = 1.0
     on_mismatch: str = "rerun"
+    retry: Any = (
+        None  # on a resume, of failures that the workflow went on from: "failed" for all, or who chooses
+    )
     progress: bool = False
     context: Any = None
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -61,6 +64,8 @@ class RunOptions:
             raise InputError(f"unknown option {unknown[0]!r}; a run takes: {known}")
         if (limit := given.pop("limit", None)) is not None:
             given["limits"] = limits_of(limit)
+        if "retry" in given:
+            given["retry"] = _retry_choice(given["retry"])
         given["checkpointer"] = as_checkpointer(given.get("checkpointer", default))
         return cls(**given)._checked()
 
@@ -87,6 +92,18 @@ class RunOptions:
                 f"run_id={self.run_id!r} needs a checkpointer: without one there is nothing to resume"
             )
         return self
+
+
+def _retry_choice(value: Any) -> Any:
+    if value == "failed":
+        return _always
+    if callable(value):
+        return value
+    raise InputError(f'retry must be "failed" or a function of a weft.FailedCall, not {value!r:.80}')
+
+
+def _always(_failure: Any) -> bool:
+    return True
 
 
 _DEFAULT = RunOptions()

@@ -7,7 +7,7 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -49,16 +49,45 @@ class Loaded:
         return {key: record for key, record in self.questions.items() if key not in self.answers}
 
 
-def load_run(store: Checkpointer, run_id: str) -> Loaded:
+@dataclass(frozen=True, slots=True)
+class FailedCall:
+    """A recorded failure that a workflow went on from, as ``retry=`` of a resume is asked about it.
+
+    Attributes:
+        step: The name of its step.
+        id: Its identity; ``weft.call_id()`` in its body is ``"<run id>:<id>"``.
+        error: What was raised.
+        attempts: How many attempts there were.
+    """
+
+    step: str
+    id: str
+    error: BaseException
+    attempts: int
+
+
+#: Whether a failure that the workflow went on from is to be tried again.
+RetryChoice = Callable[[FailedCall], bool]
+
+
+def load_run(store: Checkpointer, run_id: str, retry: RetryChoice | None = None) -> Loaded:
     """What the journal of this run holds that a resume uses."""
-    return load(run_id, all_records(store, run_id), store.codec)
+    return load(run_id, all_records(store, run_id), store.codec, retry)
 
 
-def load(run_id: str, records: Iterable[Record], codec: Codec) -> Loaded:
+def ancestors(identity: bytes, parents: Mapping[bytes, bytes]) -> Iterator[bytes]:
+    """The calls that a call was made by, the nearest first."""
+    above = parents.get(identity)
+    while above is not None:
+        yield above
+        above = parents.get(above)
+
+
+def load(run_id: str, records: Iterable[Record], codec: Codec, retry: RetryChoice | None = None) -> Loaded:
     """Sort a journal.
 
-    A failure counts only if the workflow went on from it, it is not in the error that ended the run, and this
-    program knows its class; otherwise its call runs again.
+    A failure counts only if the workflow went on from it, it is not in the error that ended the run, this program
+    knows its class, and ``retry`` does not say that it is to be tried again; otherwise its call runs again.
     """
     loaded = Loaded()
     outcomes: dict[bytes, Record] = {}
@@ -78,11 +107,29 @@ def load(run_id: str, records: Iterable[Record], codec: Codec) -> Loaded:
             loaded.questions.pop(question_id(run_id, record.identity, record.ordinal), None)
         elif record.kind is RecordKind.ANSWER:
             loaded.answers[record.step] = record.value
+    if retry is not None:
+        _take_away_retried(outcomes, gone_on, codec, retry)
     for record in outcomes.values():
         if record.kind is RecordKind.OK or (record.identity in gone_on and codec.decode_error(record.value)):
             loaded.outcomes.setdefault(record.parent, []).append(record)
             loaded.count += 1
     return loaded
+
+
+def _take_away_retried(
+    outcomes: dict[bytes, Record], gone_on: set[bytes], codec: Codec, retry: RetryChoice
+) -> None:
+    parents = {record.identity: record.parent for record in outcomes.values()}
+    for record in [*outcomes.values()]:
+        error = None if record.kind is RecordKind.OK else codec.decode_error(record.value)
+        if error is None:
+            continue
+        if retry(FailedCall(record.step, record.identity.hex(), error, record.attempts)):
+            gone_on.discard(record.identity)
+            for above in ancestors(
+                record.identity, parents
+            ):  # what is recorded of it as a whole has the failure in it
+                outcomes.pop(above, None)
 
 
 class Recorder:
