@@ -7,10 +7,9 @@ one alone, WEFT_SEED=seed the same ones.
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 from collections import Counter
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -24,33 +23,17 @@ from graph_making import (
     forks_in_forks,
     graph_of,
     kinds_for,
+    naming,
+    seeds_of,
     shown,
     watching,
 )
 from graph_reference import Reference
-from killing import Mortal, MortalFile, seeded
+from killing import Mortal, MortalFile
 
 from weft import Graph, RunStatus, StoreError, node
 from weft.errors import GraphError, MaxStepsError, ParallelExecutionError, StuckError
 from weft.testing import run
-
-
-def seeds_of(name, count):
-    """The seeds of so many graphs, or the one that is asked for."""
-    rng = seeded(name)
-    if alone := os.environ.get("WEFT_GRAPH"):
-        return [int(alone)]
-    return [rng.randrange(2**32) for _ in range(count)]
-
-
-@contextmanager
-def naming(seed, *what):
-    try:
-        yield
-    except BaseException as error:
-        error.add_note(f"WEFT_GRAPH={seed} {' '.join(map(str, what))}")
-        raise
-
 
 # Killed at any record, again and again
 
@@ -85,7 +68,7 @@ def told_of(watched):
 class Story:
     """One run of a random graph, in as many lives as it needs."""
 
-    def __init__(self, seed, saver, *, shape="any", is_virtual=True):
+    def __init__(self, seed, saver, *, shape="any", is_virtual=True, **options):
         self.luck = luck = random.Random(seed)
         if shape == "forks in forks":
             self.graph, self.forks = forks_in_forks(luck)
@@ -101,6 +84,7 @@ class Story:
             has_ids=luck.random() < 0.5,
         )
         self.saver = saver
+        self.options = options  # of each run
         self.seed = seed
         self.is_virtual = is_virtual
         self.lives = 0
@@ -116,7 +100,7 @@ class Story:
         with watching() as watched:
             self.world.watched = watched
             try:
-                main = lambda: made.ainvoke({"in": 0}, run_id="r", checkpointer=self.saver)
+                main = lambda: made.ainvoke({"in": 0}, run_id="r", checkpointer=self.saver, **self.options)
                 result = run(main, seed=self.seed + self.lives) if self.is_virtual else asyncio.run(main())
             except (StoreError, Boom, ParallelExecutionError) as raised:
                 error = raised
@@ -232,6 +216,13 @@ def test_while_something_is_written_the_rest_goes_on(shape):
         with naming(seed, story.graph, story.forks):
             if (found := story.whole()) is not None:
                 story.check_finished(*found)
+
+
+def test_the_test_before_would_see_a_result_that_can_be_taken_back():
+    """The same search with a durability that does not promise it."""
+    with pytest.raises(AssertionError, match="saw other things|has seen|runs again"):
+        for seed in seeds_of("killed, and nothing promised", 300):
+            Story(seed, Mortal(pause=0.001), is_virtual=False, durability="async").whole()
 
 
 # Edited between two lives

@@ -6,10 +6,8 @@ A failure has a note with the seed of its graph; WEFT_GRAPH=seed runs that one a
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 from collections import Counter
-from contextlib import contextmanager
 
 import pytest
 from graph_making import (
@@ -22,6 +20,8 @@ from graph_making import (
     check_against_reference,
     graph_of,
     kinds_for,
+    naming,
+    seeds_of,
     watching,
 )
 from killing import seeded
@@ -37,23 +37,6 @@ def chained(earlier, later):
 
 def _listed(value):
     return value if isinstance(value, tuple) else (value,)
-
-
-def seeds_of(name, count):
-    """The seeds of so many graphs, or the one that is asked for."""
-    rng = seeded(name)
-    if alone := os.environ.get("WEFT_GRAPH"):
-        return [int(alone)]
-    return [rng.randrange(2**32) for _ in range(count)]
-
-
-@contextmanager
-def naming(seed, *what):
-    try:
-        yield
-    except BaseException as error:
-        error.add_note(f"WEFT_GRAPH={seed} {' '.join(map(str, what))}")
-        raise
 
 
 async def alone(made, given):

@@ -7,6 +7,7 @@ see and give is kept in a :class:`World`; what the activation was told, and what
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from collections import Counter
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from unittest import mock
 
 from graph_reference import Graph, Reference, Stuck, TooManySteps
 from hypothesis import strategies as st
+from killing import seeded
 
 import weft
 from weft import RetryPolicy, node, router
@@ -24,6 +26,27 @@ from weft.core.graph_plan import GraphPlan, PlanJoin, PlanNode
 from weft.engine.context import current
 from weft.errors import MaxStepsError, StuckError
 from weft.testing import sleep
+
+# Seeds
+
+
+def seeds_of(name, count):
+    """The seeds of so many graphs, or the one that is asked for."""
+    rng = seeded(name)
+    if alone := os.environ.get("WEFT_GRAPH"):
+        return [int(alone)]
+    return [rng.randrange(2**32) for _ in range(count)]
+
+
+@contextmanager
+def naming(seed, *what):
+    """What is raised says with which seed the same is run again."""
+    try:
+        yield
+    except BaseException as error:
+        error.add_note(f"WEFT_GRAPH={seed} {' '.join(map(str, what))}")
+        raise
+
 
 # What they look like
 

@@ -95,13 +95,14 @@ class Mortal(InMemorySaver):
 
     Attributes:
         left: How many it takes yet.
-        pause: Real seconds that each takes.
+        pause: Real seconds that each takes; if any, what is written behind the run may be lost.
     """
 
     def __init__(self, left: int = 0, *, pause: float = 0.0) -> None:
         super().__init__()
         self.left = left
         self.pause = pause
+        self.instant = not pause  # else as a store on a disk: the run goes on meanwhile, if it does not wait
 
     def commit(self, writes: Sequence[Write]) -> set[str]:
         time.sleep(self.pause)

@@ -30,6 +30,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import wait
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from itertools import count
 from typing import Any
 
 import weft
@@ -44,6 +45,14 @@ from weft.testing import sleep, virtual_clock
 
 ALWAYS = 99  # attempts that fail
 NEVER = 1e6  # seconds: a timeout that is not reached
+
+
+#: How much text all that the bodies of one workflow are given may be.
+BIGGEST = 100_000
+
+
+class TooBig(Exception):  # noqa: N818 - it is no failure
+    """A workflow would take long."""
 
 
 class Boom(Exception):  # noqa: N818 - it is no error of ours
@@ -633,6 +642,7 @@ class Model:
         self.most: Counter[str] = Counter()
         self.states: dict[str, Any] = {}
         self.maybe = False  # what is evaluated may be stopped at any time
+        self.size = 0  # of all that bodies were given, as text
 
     def value(self, spec: Any, given: Any) -> Any:
         """What it gives."""
@@ -640,6 +650,9 @@ class Model:
 
     def done(self, name: str, given: Any) -> None:
         """A body has come to its end."""
+        self.size += len(shown(given))
+        if self.size > BIGGEST:
+            raise TooBig
         self.most[f"{name} {shown(given)}"] += 1
         if not self.maybe:
             self.least[f"{name} {shown(given)}"] += 1
@@ -1934,9 +1947,13 @@ def shrunk(plan: Plan, kind: str, *, seconds: float = 60.0, path: Any = None) ->
 
 
 def drawn(seed: int, **options: Any) -> Plan:
-    """The plan of a number."""
+    """The plan of a number: the first that is not too big."""
     asks = random.Random(seed).random() < 0.4
-    plan = Draw(seed, asks=asks).plan(**options)
+    for again in count():
+        plan = replace(Draw(seed + again * 2**40, asks=asks).plan(**options), seed=seed)
+        with suppress(TooBig):
+            Model().value(plan.tree, plan.given)
+            break
     return plan if plan.store else _without_questions(plan)
 
 

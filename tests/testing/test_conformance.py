@@ -6,6 +6,8 @@ import inspect
 import os
 import subprocess
 import sys
+import time
+import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -13,10 +15,13 @@ import pytest
 from msgspec import structs
 
 from weft import InMemorySaver, RunStatus, SqliteSaver
+from weft.checkpoint import sql
 from weft.checkpoint.base import OpenRun
+from weft.checkpoint.owner import thread_busy
+from weft.checkpoint.rows import to_bytes, to_run, to_text
 from weft.testing.conformance import StoreConformance
 
-# Each is a store that does one thing wrong. They are written out as source for the process that runs the suite.
+# Each is a store that does one thing wrong.
 
 MISTAKES: dict[str, tuple[type, str]] = {}
 
@@ -60,8 +65,6 @@ class TearsCommits(InMemorySaver):
     """A commit is made in two parts, and readers come between them."""
 
     def commit(self, writes):
-        import time
-
         refused = set()
         for write in writes:
             refused |= super().commit([replace(write, records=write.records[:1], change=None)])
@@ -101,8 +104,6 @@ class NormalisesNames(InMemorySaver):
     """Names that look the same are the same."""
 
     def open(self, request):
-        import unicodedata
-
         def same(name):
             return None if name is None else unicodedata.normalize("NFC", name)
 
@@ -254,8 +255,6 @@ class TrustsTheTimeOfDay(SqliteSaver):
     """A lease that ends at a time of day."""
 
     def _held_for(self, db, run):
-        import time
-
         held = super()._held_for(db, run)
         if held in {0.0, float("inf")}:
             return held
@@ -265,8 +264,6 @@ class TrustsTheTimeOfDay(SqliteSaver):
         return super().commit(writes)
 
     def open(self, request):
-        import time
-
         return super().open(replace(request, created=time.time()))
 
 
@@ -275,10 +272,6 @@ class LeavesTheZombieItsThread(SqliteSaver):
     """A silent owner is stepped over, and not shut out."""
 
     def _refuse_busy_thread(self, db, thread_id):
-        from weft.checkpoint import sql
-        from weft.checkpoint.owner import thread_busy
-        from weft.checkpoint.rows import to_bytes, to_run, to_text
-
         for columns in db.execute(sql.OWNED_RUNS_OF_THREAD, (to_bytes(thread_id or "?"),)).fetchall():
             run = to_run(columns)
             if held := self._held_for(db, run):
@@ -295,23 +288,24 @@ class NeverBeats(SqliteSaver):
 
 
 SUITE = """
+import importlib.util
 import pytest
-from dataclasses import replace
-from msgspec import structs
-from weft import InMemorySaver, RunStatus, SqliteSaver
-from weft.checkpoint.base import OpenRun
+from weft import InMemorySaver, SqliteSaver
 from weft.testing.conformance import StoreConformance
 
-{store}
+spec = importlib.util.spec_from_file_location("planted", {here!r})
+planted = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(planted)
+Store = planted.{name}
 
 class TestIt(StoreConformance):
     tenant_programs = 20
 
     @pytest.fixture
     def make(self, tmp_path):
-        if issubclass({name}, SqliteSaver):
-            return lambda **options: {name}(tmp_path / "runs.db", timeout=5, **options)
-        return {name}
+        if issubclass(Store, SqliteSaver):
+            return lambda **options: Store(tmp_path / "runs.db", timeout=5, **options)
+        return Store
 
     @pytest.fixture
     def store(self, make):
@@ -321,15 +315,16 @@ class TestIt(StoreConformance):
 
     @pytest.fixture
     def reopen(self, make):
-        return make if issubclass({name}, SqliteSaver) else None
+        return make if issubclass(Store, SqliteSaver) else None
 """
 
 
-def run_suite(folder, name, source, only):
-    (folder / "test_it.py").write_text(SUITE.format(store=source, name=name))
+def run_suite(folder, name, only):
+    (folder / "test_it.py").write_text(SUITE.format(here=__file__, name=name))
     options = ["-q", "-p", "no:cacheprovider", "-W", "error", "--rootdir", folder, "-k", only]
     return subprocess.run(
         [sys.executable, "-m", "pytest", *options, folder],
+        check=False,
         capture_output=True,
         text=True,
         timeout=100,
@@ -340,9 +335,8 @@ def run_suite(folder, name, source, only):
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_planted_mistake_is_caught(name, tmp_path):
-    store, test = MISTAKES[name]
-    source = inspect.getsource(store).partition("\n")[2]
-    done = run_suite(tmp_path, name, source, test)
+    _, test = MISTAKES[name]
+    done = run_suite(tmp_path, name, test)
     assert done.returncode == 1, done.stdout + done.stderr
     assert " failed" in done.stdout
     assert " error" not in done.stdout.splitlines()[-1]
@@ -352,7 +346,7 @@ def test_a_planted_mistake_is_caught(name, tmp_path):
 def test_the_same_store_without_a_mistake_passes_the_same_tests(base, tmp_path):
     """What fails above is the mistake, and not how it is planted."""
     tests = {test for store, test in MISTAKES.values() if base in str(store.__mro__)}
-    done = run_suite(tmp_path, "Right", f"class Right({base}):\n    pass", " or ".join(tests))
+    done = run_suite(tmp_path, base, " or ".join(tests))
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -408,8 +408,10 @@ class Activation:
         above._live += len(ways)
         branches = [self._branch(above, fork=fork, index=index) for index in range(len(ways))]
         came_by = token.place + fork.node.encode("utf-8", "surrogatepass")
+        equals: dict[int, int] = {}  # how often each way was taken: a router may choose one twice
         for way, branch in zip(ways, branches, strict=True):
-            place = _digest(came_by, branch.index.to_bytes(4, "big"))
+            number = equals[way] = equals.get(way, -1) + 1
+            place = _digest(came_by, self._plan.marks[way], number.to_bytes(4, "big"))
             self._take(way, _Way(branch, token.openings, token.steps, upstream, place))
         self._release(above, is_live=True)
 

@@ -125,12 +125,10 @@ class GraphPlan:
         return self.sources[point - len(self.nodes)]
 
     @cached_property
-    def marks(self) -> dict[int, bytes]:
-        """What tells joins from each other, in this graph and in one that was edited: a digest of each."""
-        return {
-            point: blake2b(str(self.join_at(point)).encode("utf-8", "surrogatepass"), digest_size=16).digest()
-            for point in self.join_points
-        }
+    def marks(self) -> list[bytes]:
+        """What tells points from each other by name, in this graph and in one that was edited: a digest of each."""
+        names = [f"node {node.name}" for node in self.nodes] + [str(join) for join in self.joins]
+        return [blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).digest() for name in names]
 
     @property
     def join_points(self) -> range:
