@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import functools
 import queue
 from collections.abc import (
@@ -366,9 +365,21 @@ class Pipeline(Map):
         width = self.widths.get(stage.key)
         if width is None:
             return stage
-        part = copy.copy(stage)
-        part.step = replace(stage.step, gates=(Capacity(stage.key, concurrent=width, is_gate=True),))
-        return part
+        return _Gated(stage, Capacity(stage.key, concurrent=width, is_gate=True))
+
+
+class _Gated(Runnable):
+    """A stage of which so many may be at work at once."""
+
+    def __init__(self, stage: Runnable, width: Capacity) -> None:
+        self._stage = stage
+        self.key = stage.key
+        self.computes = stage.computes
+        self.step = replace(stage.step, gates=(width,))
+
+    def bind_branch(self, value: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """As of the stage."""
+        return self._stage.bind_branch(value)
 
 
 class _PipelineStyle(_MapStyle):
