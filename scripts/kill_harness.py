@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from weft import SqliteSaver, entrypoint, task
+from weft import Failed, Graph, SqliteSaver, entrypoint, node, router, task
 
 STEPS = 200
 
@@ -150,8 +150,106 @@ async def recovering(n: int) -> int:
     return total
 
 
+@router
+async def again(turn: int, turns: int) -> dict[str, object]:
+    if turn:
+        note("used", f"fold{turn - 1}")
+    return {"choices": ["left", "right", "bad", "opener"]} if turn < turns else {"choice": "finish"}
+
+
+@node
+async def left(turn: int, state: dict) -> dict[str, object]:
+    note("ran", f"left{turn}")
+    await asyncio.sleep(random.random() * 0.002)
+    state["history"].append(f"left{turn}")
+    return {"left": turn, "last": "left"}
+
+
+@node
+def right(turn: int, state: dict) -> dict[str, object]:
+    note("ran", f"right{turn}")
+    time.sleep(random.random() * 0.002)
+    state["history"].append(f"right{turn}")
+    return {"right": turn * 2, "last": "right"}
+
+
+@node
+async def bad(turn: int) -> dict[str, object]:
+    note("ran", f"bad{turn}")
+    await asyncio.sleep(random.random() * 0.001)
+    raise KeyError(turn)
+
+
+@node
+async def opener(turn: int, state: dict) -> dict[str, object]:
+    note("ran", f"opener{turn}")
+    state["history"].append(f"opener{turn}")
+    return {}
+
+
+def racer(name: str) -> object:
+    async def body(turn: int) -> dict[str, object]:
+        note("used", f"opener{turn}")
+        await asyncio.sleep(random.random() * 0.001)
+        return {"winner": name, "last": name}
+
+    return node(name=name)(body)
+
+
+@node
+async def after(turn: int, winner: str) -> dict[str, object]:
+    note("chose", f"winner{turn}", winner)
+    await asyncio.sleep(random.random() * 0.001)
+    return {}
+
+
+@node
+async def fold(
+    turn: int, total: int, left: int, right: int, bad: Failed, last: str, winner: str, state: dict
+) -> dict[str, object]:
+    for name in ("left", "right", "bad"):
+        note("used", f"{name}{turn}")
+    note("chose", f"winner{turn}", winner)
+    note("chose", f"last{turn}", last)
+    note("chose", f"order{turn}", ",".join(state["history"]))
+    state["history"].clear()
+    state["turns"] = [*state.get("turns", []), turn]
+    note("ran", f"fold{turn}")
+    failed = bad.error.args[0] if isinstance(bad.error, KeyError) else -1
+    return {"total": total + left + right + failed, "turn": turn + 1}
+
+
+@node
+async def finish(state: dict) -> dict[str, object]:
+    return {"turns seen": len(state["turns"])}
+
+
+def looping_graph() -> Graph:
+    """A loop through a join, behind which what was written last and in which order counts; a race in one branch."""
+    graph = Graph(initial_state={"history": []})
+    racers = [racer(name) for name in ("one", "two", "three")]
+    for part in (again, left, right, bad, opener, *racers, after, fold, finish):
+        graph.add_node(part, start=part is again, end=part is finish)
+    graph.add_parallel("again", ["left", "right", "bad", "opener", "finish"], on_error="collect")
+    graph.add_parallel("opener", ["one", "two", "three"], on_error="race")
+    graph.add_join(["one", "two", "three"], "after").add_join(["left", "right", "bad", "after"], "fold")
+    return graph.add_edge("fold", "again")
+
+
+class GraphFlow:
+    """As an entrypoint: a number in, a number out. Each life has a graph of its own."""
+
+    name = "graph"
+
+    def invoke(self, n: int, **options: object) -> list[object]:
+        graph = looping_graph()
+        result = graph.invoke({"turn": 0, "turns": n // 8, "total": 0}, **options)
+        return [result["total"], result["turns seen"], graph.get_state()["turns"] == [*range(n // 8)]]
+
+
 FLOWS = {
-    flow.name: flow for flow in (gathered, completed, threaded, nested, racing, racing_threads, recovering)
+    flow.name: flow
+    for flow in (gathered, completed, threaded, nested, racing, racing_threads, recovering, GraphFlow())
 }
 
 

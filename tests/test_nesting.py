@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import time
 from collections import Counter
@@ -19,7 +20,6 @@ from weft import (
     AsyncNode,
     AsyncParallelBatchNode,
     BatchFlow,
-    BatchNode,
     Command,
     Flow,
     Graph,
@@ -34,7 +34,6 @@ from weft import (
     Sequence,
     SqliteSaver,
     StoreError,
-    WeftError,
     decision,
     entrypoint,
     interrupt,
@@ -379,7 +378,9 @@ def jumped_to(part):
 
 
 def graph_of(part):
-    return Graph().add_node(node(start=True)(begin)).add_node(part, name="it", end=True).add_edge("begin", "it")
+    return (
+        Graph().add_node(node(start=True)(begin)).add_node(part, name="it", end=True).add_edge("begin", "it")
+    )
 
 
 def begin():
@@ -483,7 +484,11 @@ OUTER = {
     "stream": (streamed, inside, GIVEN),
     "parallel": (lambda part: parallel(part, name="outer"), lambda name, value: {name: value}, GIVEN),
     "race": (lambda part: race(part, name="outer"), itself, GIVEN),
-    "sequence": (lambda part: Sequence(part, lambda value: [value], name="outer"), lambda _, value: [value], GIVEN),
+    "sequence": (
+        lambda part: Sequence(part, lambda value: [value], name="outer"),
+        lambda _, value: [value],
+        GIVEN,
+    ),
     "later in a sequence": (lambda part: Sequence(dict, part, name="outer"), itself, GIVEN),
     "decision": (chosen, itself, GIVEN),
     "jump": (jumped_to, itself, GIVEN),
@@ -504,6 +509,24 @@ OUTER = {
 
 EVERY_OUTER = pytest.mark.parametrize("outer", OUTER)
 EVERY_INNER = pytest.mark.parametrize("inner", INNER)
+
+
+def with_each(test):
+    """The test for everything that can be nested, one after the other: thousands of tests would take their time."""
+
+    @functools.wraps(test)
+    def tested(outer):
+        for inner in INNER:
+            try:
+                test(outer, inner)
+            except BaseException as error:
+                error.add_note(f"{inner} in {outer}")
+                raise
+
+    del tested.__wrapped__  # whose parameters are others
+    return EVERY_OUTER(tested)
+
+
 FACES = pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
 
 
@@ -534,8 +557,7 @@ def use(workflow, given, *, is_async, **options):
     return asyncio.run(main())
 
 
-@EVERY_OUTER
-@EVERY_INNER
+@with_each
 def test_what_it_is_given_and_what_it_gives(outer, inner):
     for is_async in (False, True):
         world = World()
@@ -553,8 +575,7 @@ def test_nothing_is_left_at_work(inner, is_async):
             assert within(20, lambda: use(workflow, given, is_async=is_async)) == expected  # noqa: B023
 
 
-@EVERY_OUTER
-@EVERY_INNER
+@with_each
 def test_a_life_of_one_commit_each(outer, inner):
     """Each life has new objects. What is recorded never runs again, under one call id; no inner journal is touched."""
     world, saver = World(), Mortal()
@@ -564,7 +585,9 @@ def test_a_life_of_one_commit_each(outer, inner):
             world.durable |= recorded(saver)
         workflow, given, expected = nested(outer, inner, world)
         with suppress(StoreError):
-            found = within(20, lambda: use(workflow, given, is_async=life % 2, checkpointer=saver, run_id="r"))  # noqa: B023
+            found = within(
+                20, lambda: use(workflow, given, is_async=life % 2, checkpointer=saver, run_id="r")
+            )  # noqa: B023
             break
     else:
         raise AssertionError("it does not come to an end")
@@ -601,8 +624,7 @@ def test_a_run_id_inside_is_refused_and_a_checkpointer_and_thread_inside_are_ign
             each.invoke(dict(GIVEN))
 
 
-@EVERY_OUTER
-@EVERY_INNER
+@with_each
 def test_a_deadline_round_it_is_inherited(outer, inner):
     """What it waits for is left when the time of what is round it is over, in whatever it is."""
     world, left = World(), []
@@ -660,10 +682,13 @@ class Boom(Exception):
     pass
 
 
-@EVERY_OUTER
-@EVERY_INNER
-@FACES
-def test_an_error_names_the_call_and_every_block_that_it_went_through(outer, inner, is_async):
+@with_each
+def test_an_error_names_the_call_and_every_block_that_it_went_through(outer, inner):
+    for is_async in (False, True):
+        check_error(outer, inner, is_async)
+
+
+def check_error(outer, inner, is_async):
     world = World()
 
     def fails(name, value):
@@ -740,7 +765,7 @@ def test_questions_deep_inside_two_at_a_time(order, is_async, tmp_path):
     ids = {each.value.split()[0]: each.id for each in asked}
     assert len({*ids.values()}) == 2
     if order == "together":
-        found = life(Command(resume={id: name.upper() for name, id in ids.items()}))
+        found = life(Command(resume={asked: name.upper() for name, asked in ids.items()}))
     else:
         first, second = ["left", "right"] if order == "one by one" else ["right", "left"]
         [still] = life(Command(resume={ids[first]: first.upper()}))["__interrupt__"]
@@ -765,12 +790,14 @@ def test_ten_branches_half_of_which_ask_twice_answered_in_any_order():
             seen += [each.id for each in some]
             given = Command(resume={each.id: f"{each.value}!" for each in some})
         assert len(seen) == len({*seen}) == 15
-        wanted = {f"Flow{n}": [f"{name} 1!", f"{name} 2!"] if n % 2 else f"{name} 1!" for n, name in enumerate(NAMES)}
+        wanted = {
+            f"Flow{n}": [f"{name} 1!", f"{name} 2!"] if n % 2 else f"{name} 1!"
+            for n, name in enumerate(NAMES)
+        }
         assert answers_of(found) == wanted
 
 
-@EVERY_OUTER
-@EVERY_INNER
+@with_each
 def test_a_question_inside_is_answered_by_another_process(outer, inner):
     """The one who asks goes on with the answer; what was done before is not done again."""
     world, saver = World(), InMemorySaver()
@@ -856,7 +883,9 @@ def test_the_state_of_a_graph_that_runs_twice_is_there_after_a_crash_between(way
             "sequence": lambda given: Sequence(graph, name="s")(given)["count"],
             "map": lambda given: weft.map(graph, [given])[0]["count"],
             "flow": lambda given: parallel(Flow(graph))(given)["Flow"]["count"],
-            "graph": lambda given: Graph(name="o").add_node(graph, start=True, end=True).invoke(given)["count"],
+            "graph": lambda given: (
+                Graph(name="o").add_node(graph, start=True, end=True).invoke(given)["count"]
+            ),
         }
 
         @entrypoint()
@@ -875,11 +904,14 @@ def test_the_state_of_a_graph_that_runs_twice_is_there_after_a_crash_between(way
     assert program().invoke(0, checkpointer=saver, run_id="r") == (1, 2)
 
 
-@pytest.mark.parametrize("stage", ["graph", "flow", "batch node", "parallel", "sequence", "map", "entrypoint"])
+@pytest.mark.parametrize(
+    "stage", ["graph", "flow", "batch node", "parallel", "sequence", "map", "entrypoint"]
+)
 def test_every_kind_can_be_a_stage_of_a_pipeline_with_a_width(stage):
     world = World()
     make, _, value = INNER[stage]
-    assert pipeline([dict(GIVEN)] * 2, dict, make(world), max_concurrent=1) in ([value] * 2, [value, {**value, "right": 2, "sum": 6}] if stage == "graph" else None)
+    second = {**value, "right": 2, "sum": 6} if stage == "graph" else value  # the state lasts
+    assert pipeline([dict(GIVEN)] * 2, dict, make(world), max_concurrent=1) == [value, second]
 
 
 def test_a_part_of_the_state_can_be_handed_to_what_is_called_in_the_body():
@@ -945,11 +977,15 @@ def in_a_sync_body(part, number):
 
 
 def in_a_parallel(part, number):
-    return Sequence(parallel(part, name="p"), lambda found: [*found.values()][0], name=f"of a parallel {number}")
+    return Sequence(
+        parallel(part, name="p"), lambda found: [*found.values()][0], name=f"of a parallel {number}"
+    )
 
 
 def in_a_map(part, number):
-    return Sequence(lambda given: [given], weft.map(part, name="m"), lambda found: found[0], name=f"of a map {number}")
+    return Sequence(
+        lambda given: [given], weft.map(part, name="m"), lambda found: found[0], name=f"of a map {number}"
+    )
 
 
 def in_a_graph(part, number):
@@ -1003,22 +1039,37 @@ def test_a_hundred_sync_bodies_deep():
         assert tower(300, [in_a_sync_body, in_a_graph, in_a_flow]).invoke({"n": 1})["n"] == 2
 
 
-def test_a_failure_and_a_stop_a_thousand_deep():
+def failing_tower(height):
     @task
     def fails(given):
         raise Boom("deep")
 
     part = fails
-    for number, nest in zip(range(1_000), itertools.cycle(STYLES)):
+    for number, nest in zip(range(height), itertools.cycle(STYLES)):
         part = nest(part, number)
-    with pytest.raises((Boom, ParallelExecutionError)) as caught:
-        run(lambda: part.ainvoke({"n": 1}))
+    return part
+
+
+def test_a_failure_a_thousand_deep():
+    with pytest.raises(ParallelExecutionError) as caught:
+        within(30, lambda: run(lambda: failing_tower(1_000).ainvoke({"n": 1})))
     error = caught.value
     while isinstance(error, ParallelExecutionError):
         [error] = error.exceptions
     assert type(error) is Boom
-    with pytest.raises((WeftError, TimeoutError)):
-        run(lambda: tower(1_000).ainvoke({"n": 1}, timeout=0.5))
+
+
+def test_a_failure_a_thousand_deep_can_be_shown():
+    """asyncio.run() shows the task, and breaks what comes after it if that fails."""
+    with pytest.raises(ParallelExecutionError) as caught:
+        within(30, lambda: run(lambda: failing_tower(3_000).ainvoke({"n": 1})))
+    assert "Boom: deep" in str(caught.value)
+    assert len(repr(caught.value)) < 1_000
+
+
+def test_a_run_that_is_out_of_time_a_thousand_deep():
+    with pytest.raises((NodeTimeoutError, ParallelTimeoutError)):
+        within(30, lambda: run(lambda: tower(1_000).ainvoke({"n": 1}, timeout=0.5)))
 
 
 def test_time_is_linear_in_the_depth():

@@ -19,12 +19,12 @@ DefinitionError DirectCallError Entrypoint EventCallback Failed FailedCall Flow 
 GraphCompileError GraphError GraphEvent GraphEventType InMemoryCache InMemorySaver InMemoryStore InputError
 Interrupt Limit Map MaxStepsError MemorySaver Node NodeTimeoutError NotInRunError NotStarted Ok Outcome
 OwnerLostError Parallel ParallelBatchFlow ParallelBatchNode ParallelExecutionError ParallelTimeoutError
-Pipeline ReplayMismatchError ResumePlan RetryAfter RetryPolicy Run RunBusyError RunCancelledError
-RunMismatchError RunNotFoundError RunStatus Runnable RunnableConfig Runs Runtime Sequence Skipped
-SqliteSaver StateConflictError StateSnapshot StoreError StreamWriter StuckError Task ThreadBusy TimedOut
-TimeoutPolicy Tolerate UnstorableError UsageError WeftError amap call_id cancelled decision entrypoint
-get_config get_runtime get_store get_stream_writer interrupt map node parallel pipeline race remaining
-router runs task tolerate transient
+Pipeline PostgresSaver ReplayMismatchError ResumePlan RetryAfter RetryPolicy Run RunBusyError
+RunCancelledError RunMismatchError RunNotFoundError RunStatus Runnable RunnableConfig Runs Runtime Sequence
+Skipped SqliteSaver StateConflictError StateSnapshot StoreError StreamWriter StuckError Task ThreadBusy
+TimedOut TimeoutPolicy Tolerate UnstorableError UsageError WeftError amap call_id cancelled decision
+entrypoint get_config get_runtime get_store get_stream_writer interrupt map node parallel pipeline race
+remaining router runs task tolerate transient
 """.split()
 
 

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from weft.checkpoint.codec import Codec
     from weft.checkpoint.memory import InMemorySaver
     from weft.checkpoint.memory import InMemorySaver as MemorySaver
+    from weft.checkpoint.postgres import PostgresSaver
     from weft.checkpoint.sqlite import SqliteSaver
     from weft.compose import Decision, Parallel, Sequence, decision, parallel, race
     from weft.core.outcome import Cancelled, Failed, NotStarted, Ok, Outcome, Skipped, TimedOut
@@ -129,6 +130,7 @@ _HOME = {
     "weft.checkpoint.base": ("Checkpointer", "RunStatus"),
     "weft.checkpoint.codec": ("Codec",),
     "weft.checkpoint.memory": ("InMemorySaver", "MemorySaver"),
+    "weft.checkpoint.postgres": ("PostgresSaver",),
     "weft.checkpoint.sqlite": ("SqliteSaver",),
     "weft.core.outcome": ("Cancelled", "Failed", "NotStarted", "Ok", "Outcome", "Skipped", "TimedOut"),
     "weft.compose": ("Decision", "Parallel", "Sequence", "decision", "parallel", "race"),
@@ -270,6 +272,7 @@ __all__ = [
     "ParallelExecutionError",
     "ParallelTimeoutError",
     "Pipeline",
+    "PostgresSaver",
     "ReplayMismatchError",
     "ResumePlan",
     "RetryAfter",

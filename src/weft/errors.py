@@ -257,6 +257,10 @@ class ParallelExecutionError(WeftError, ExceptionGroup[Exception]):
         """What each branch raised that failed."""
         return dict(zip(self.branches, self.exceptions, strict=True))
 
+    def __repr__(self) -> str:
+        """Short, and not as deep as blocks may be in each other, which has ended the interpreter's stack."""
+        return f"{type(self).__name__}({self.message!r}, [{len(self.exceptions)} failures])"
+
     def derive(self, excs: Sequence[Exception]) -> ParallelExecutionError:  # type: ignore[override]
         """The same error for some of the failures; used by ``except*`` and ``split``."""
         return _rebuilt(self.message, list(excs), [self._name_of(error) for error in excs], self.reason)

@@ -515,7 +515,7 @@ class Graph(Runnable):
 
     def _full_plan(self) -> GraphPlan:
         nodes = self._plan_nodes()
-        return GraphPlan(nodes, self._edges, self._joins, blocks=self._forks)
+        return GraphPlan(nodes, self._edges, self._joins, blocks=self._deciding_forks())
 
     def _plan_nodes(self) -> list[PlanNode]:
         return [
@@ -569,10 +569,14 @@ class Graph(Runnable):
         beside = self._only_beside(nodes)
         edges = [edge for edge in self._edges if edge[0] not in beside]
         joins = [join for join in self._joins if not beside.issuperset(join.sources)]
-        forks = {name: fork for name, fork in self._forks.items() if name not in beside}
+        forks = {name for name in self._deciding_forks() if name not in beside}
         plan = GraphPlan([node for node in nodes if node.name not in beside], edges, joins, blocks=forks)
         self._refuse_impossible_forks(plan)
         return self._program_of(plan, self._made_sides(nodes))
+
+    def _deciding_forks(self) -> set[str]:
+        """Those whose options matter even where there is only one branch."""
+        return {name for name, fork in self._forks.items() if fork.may_fail or fork.timeout is not None}
 
     def _refuse_impossible_forks(self, plan: GraphPlan) -> None:
         for place, node in enumerate(plan.nodes):
@@ -610,11 +614,12 @@ class Graph(Runnable):
         """The pipelines by the node behind which they begin; each may have others beside it."""
         sides: dict[str, tuple[Side, ...]] = {}
         plans = {
-            name: side_plan(nodes, self._edges, self._joins, name)
+            name: side_plan(nodes, self._edges, self._joins, name, blocks=self._deciding_forks())
             for name in {edge.destination for edge in self._sides}
         }
         for edge in self._sides:
             plan = plans[edge.destination]
+            self._refuse_impossible_forks(plan)
             parts = {node.name: self.nodes[node.name] for node in plan.nodes}
             takes_state = any(GraphNode(name, part, plan).takes_state for name, part in parts.items())
             program = functools.cache(functools.partial(self._program_of, plan, sides))
@@ -631,9 +636,10 @@ class Graph(Runnable):
         return shape_of(digest, self.nodes)
 
     def _conductor(self, program: Program, call: PlannedCall, given: Given) -> GraphRun:
-        if given.callback is None and program.streams:
-            given.callback = self.get_callback()
-        return GraphRun(program, call, given, self)
+        callback = given.callback
+        if callback is None and program.streams:
+            callback = self.get_callback()
+        return GraphRun(program, call, given, self, callback)
 
     def bind(self, input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """What an execution is given.

@@ -55,11 +55,17 @@ class Host(Protocol):
     def start(self, run: Run) -> Iterable[Decision]:
         """Run a node."""
 
-    def stop(self, execution: int, reason: str) -> bool:
-        """Stop a node; whether it has begun, so that its end will be told."""
+    def stop(self, execution: int, reason: str, latest: float | None) -> bool:
+        """Stop a node, by then at the latest; whether it has begun, so that its end will be told."""
 
     def fail(self, error: BaseException) -> None:
         """The graph has failed."""
+
+    def recorded(self, fork: ForkRun) -> bool:
+        """Whether it is recorded that this fork has run out of time; then that is told in its turn."""
+
+    def record(self, fork: ForkRun) -> None:
+        """Record that this fork has run out of time, and tell it when that is durable."""
 
     def act(self, decisions: Iterable[Decision]) -> None:
         """Do what was decided outside of the graph's turn."""
@@ -120,6 +126,7 @@ class ForkRun:
         inside: What is on each branch, by its number.
         endings: The branches that are being ended.
         timer: Of the timeout.
+        identity: Of the record that it has run out of time, in a journaled run.
     """
 
     def __init__(self, options: ForkOptions, fork: Fork, base: Branch, started: float) -> None:
@@ -133,6 +140,7 @@ class ForkRun:
         self.inside: dict[int, _Inside] = {}
         self.endings: dict[int, Ending] = {}
         self.timer: asyncio.TimerHandle | None = None
+        self.identity: tuple[bytes, int] | None = None
         self._branches: dict[int, Branch] = {}
         self._known: set[str] = set()
         self._begun: set[int] = set()
@@ -165,6 +173,10 @@ class ForkRun:
             return False
         self.begin(index)
         return True
+
+    def has_begun(self, index: int) -> bool:
+        """Whether a branch is, or was, in flight."""
+        return index in self._begun
 
     @property
     def _has_room(self) -> bool:
@@ -236,6 +248,15 @@ class ForkRun:
         return self.options.policy.verdict(self._ok, len(self._failures), self.fork.size)
 
     @property
+    def needs_no_more(self) -> bool:
+        """Whether it is decided, so that a branch which has not begun is not needed."""
+        return self._is_decided and self._verdict is Verdict.DONE
+
+    def drop(self, index: int) -> None:
+        """A branch is not needed any more."""
+        self._dropped.add(index)
+
+    @property
     def is_over(self) -> bool:
         """Whether all branches have ended."""
         return len(self._ended) == self.fork.size
@@ -291,6 +312,9 @@ class Forks:
             return None
         if (refusal := fork.refusal) is not None:
             return self._fail_at(fork.base, refusal, [run.execution])
+        if fork.needs_no_more and not fork.has_begun(run.branch.index):
+            fork.drop(run.branch.index)
+            return self._host.active.lost(run.execution)
         return None if fork.admits(run) else ()
 
     def _own(self, branch: Branch) -> ForkRun | None:
@@ -305,7 +329,7 @@ class Forks:
             known = self._runs[fork.execution] = ForkRun(options, fork, branch.parent, loop.time())
             for place in self._around(branch.parent):
                 place.inside.forks[known] = None
-            if known.latest is not None:
+            if known.latest is not None and not self._host.recorded(known):
                 known.timer = loop.call_at(known.latest, self._out_of_time, known)
         return known
 
@@ -387,6 +411,19 @@ class Forks:
             place.inside.forks.pop(fork, None)
 
     def _out_of_time(self, fork: ForkRun) -> None:
+        if fork.needs_no_more:
+            return  # what is left of it is being stopped
+        if fork.identity is not None and any(
+            place.fork.options.may_fail for place in self._around(fork.base)
+        ):
+            self._host.record(fork)  # the graph goes on from it, so a resume has to do the same
+        else:
+            self.out_of_time(fork)
+
+    def out_of_time(self, fork: ForkRun) -> None:
+        """The branches of a fork have taken too long, and that is durable where it matters."""
+        if fork.is_over or self._runs.get(fork.fork.execution) is not fork:
+            return
         error = fork.timeout_error(self._host.loop.time() - fork.started)
         self._host.act(self._fail_at(fork.base, error))
 
@@ -420,24 +457,30 @@ class Forks:
                 other.kept = []
             inner.endings.clear()
         fork.endings[branch.index] = ending
+        decisions = self._host.active.cut_off(
+            branch, [*ending.kept, *inside.executions], fails=self._gives_instead(ending)
+        )
         for execution in [*inside.executions]:
-            if self._host.stop(execution, reason):
+            latest = fork.latest if ending.error is None else None
+            if self._host.stop(execution, reason, latest):
                 ending.alive.add(execution)
             else:
                 self.left(execution)
                 ending.kept.append(execution)
-        return () if ending.alive or not ending.kept else self._all_stopped(ending)
+        if not ending.alive and ending.kept:
+            decisions += self._all_stopped(ending)
+        return decisions
+
+    @staticmethod
+    def _gives_instead(ending: Ending) -> bool:
+        return ending.error is not None and ending.fork.options.policy.gives_outcomes
 
     def _all_stopped(self, ending: Ending) -> Iterable[Decision]:
         """Nothing runs on the branch any more."""
         active, fork = self._host.active, ending.fork
-        first, *others = ending.kept
-        decisions: list[Decision] = []
-        for execution in others:
-            decisions += active.lost(execution)
-        if ending.error is None or not fork.options.policy.gives_outcomes:
-            active.discard(ending.branch)
-            return [*decisions, *active.lost(first)]
+        if not self._gives_instead(ending):
+            return [decision for execution in ending.kept for decision in active.lost(execution)]
+        assert ending.error is not None
         name = fork.names[ending.branch.index]
         outcome = self._host.storable(name, ending.error)
-        return [*decisions, *active.failed(first, ending.branch, {name: outcome})]
+        return active.failed(ending.kept, ending.branch, {name: outcome})

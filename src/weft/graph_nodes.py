@@ -186,7 +186,17 @@ def _written(name: str, flow: Mapping[Any, Any], result: Any) -> dict[Any, Any]:
     """What a workflow that is a node has written: the keys it gave anew; of a result that is no mapping, itself."""
     if not isinstance(result, Mapping):
         return {name: result}
-    return {key: value for key, value in result.items() if key not in flow or flow[key] is not value}
+    return {key: value for key, value in result.items() if key not in flow or not _is_same(flow[key], value)}
+
+
+def _is_same(before: Any, after: Any) -> bool:
+    """Whether a value was only handed on: what comes out of a journal is a copy."""
+    if before is after:
+        return True
+    try:
+        return type(before) is type(after) and bool(before == after)
+    except Exception:  # arrays, for example, cannot say
+        return False
 
 
 # Bodies that get more than values

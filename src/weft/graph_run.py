@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -31,7 +31,7 @@ from weft.engine.futures import Branch
 from weft.engine.states import Stop, StopKind
 from weft.engine.step import Step
 from weft.errors import UnstorableError
-from weft.graph_forks import Ending, ForkOptions, Forks
+from weft.graph_forks import Ending, ForkOptions, ForkRun, Forks
 from weft.graph_nodes import Given, GraphNode, NodeCall, Start
 
 if TYPE_CHECKING:
@@ -148,6 +148,26 @@ class SideCall(Branch):
         self.start: Start | None = None  # while it is held back
 
 
+class _OutOfTime(Branch):
+    """That a fork has run out of time, as a call that is recorded."""
+
+    __slots__ = ("fork",)
+
+    def __init__(self, owner: PlannedCall, fork: ForkRun) -> None:
+        super().__init__(owner, 0)
+        self.fork = fork
+
+
+_OUT_OF_TIME = "out of time"
+
+#: Seconds for which a callback may take to be closed.
+_CLOSING = 10.0
+
+
+async def _nothing() -> None:
+    pass
+
+
 @dataclass(eq=False, slots=True)
 class _Waiting:
     """A node that has ended, and whose way on waits for pipelines beside it."""
@@ -156,6 +176,7 @@ class _Waiting:
     output: Mapping[Any, Any]
     choices: Sequence[str] | None
     left: int = 0
+    changes: list[tuple[Mapping[Any, Any], Change]] = field(default_factory=list)
 
 
 class GraphRun:
@@ -166,6 +187,7 @@ class GraphRun:
         call: Whose conductor it is.
         given: What the execution begins with.
         holder: Has the graph's state, and takes what an execution leaves.
+        callback: What streaming nodes stream to.
     """
 
     is_serial = False
@@ -180,10 +202,12 @@ class GraphRun:
         call: PlannedCall,
         given: Given,
         holder: Holder,
+        callback: Any,
     ) -> None:
         self._program = program
         self._call = call
         self._given = given
+        self._callback = callback
         self._holder = holder
         self._activation: Activation | None = None
         self._running: dict[int, NodeCall] = {}
@@ -220,6 +244,8 @@ class GraphRun:
                 self._node_ended(branch, call)
             elif isinstance(branch, SideCall):
                 self._side_ended(branch, call)
+            elif isinstance(branch, _OutOfTime):
+                self._ran_out(branch, call)
             else:
                 self._preface_ended(call)
         if self._error is not None:
@@ -235,16 +261,28 @@ class GraphRun:
             self._forks.close()
         if self._program.sides:
             self._holder.branch_errors = self._branch_errors
-        callback = self._given.callback
+        callback = self._callback
+        is_own = callback is not self._given.callback
+        may_be_tried_again = self._error is not None and bool(self._call.step.retry)
         if callback is None or self._given.only_writes or self._given.is_closed:
+            then()
+            return
+        if may_be_tried_again and not is_own:  # `execute` closes it in the end
             then()
             return
         self._given.is_closed = True
         self._call.run.spawn(self._close_callback(callback, then))
 
     async def _close_callback(self, callback: Any, then: Callable[[], None]) -> None:
-        await close_callback(callback)
-        then()
+        grace = self._call.run.grace
+        if self._call.stopping is None:
+            grace = max(grace, _CLOSING)
+        try:
+            await asyncio.wait_for(close_callback(callback), grace)
+        except TimeoutError:
+            logger.warning("the callback %r was left, since it is not closed in time", callback)
+        finally:
+            then()
 
     def timeout_error(self, limit: float, elapsed: float) -> None:
         """The usual error will do."""
@@ -264,10 +302,22 @@ class GraphRun:
         return plain({**self._first_state})
 
     @property
+    def _name_in_run(self) -> str:
+        """What the run calls the state of this graph: by what it is made of, and which of several it is."""
+        step = self._call.step
+        alike = self._call.run.kept.setdefault(f"graphs {step.shape}", [])
+        if self._holder not in alike:
+            alike.append(self._holder)
+        return f"state of {step.name} {step.shape} {alike.index(self._holder)}"
+
+    @property
     def _first_state(self) -> Mapping[Any, Any]:
         """What the last run of the thread has left; without a thread, what the last execution of the graph has."""
         run = self._call.run
-        if run.thread_id is None or self._call.parent is not None:
+        if self._call.parent is not None:
+            held = self._holder.state
+            return held if run.recorder is None else run.recorder.remembered(self._name_in_run, held)
+        if run.thread_id is None:
             return self._holder.state
         return run.previous if isinstance(run.previous, Mapping) else self._holder.given_state
 
@@ -289,6 +339,9 @@ class GraphRun:
             self._call.aside = self._holder.state = self._with_late_changes(finished.state)
             if self._call.parent is None:
                 result = Result(result, self._holder.state)
+            elif self._call.run.recorder is not None:
+                # Its own record is not read again where what is round it was recorded as a whole.
+                self._call.run.recorder.keep(self._name_in_run, self._holder.state)
         self._call.conclude(result, None)
 
     # Starting
@@ -314,9 +367,9 @@ class GraphRun:
     def start(self, run: Run) -> Iterable[Decision]:
         """Run a node."""
         node = self._program.nodes[run.node]
-        running = NodeCall(self._call, node, run, self._given.callback)
+        running = NodeCall(self._call, node, run, self._callback)
         try:
-            start = node.start_of(run, self._given.callback)
+            start = node.start_of(run, self._callback)
         except Exception as error:
             return self._failed(running, error)
         self._running[run.execution] = running
@@ -434,7 +487,7 @@ class GraphRun:
             state = run.branch.state if side.takes_state else None
             given = Given(
                 {**run.flow, **output},
-                self._given.callback,
+                self._callback,
                 only_writes=True,
                 upstream=(Upstream(running.node.name, output),),
                 state=None if state is None else plain({**state.state}),
@@ -458,7 +511,8 @@ class GraphRun:
         elif error is not None and not isinstance(error, asyncio.CancelledError):
             self._error = error
         elif call.aside is not None:
-            self._note_side_change(asked, call.aside)
+            changes = self._waiting[asked.run.execution].changes if side.waits else self._late_changes
+            changes.append((asked.state or {}, call.aside))
         waiting = self._waiting.get(asked.run.execution) if side.waits else None
         if waiting is None or self._error is not None:
             return
@@ -470,33 +524,43 @@ class GraphRun:
     def _waited_for(self, waiting: _Waiting) -> None:
         run = waiting.running.run
         ending = self._forks.ending_of(run.branch) if self._forks is not None else None
-        if ending is None:
-            self._go_on(waiting.running, waiting.output, waiting.choices)
-        else:
+        if ending is not None:
             self._has_stopped(ending, run.execution)
-
-    def _note_side_change(self, asked: SideCall, change: Change) -> None:
-        if not asked.side.waits:
-            self._late_changes.append((asked.state or {}, change))
             return
-        state = asked.run.branch.state  # nothing else has run on this branch meanwhile
-        state.apply(change)
-        if self._codec is not None:
-            state.record(self._codec.fingerprint(change) or b"")
+        if waiting.changes:
+            state = run.branch.state
+            met = state.copy()
+            self._merge_sides(met, waiting.changes)
+            state.apply(met.all_changes())
+            if self._codec is not None:
+                state.record(b"beside")
+        self._go_on(waiting.running, waiting.output, waiting.choices)
 
     def _with_late_changes(self, state: dict[Any, Any]) -> dict[Any, Any]:
         """The state at the end, with what pipelines did to theirs for which nothing has waited."""
         if not self._late_changes:
             return state
-        target, parts = StateBranch(state), []
-        for before, change in self._late_changes:
+        target = StateBranch(state)
+        self._merge_sides(target, self._late_changes)
+        found: dict[Any, Any] = plain(target.state)
+        return found
+
+    def _merge_sides(self, target: StateBranch, changes: Sequence[tuple[Mapping[Any, Any], Change]]) -> None:
+        """Do to a state what pipelines did to theirs, which all began with it: they are branches that meet."""
+        parts = []
+        for number, (before, change) in enumerate(changes, 1):
             part = StateBranch(before)
             part.begin()
             part.apply(change)
-            parts.append(Part("a branch beside the way", part, lambda _: False))
-        merge(target, parts, reducers=self._program.options.state_reducers)
-        found: dict[Any, Any] = plain(target.state)
-        return found
+            if self._codec is not None:
+                part.record(self._codec.fingerprint(change) or b"")
+            parts.append(Part(f"pipeline {number} beside the way", part, lambda _: False))
+        options = self._program.options
+        conflicts = merge(
+            target, parts, reducers=options.state_reducers, on_conflict=options.on_state_conflict
+        )
+        if conflicts:
+            self._tell_conflicts(StateConflicts(tuple(conflicts)))
 
     # As its forks see it
 
@@ -520,9 +584,34 @@ class GraphRun:
         self._do(decisions)
         self._call.advance_soon()
 
-    def stop(self, execution: int, reason: str) -> bool:
+    def recorded(self, fork: ForkRun) -> bool:
+        """Whether it is recorded that this fork has run out of time; then that is told in its turn."""
+        if self._codec is None:
+            return False
+        fork.identity = self._call.identify(_OUT_OF_TIME, fork.fork.place)
+        if self._call.recorded_at(fork.identity[0]) is None:
+            return False
+        self._recalled += self._replays
+        self.record(fork)
+        return True
+
+    def record(self, fork: ForkRun) -> None:
+        """Record that this fork has run out of time, and tell it when that is durable."""
+        step = Step(_nothing, _OUT_OF_TIME, is_async=True)
+        self._call.start(_OutOfTime(self._call, fork), step, (), {}, identity=fork.identity, is_told=False)
+
+    def _ran_out(self, branch: _OutOfTime, call: Call) -> None:
+        self._recalled -= self._replays and call.record is not None
+        assert self._forks is not None
+        if call.error is None:
+            self._forks.out_of_time(branch.fork)
+
+    def stop(self, execution: int, reason: str, latest: float | None) -> bool:
         """Stop a node, or the pipelines beside it that its way on waits for; whether there is anything to wait for."""
-        why = Stop(StopKind.CANCEL, reason, self._call.run.grace)
+        grace = self._call.run.grace
+        if latest is not None:
+            grace = max(0.0, min(grace, latest - self.loop.time()))
+        why = Stop(StopKind.CANCEL, reason, grace)
         if execution in self._waiting:
             return self._stop_sides(execution, why)
         running = self._running[execution]

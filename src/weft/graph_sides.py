@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from weft.core.graph_plan import GraphPlan, PlanJoin, PlanNode
@@ -32,6 +32,8 @@ def side_plan(
     edges: Sequence[tuple[str, str]],
     joins: Sequence[PlanJoin],
     start: str,
+    *,
+    blocks: Collection[str] = (),
 ) -> GraphPlan:
     """What can be reached from the first node of a pipeline, which ends wherever there is no way on."""
     by_name = {node.name: node for node in plan_nodes}
@@ -48,7 +50,7 @@ def side_plan(
     meeting = [
         PlanJoin(tuple(name for name in join.sources if name in known), join.destination) for join in meeting
     ]
-    return GraphPlan(nodes, inside, meeting)
+    return GraphPlan(nodes, inside, meeting, blocks=known.intersection(blocks))
 
 
 def reachable(
@@ -111,7 +113,7 @@ class SideRun(GraphRun):
 
     def __init__(self, program: Program, call: PlannedCall, given: Given, condition: Step | None) -> None:
         self._own: Holder = _Own(given.state)
-        super().__init__(program, call, given, self._own)
+        super().__init__(program, call, given, self._own, given.callback)
         self._condition = condition
 
     def _begin(self) -> None:

@@ -197,7 +197,7 @@ def same(a, b):
                 return False
             rest.pop(at)
         return not rest
-    if isinstance(a, slice):
+    if isinstance(a, slice | range):  # ranges of the same numbers are equal, whatever they were made of
         return same((a.start, a.stop, a.step), (b.start, b.stop, b.step))
     if isinstance(a, datetime | time):
         return a == b and a.fold == b.fold and same(a.tzinfo, b.tzinfo)

@@ -6,11 +6,11 @@ import os
 import threading
 
 import pytest
-from conformance import StoreConformance, begin, end, record, values
 
 from weft.checkpoint.base import Write
 from weft.checkpoint.codec import Codec
 from weft.checkpoint.memory import InMemorySaver
+from weft.testing.conformance import StoreConformance, begin, end, record, values
 
 
 @pytest.fixture

@@ -18,7 +18,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from conformance import StoreConformance, begin, end, record, resume, values
 
 from weft.checkpoint import sql
 from weft.checkpoint import sqlite as sqlite_module
@@ -34,6 +33,7 @@ from weft.errors import (
     ThreadBusy,
     WeftError,
 )
+from weft.testing.conformance import StoreConformance, begin, end, record, resume, values
 
 
 @pytest.fixture
@@ -61,7 +61,9 @@ def store(stores):
 
 
 class TestSqliteSaver(StoreConformance):
-    pass
+    @pytest.fixture
+    def reopen(self, stores):
+        return stores
 
 
 # --- Processes --------------------------------------------------------------------------------------------
@@ -73,7 +75,7 @@ class Child:
     def __init__(self, path, script, *args):
         code = f"""
 import os, signal, sys, time, threading
-from conformance import begin, end, record, resume, values
+from weft.testing.conformance import begin, end, record, resume, values
 from weft.checkpoint.base import *
 from weft.checkpoint.sqlite import SqliteSaver
 from weft.errors import *
@@ -288,6 +290,41 @@ def test_eight_processes_create_files_at_once(path):
     """
     children = [Child(path, script, number) for number in range(8)]
     assert [child.ended() for child in children] == [["1"] * 10] * 8
+
+
+def test_eight_processes_some_of_which_are_killed_lose_nothing_and_are_never_locked_out(path, store):
+    """Every killed process is followed by another, which finishes what it has left."""
+    script = """
+    for number in range(10):
+        id = f"{sys.argv[1]}.{number}"
+        fence = begin(store, id)
+        if store.find(id).status is RunStatus.FINISHED:
+            continue
+        for turn in range(len(values(store, id)), 3):
+            assert not store.commit([Write(id, fence, [record(turn, batch=turn + 1)])])
+        end(store, id, fence, output=id.encode())
+    say("done")
+    """
+    seed = random.randrange(2**32)
+    print("seed", seed)
+    rng = random.Random(seed)
+    running = [(name, Child(path, script, name)) for name in range(8)]
+    deaths = 0
+    for name, process in running:
+        if deaths < 6:
+            time.sleep(rng.uniform(0.05, 0.3))
+            process.kill()
+            deaths += process.process.returncode == -signal.SIGKILL
+            running.append((name, Child(path, script, name)))
+        else:
+            assert process.ended() == ["done"]
+    assert deaths > 0
+    assert len(store.runs(limit=1000)) == 80
+    for row in store.runs(limit=1000):
+        assert (row.status, row.output) == (RunStatus.FINISHED, row.run_id.encode())
+        assert [line.ordinal for _, line in store.records(row.run_id)] == [0, 1, 2]
+    with store._reader as reader, reader.transaction() as db:
+        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
 # --- Forks ------------------------------------------------------------------------------------------------
@@ -607,7 +644,7 @@ def test_version_and_application_are_in_the_file(path, store):
     begin(store, "r")
     with sqlite3.connect(path) as db:
         assert db.execute(sql.INSPECT).fetchone()[:2] == (sql.APPLICATION, len(sql.STEPS))
-        assert db.execute("PRAGMA user_version").fetchone() == (1,)
+        assert db.execute("PRAGMA user_version").fetchone() == (2,)
     db.close()
 
 
@@ -677,14 +714,14 @@ def test_a_failed_creation_is_begun_anew(path, store, monkeypatch):
 def test_a_schema_is_brought_up_to_date_step_by_step(path, store, monkeypatch):
     begin(store, "r")
     store.close()
-    more = ("CREATE TABLE extra (x)", "PRAGMA user_version = 2")
+    more = ("CREATE TABLE extra (x)", "PRAGMA user_version = 3")
     monkeypatch.setattr(sql, "STEPS", (*sql.STEPS, more))
     assert store.find("r") is not None
     copy = path.with_name("copy.db")  # without the WAL, which must not be needed for the schema
     subprocess.run(["cp", path, copy], check=True)
     with sqlite3.connect(copy) as db:
         assert db.execute("SELECT count(*) FROM extra").fetchone() == (0,)
-        assert db.execute("PRAGMA user_version").fetchone() == (2,)
+        assert db.execute("PRAGMA user_version").fetchone() == (3,)
     db.close()
     store.close()
     monkeypatch.undo()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import pytest
 
 from weft.checkpoint.memory import InMemorySaver
+from weft.checkpoint.postgres import PostgresSaver
 from weft.checkpoint.sqlite import SqliteSaver
 from weft.checkpoint.url import from_url
 from weft.errors import InputError
@@ -75,9 +77,25 @@ def test_a_nul_in_the_path_is_refused():
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql"])
-@pytest.mark.parametrize("password", ["s3cret", "s3cret/s3cret", "s3cret@s3cret", "%20s3cret"])
-def test_postgres_is_not_there_yet_and_its_password_is_not_shown(scheme, password):
-    with pytest.raises(InputError, match="not available in this version") as caught:
-        from_url(f"{scheme}://me:{password}@host:5432/db?password=s3cret2")
+@pytest.mark.parametrize("password", ["s3cret", "s3cret%2Fs3cret", "%20s3cret"])
+def test_postgres_urls_are_libpqs_and_passwords_are_not_shown(scheme, password):
+    store = from_url(f"{scheme}://me:{password}@host:5433/db?target_session_attrs=read-write")
+    assert isinstance(store, PostgresSaver)
+    assert repr(store) == "<PostgresSaver postgresql://host:5433/db (schema 'weft')>"
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://me:s3cret@host/db?no_such=option", "postgresql://me:s3cret@[broken/db"]
+)
+def test_a_postgres_url_that_is_none_is_refused_without_its_password(url):
+    with pytest.raises(InputError, match="postgresql://") as caught:
+        from_url(url)
     assert "s3cret" not in str(caught.value)
-    assert "host:5432/db" in str(caught.value)
+
+
+def test_without_psycopg_a_postgres_url_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    monkeypatch.delitem(sys.modules, "weft.checkpoint.postgres", raising=False)
+    monkeypatch.delitem(sys.modules, "weft.checkpoint.postgres_link", raising=False)
+    with pytest.raises(ImportError, match=r"pip install 'weft\[postgres\]'"):
+        from_url("postgresql://host/db")

@@ -507,7 +507,8 @@ def test_a_branch_that_fails_leaves_nothing_but_what_it_gives_instead():
         note(each)
         if node == "d":
             del run.running[each.execution]
-            run._take(run.activation.failed(each.execution, branch, {"b": "failed"}))
+            run._take(run.activation.cut_off(branch, [each.execution], fails=True))
+            run._take(run.activation.failed([each.execution], branch, {"b": "failed"}))
         else:
             run.end(each)
     assert run.find("e").branch.state.state == {"history": [*"ac"]}

@@ -539,7 +539,8 @@ def test_a_conflict_says_where_and_what_to_do():
         merged({"d": {"x": 0}}, "state['d']['x'] = 1", "state['d']['x'] = 2", on_conflict="error")
     assert str(caught.value) == (
         "parallel branches have both changed state['d']['x']: one in branch 0, the other in branch 1; change different "
-        "keys, append to a list, combine them with a reducer of 'd', or let the last one win"
+        "keys, append to a list, combine them with state_reducers={'d': ...}, or let the last one win with "
+        'on_state_conflict="last"'
     )
 
 

@@ -154,10 +154,10 @@ class Watched(Activation):
     def lost(self, execution):
         return self._keep(super().lost(execution))
 
-    def failed(self, execution, branch, output):
+    def failed(self, executions, branch, output):
         self.failures[len(self.told)] = len(self.runs)
-        self.told.append((execution, shown(output), None))
-        return self._keep(super().failed(execution, branch, output))
+        self.told.append((executions[0], shown(output), None))
+        return self._keep(super().failed(executions, branch, output))
 
     def _keep(self, decisions):
         for each in decisions:

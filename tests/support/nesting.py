@@ -28,14 +28,26 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import wait
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from itertools import count
+from itertools import count as numbers
 from typing import Any
 
-import weft
 from killing import Mortal, MortalFile
-from weft import Command, Failed, InMemorySaver, Limit, NotStarted, Ok, ParallelExecutionError, RetryPolicy, StoreError
+
+import weft
+from weft import (
+    Cancelled,
+    Command,
+    Failed,
+    InMemorySaver,
+    Limit,
+    NotStarted,
+    Ok,
+    ParallelExecutionError,
+    RetryPolicy,
+    StoreError,
+)
 from weft.batch import as_node
 from weft.checkpoint.base import RecordKind, all_records
 from weft.compose import _Composed
@@ -45,6 +57,8 @@ from weft.testing import sleep, virtual_clock
 
 ALWAYS = 99  # attempts that fail
 NEVER = 1e6  # seconds: a timeout that is not reached
+MOST_LIVES = 60  # beside one for each question
+LONG = 20_000  # seconds, after which something stands still
 
 
 #: How much text all that the bodies of one workflow are given may be.
@@ -65,8 +79,8 @@ def plain(value: Any) -> Any:
         return ["ok", plain(value.value)]
     if isinstance(value, Failed):
         return ["failed", said(value.error)]
-    if isinstance(value, NotStarted):
-        return ["not started"]
+    if isinstance(value, NotStarted | Cancelled):
+        return ["not started" if isinstance(value, NotStarted) else "cancelled"]
     if isinstance(value, Mapping):
         return {str(key): plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
@@ -119,7 +133,7 @@ class Body:
     name: str
     parts: tuple[Any, ...] = ()
     form: str = "task"
-    way: str = "chain"  # or fan (at once), twice (the same call again), catch, map
+    way: str = "chain"  # or fan (at once), twice (the same call again), many (other values, in any order), catch, map
     via: str = "invoke"  # or plain (as its style is called), stream
     is_async: bool = True
     fails: int = 0
@@ -262,6 +276,13 @@ STYLE = {
 }  # fmt: skip
 
 
+def style_of(spec: Any) -> str:
+    """The style that it is written in; what is there only to make its input does not count."""
+    if isinstance(spec, Seq) and len(spec.parts) == 2 and isinstance(spec.parts[1], Each | Net | Walk):
+        return STYLE[type(spec.parts[1])]
+    return STYLE[type(spec)]
+
+
 def key_of(spec: Any) -> str:
     """What the parts round it call it."""
     return key_of(spec.parts[-1]) if isinstance(spec, Seq) and spec.is_bare else spec.name
@@ -323,7 +344,15 @@ class Plan:
 
 LEAF_FORMS = ("task", "task", "node", "function", "entrypoint")
 WORKS = ("Node", "BatchNode", "ParallelBatchNode", "AsyncNode", "AsyncBatchNode", "AsyncParallelBatchNode")
-WALKS = ("Flow", "Flow", "AsyncFlow", "BatchFlow", "AsyncBatchFlow", "ParallelBatchFlow", "AsyncParallelBatchFlow")
+WALKS = (
+    "Flow",
+    "Flow",
+    "AsyncFlow",
+    "BatchFlow",
+    "AsyncBatchFlow",
+    "ParallelBatchFlow",
+    "AsyncParallelBatchFlow",
+)
 ASYNC_ENTRIES = ("ainvoke", "astream", "asubmit", "own_async")
 SYNC_ENTRIES = ("invoke", "stream", "submit", "own")
 
@@ -348,8 +377,8 @@ class Draw:
     def plan(self, *, depth: int | None = None, store: str | None = None) -> Plan:
         """A whole one."""
         rng = self.rng
-        is_deep = depth is None and rng.random() < 0.06
-        depth = depth or (rng.choice([10, 30]) if is_deep else rng.choice([2, 3, 3, 4]))
+        depth = depth or (rng.choice([10, 30]) if rng.random() < 0.06 else rng.choice([2, 3, 3, 4]))
+        is_deep = depth > 4
         takes = rng.choice(["number", "dict"])
         tree = self.part(takes, depth, is_thin=is_deep, is_top=True)
         store = rng.choice(["", "memory"]) if store is None else store
@@ -382,7 +411,17 @@ class Draw:
         """
         if depth <= 0 or not is_top and not is_thin and self.rng.random() < 0.12:
             return self.leaf()
-        kinds = [self.body, self.par, self.seq, self.choose, self.each, self.net, self.net, self.walk, self.walk]
+        kinds = [
+            self.body,
+            self.par,
+            self.seq,
+            self.choose,
+            self.each,
+            self.net,
+            self.net,
+            self.walk,
+            self.walk,
+        ]
         if not is_thin:
             kinds += [self.again, self.par, self.body]
         kind = self.rng.choice(kinds)
@@ -393,7 +432,12 @@ class Draw:
         count = max(least, 1 if deep.is_thin and self.rng.random() < 0.8 else self.rng.randint(least, most))
         deepest = self.rng.randrange(count)
         return tuple(
-            self.part(takes, deep.depth if not deep.is_thin or n == deepest else 0, is_thin=deep.is_thin, alone=deep.alone)
+            self.part(
+                takes,
+                deep.depth if not deep.is_thin or n == deepest else 0,
+                is_thin=deep.is_thin,
+                alone=deep.alone,
+            )
             for n in range(count)
         )
 
@@ -448,7 +492,7 @@ class Draw:
 
     def body(self, takes: str, deep: _Deep) -> Body:
         rng = self.rng
-        way = rng.choice(["chain", "chain", "fan", "fan", "twice", "catch", "map"])
+        way = rng.choice(["chain", "chain", "fan", "fan", "twice", "many", "catch", "map"])
         if way == "chain":
             parts = self.chain(takes, deep)
         elif way == "catch":
@@ -468,7 +512,11 @@ class Draw:
 
     def par(self, takes: str, deep: _Deep) -> Par:
         rng = self.rng
-        policy = "fail_fast" if deep.is_thin else rng.choice(["fail_fast"] * 4 + ["collect", "tolerate", "need", "race"])
+        policy = (
+            "fail_fast"
+            if deep.is_thin
+            else rng.choice(["fail_fast"] * 4 + ["collect", "tolerate", "need", "race"])
+        )
         width = rng.choice([None, None, 1, 2])
         parts = self.parts(takes, deep)
         if policy in ("collect", "tolerate", "race"):
@@ -505,7 +553,8 @@ class Draw:
             parts = self.chain(item, inner)
         else:
             parts = (self.part(item, inner.depth, is_thin=deep.is_thin, alone=False),)
-        each = Each(self.name("m"), parts, policy, rng.choice([None, 1, 2]))
+        width = rng.choice([None, 1, 2])
+        each = Each(self.name("m"), parts, policy, width)
         return Seq(self.name("s"), (items, each))
 
     # Graphs
@@ -515,7 +564,9 @@ class Draw:
         net = Net(self.name("g"), self.way(deep, has_state), has_state, self.sometimes())
         return net if takes == "dict" else Seq(self.name("s"), (self.leaf(gives="dict"), net))
 
-    def way(self, deep: _Deep, has_state: bool, *, above: tuple[str, ...] = (), most: int = 3) -> tuple[Any, ...]:
+    def way(
+        self, deep: _Deep, has_state: bool, *, above: tuple[str, ...] = (), most: int = 3
+    ) -> tuple[Any, ...]:
         """Nodes one after the other; ``above`` are keys that are there, and that this may write."""
         rng = self.rng
         found: list[Any] = []
@@ -555,7 +606,14 @@ class Draw:
         ways = []
         for number in range(rng.randint(2, 3)):
             above = keys if number == 0 else ()  # one branch alone may write what was there before
-            ways.append(self.way(inner if not deep.is_thin or number == 0 else _Deep(0, True, deep.alone), has_state, above=above, most=2))
+            ways.append(
+                self.way(
+                    inner if not deep.is_thin or number == 0 else _Deep(0, True, deep.alone),
+                    has_state,
+                    above=above,
+                    most=2,
+                )
+            )
         policy = "fail_fast"
         if not deep.is_thin and self.sometimes(0.25):
             policy, failing = "collect", self.failing(inner)
@@ -585,7 +643,9 @@ class Draw:
         inner = _Deep(deep.depth - 1, deep.is_thin, deep.alone)
         if is_shared or kind < 0.6:
             return self.walk("dict", inner, is_shared=is_shared, is_inner=True)
-        return self.part("dict", rng.choice([inner.depth, deep.depth]), is_thin=deep.is_thin, alone=deep.alone)
+        return self.part(
+            "dict", rng.choice([inner.depth, deep.depth]), is_thin=deep.is_thin, alone=deep.alone
+        )
 
     def work(self, deep: _Deep) -> Work:
         rng = self.rng
@@ -680,6 +740,8 @@ class Model:
             return given
         if spec.way == "fan":
             return [self.value(part, given) for part in spec.parts]
+        if spec.way == "many":
+            return [self.value(spec.parts[0], each) for each in many(given)]
         if spec.way == "catch":
             try:
                 return [self.value(part, given) for part in spec.parts]
@@ -761,7 +823,9 @@ class Model:
                 found = self.value(each, dict(place.flow))
                 new = found if isinstance(found, Mapping) else {key_of(each): found}
                 place.flow |= {
-                    name: value for name, value in new.items() if name not in place.flow or place.flow[name] != value
+                    name: value
+                    for name, value in new.items()
+                    if name not in place.flow or place.flow[name] != value
                 }
 
     def stands(self, spec: Reader, place: _Place) -> int:
@@ -793,7 +857,11 @@ class Model:
                 assert spec.policy == "collect"
                 written[name_of_first(way)] = ["failed", failed.error]
                 continue
-            written |= {name: value for name, value in branch.flow.items() if name not in before or before[name] != value}
+            written |= {
+                name: value
+                for name, value in branch.flow.items()
+                if name not in before or before[name] != value
+            }
             ends.append(branch.state)
         place.flow |= written
         _merge_states(state, _copied(state), ends)
@@ -881,6 +949,11 @@ def made_of(spec: Leaf, number: int) -> Any:
         "numbers": several,
         "dicts": [{spec.name: each} for each in several],
     }[spec.gives]
+
+
+def many(given: Any) -> list[Any]:
+    """Several values, made of one."""
+    return [{**given, "at": n} if isinstance(given, Mapping) else [given, n] for n in range(3)]
 
 
 def left_of(spec: Again, given: Any) -> int:
@@ -1018,7 +1091,8 @@ class World:
         self.life = 0
 
     def naps(self) -> float:
-        return self.unit * self.luck.choice([0, 0.1, 0.5, 1]) if self.unit else 0.0
+        # Less than the grace of a run, after which a sync body is given up and counts no longer.
+        return self.unit * self.luck.choice([0, 0.1, 0.5, 0.9]) if self.unit else 0.0
 
     def problem(self, text: str) -> None:
         with self.lock:
@@ -1084,7 +1158,6 @@ class Gauges:
             if call.parent.step.name in self.blocks:
                 found[(id(call.parent), id(call))] = 1
             call = call.parent
-        self._names = {id(call): call.step.name for call in ()}
         return found
 
     def exceeded(self, places: Mapping[tuple[int, int], int]) -> Iterator[str]:
@@ -1173,7 +1246,9 @@ class Builder:
     def function(self, spec: Any, fn: Any) -> Any:
         """The function in its form."""
         fn.__name__ = fn.__qualname__ = spec.name
-        retry = RetryPolicy(max_attempts=spec.attempts, initial_interval=self.world.unit, jitter=False, retry_on=Boom)
+        retry = RetryPolicy(
+            max_attempts=spec.attempts, initial_interval=self.world.unit, jitter=False, retry_on=Boom
+        )
         limits = [self.gauges.limits[n] for n in getattr(spec, "limits", ())]
         timeout = NEVER if getattr(spec, "has_timeout", False) else None
         if spec.form == "function":
@@ -1186,7 +1261,7 @@ class Builder:
 
     def body(self, spec: Body) -> Any:
         parts = [self.as_workflow(part) for part in spec.parts]
-        calls = _Calls(spec, parts)
+        calls = _Calls(spec, parts, self.world)
 
         def begins(value):
             mine = self.world.begins(spec.name)
@@ -1340,7 +1415,9 @@ class Builder:
 
         fn: Any = body if spec.is_async else sync_body
         fn.__signature__ = signature(spec.reads, spec.takes_state)
-        retry = RetryPolicy(max_attempts=spec.attempts, initial_interval=self.world.unit, jitter=False, retry_on=Boom)
+        retry = RetryPolicy(
+            max_attempts=spec.attempts, initial_interval=self.world.unit, jitter=False, retry_on=Boom
+        )
         return (weft.node if then is None else weft.router)(name=spec.name, retry=retry)(fn)
 
     def add_fork(self, graph: Any, spec: Fork, before: str | None) -> str:
@@ -1487,9 +1564,10 @@ UNUSED = _Refuses()
 class _Calls:
     """How a body calls its parts."""
 
-    def __init__(self, spec: Body, parts: list[Any]) -> None:
+    def __init__(self, spec: Body, parts: list[Any], world: World) -> None:
         self.spec = spec
         self.parts = parts
+        self.world = world
 
     # In an async body
 
@@ -1503,12 +1581,18 @@ class _Calls:
             return await asyncio.gather(*(self.one(part, value) for part in parts))
         if spec.way == "map":
             return await weft.amap(parts[0], [value, value])
+        if spec.way == "many":
+            return await asyncio.gather(*(self.later(parts[0], each) for each in many(value)))
         if spec.way == "twice":
             return [await self.one(parts[0], value), await self.one(parts[0], value)]
         try:
             return [await self.one(part, value) for part in parts]
         except (Boom, ParallelExecutionError) as error:
             return ["caught", said(error)]
+
+    async def later(self, part: Any, value: Any) -> Any:
+        await asyncio.sleep(self.world.naps())
+        return await self.one(part, value)
 
     async def one(self, part: Any, value: Any) -> Any:
         via = self.spec.via
@@ -1541,6 +1625,11 @@ class _Calls:
             return [future.result() for future in futures]
         if spec.way == "map":
             return weft.map(parts[0], [value, value])
+        if spec.way == "many":
+            begun = [(number, each) for number, each in enumerate(many(value))]
+            self.world.luck.shuffle(begun)
+            futures = {number: self.begun(0, parts[0], each) for number, each in begun}
+            return [futures[number].result() for number in sorted(futures)]
         if spec.way == "twice":
             return [self.sync_one(parts[0], value), self.sync_one(parts[0], value)]
         try:
@@ -1624,7 +1713,8 @@ class Story:
             return self.once(None, plan.given)
         self.memory = Mortal()
         given: Any = plan.given
-        for number in range(60):
+        number = -1
+        while (number := number + 1) < MOST_LIVES + self.questions:
             self.world.life = number
             store = self.opened()
             is_mortal = number < len(plan.commits)
@@ -1667,7 +1757,9 @@ class Story:
         before = Counter(self.world.done)
         again = self.once(store, self.plan.given)
         if shown(again) != shown(found):
-            self.world.problem(f"a finished run gives something else: {shown(again)}\n instead of {shown(found)}")
+            self.world.problem(
+                f"a finished run gives something else: {shown(again)}\n instead of {shown(found)}"
+            )
         if self.world.done != before:
             self.world.problem(f"a finished run has run again: {self.world.done - before}")
         twice = [name for name, times in counted(store).items() if times > 1]
@@ -1728,14 +1820,18 @@ class Story:
 
 
 def _first(found: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name[:150]}: {times[0]} times, not {times[1]}" for name, times in [*found.items()][:3])
+    return ", ".join(
+        f"{name[:150]}: {times[0]} times, not {times[1]}" for name, times in [*found.items()][:3]
+    )
 
 
 def counted(store: Any) -> Counter[str]:
     """The recorded outcomes of calls, by id."""
     if not store.find("r"):
         return Counter()
-    return Counter(f"r:{each.identity.hex()}" for each in all_records(store, "r") if each.kind is RecordKind.OK)
+    return Counter(
+        f"r:{each.identity.hex()}" for each in all_records(store, "r") if each.kind is RecordKind.OK
+    )
 
 
 def recorded(store: Any) -> set[str]:
@@ -1765,7 +1861,10 @@ class Life:
     async def watched(self) -> Any:
         """What it gives; nothing of it is left on the loop."""
         try:
-            return await self.on_loop()
+            async with asyncio.timeout(LONG):
+                return await self.on_loop()
+        except TimeoutError as error:
+            raise AssertionError(f"it does not end in {LONG} s") from error
         finally:
             await asyncio.sleep(0)  # for tasks that were cancelled before they began
             left = asyncio.all_tasks() - {asyncio.current_task()}
@@ -1949,7 +2048,7 @@ def shrunk(plan: Plan, kind: str, *, seconds: float = 60.0, path: Any = None) ->
 def drawn(seed: int, **options: Any) -> Plan:
     """The plan of a number: the first that is not too big."""
     asks = random.Random(seed).random() < 0.4
-    for again in count():
+    for again in numbers():
         plan = replace(Draw(seed + again * 2**40, asks=asks).plan(**options), seed=seed)
         with suppress(TooBig):
             Model().value(plan.tree, plan.given)
@@ -1970,4 +2069,4 @@ def _quiet(value: Any) -> Any:
     return replace(value, **({**changed, "asks": False} if "asks" in changed else changed))  # type: ignore[type-var]
 
 
-__all__ = ["Builder", "Draw", "Model", "Plan", "Story", "described", "description", "drawn", "nullcontext", "shrunk", "told"]
+__all__ = ["Builder", "Draw", "Model", "Plan", "Story", "described", "description", "drawn", "shrunk", "told"]

@@ -38,6 +38,7 @@ class RecordKind(Enum):
     QUESTION = "question"  # a body asked; value: the question
     ANSWER = "answer"  # somebody answered; value: the answer
     WITHDRAWN = "withdrawn"  # nobody need answer this question any more
+    KEPT = "kept"  # what a run remembers under the name in `step`, of which the last counts; value: what
 
 
 class Record(Struct, frozen=True, gc=False):
@@ -123,6 +124,7 @@ class Checkpointer(Protocol):
 
     codec: Codec
     instant: bool  # a commit takes no time worth a thread of its own
+    lease: float  # seconds of silence after which others take over what this object has open; see `beat`
 
     def open(self, request: OpenRun) -> RunRow:
         """Create the run, or take it over from nobody or a dead owner, with a higher ``fence``.
@@ -131,8 +133,10 @@ class Checkpointer(Protocol):
         ``fence`` and ``status``, so that the caller can compare workflow and input.
 
         Raises:
-            RunBusyError: Its owner is alive.
-            ThreadBusy: Another run of the thread has a living owner.
+            RunBusyError: Its owner is alive, or nobody can tell yet. Its ``retry_after`` is the number of seconds
+                after which another call of this object can tell whether that owner has gone silent; None when
+                waiting tells nothing, as it is this very object that has the run open.
+            ThreadBusy: Another run of the thread has such an owner.
             RunNotFoundError: There is no such run and ``request.input`` is None.
             RunMismatchError: The run was recorded for another workflow, thread or input; nothing changed.
         """
@@ -140,6 +144,15 @@ class Checkpointer(Protocol):
 
     def commit(self, writes: Sequence[Write]) -> set[str]:
         """Make all writes durable in one transaction; the ids of runs whose fence was refused."""
+        ...
+
+    def beat(self) -> None:
+        """Say that the owner of what this object has open is alive; cheap, and nothing when nothing is open.
+
+        It is called at least every ``lease / 4`` seconds by the one who has runs open. Others take a run over when
+        its owner has ended, at once, or when it has not beaten for its ``lease`` by their own monotonic clock. A
+        commit may count as a beat. An ``instant`` store need do nothing.
+        """
         ...
 
     def release(self, run_id: str, fence: int) -> None:

@@ -1,28 +1,35 @@
 """The types of the standard library that the codec knows: how each is written, how it is read.
 
-A type is added by one function for each way and a line in each of the two tables at the end.
+A type is added by one function for each way and a line in each of the two tables at the end. What is read is
+of exactly the types that were written: a constructor that was given something else might ask it to convert
+itself, which is code, or take long.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import re
+import zoneinfo
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from fractions import Fraction
+from functools import cache, lru_cache
 from itertools import chain, islice
-from pathlib import PosixPath, PurePath, PurePosixPath, PureWindowsPath, WindowsPath
+from math import gcd
+from pathlib import Path, PosixPath, PurePath, PurePosixPath, PureWindowsPath, WindowsPath
 from types import EllipsisType
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from msgspec import Raw
-from msgspec.msgpack import Ext
+from msgspec.msgpack import Decoder, Ext
 
 from weft.checkpoint.wire import (
+    LARGE,
+    MANY,
     Reader,
     ReadTable,
     Refusal,
@@ -32,9 +39,15 @@ from weft.checkpoint.wire import (
     extension,
     pack,
     short_repr,
+    too_alike,
 )
+from weft.core.graph_state import NotingDict, NotingList
+from weft.errors import CorruptDataError
 
-ALWAYS_ATOMS: frozenset[type] = frozenset({type(None), bool, float, bytes})
+AnyCollection = TypeVar("AnyCollection", bound=Collection[Any])
+Exact = TypeVar("Exact")
+
+ALWAYS_ATOMS: frozenset[type] = frozenset({type(None), bool, float})
 USUAL_ATOMS = ALWAYS_ATOMS | {int, str}
 
 FACTORIES: dict[str, Callable[[], object] | None] = {
@@ -63,7 +76,17 @@ _IPS: dict[str, Callable[[str], object]] = {
         ipaddress.IPv6Interface,
     )
 }
-_ZONE_KEY = re.compile(r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*")
+_ZONE_KEY = re.compile(r"[A-Za-z0-9_+-]{1,40}(/[A-Za-z0-9_+-]{1,40}){0,4}")
+_LONGEST_ADDRESS = 1_000
+_LONGEST_KEY = 10_000  # of a key that is shown as text
+_CHECKED_BITS = 2**12  # of a fraction: looking for common factors of numbers of a million bits takes seconds
+
+
+def _all(kind: type[Exact], count: int, items: list[Any]) -> list[Exact]:
+    """The items, if they are so many of exactly this type."""
+    if len(items) != count or set(map(type, items)) != {kind}:
+        raise CorruptDataError(f"something else was recorded where {count} {kind.__name__} should be")
+    return items
 
 
 # How an item of a container is named in a path.
@@ -114,7 +137,13 @@ def _read_str(r: Reader, payload: memoryview) -> str:
     return str(payload, "utf-8", "surrogatepass")
 
 
+def _write_bytes(w: Writer, value: bytes) -> bytes:
+    w.weigh(len(value))
+    return value
+
+
 def _write_bytearray(w: Writer, value: bytearray) -> Ext:
+    w.weigh(len(value))
     return Ext(Tag.BYTEARRAY, bytes(value))
 
 
@@ -127,7 +156,8 @@ def _write_complex(w: Writer, value: complex) -> Ext:
 
 
 def _read_complex(r: Reader, payload: memoryview) -> complex:
-    return complex(*r.items(payload))
+    real, imaginary = _all(float, 2, r.items(payload))
+    return complex(real, imaginary)
 
 
 def _write_ellipsis(w: Writer, value: EllipsisType) -> Ext:
@@ -151,8 +181,13 @@ def _write_fraction(w: Writer, value: Fraction) -> Ext:
 
 
 def _read_fraction(r: Reader, payload: memoryview) -> Fraction:
-    numerator, denominator = r.items(payload)
-    return Fraction(numerator, denominator)
+    numerator, denominator = _all(int, 2, r.items(payload))
+    small = max(numerator.bit_length(), denominator.bit_length()) <= _CHECKED_BITS
+    if denominator <= 0 or (small and gcd(numerator, denominator) != 1):
+        raise CorruptDataError("no fraction in its lowest terms")
+    made: Any = object.__new__(Fraction)  # its constructor would look for common factors, however large
+    made._numerator, made._denominator = numerator, denominator
+    return made
 
 
 def _write_uuid(w: Writer, value: UUID) -> Ext:
@@ -171,18 +206,21 @@ def _write_path(w: Writer, value: PurePath) -> Ext:
 
 
 def _read_path(r: Reader, payload: memoryview) -> PurePath:
-    name, text = r.items(payload)
+    name, text = _all(str, 2, r.items(payload))
     return _PATHS[name](text)
 
 
 def _write_ip(w: Writer, value: object) -> Ext:
-    return extension(Tag.IP, [type(value).__name__, w.write(str(value))])
+    text = str(value)
+    if len(text) > _LONGEST_ADDRESS:
+        raise Refusal("is an address with a scope of too many characters; return str(address)")
+    return extension(Tag.IP, [type(value).__name__, w.write(text)])
 
 
 def _read_ip(r: Reader, payload: memoryview) -> object:
-    name, text = r.items(payload)
-    if type(text) is not str:  # an integer is an address too, but not one that was written
-        raise TypeError(text)
+    name, text = _all(str, 2, r.items(payload))
+    if len(text) > _LONGEST_ADDRESS:
+        raise CorruptDataError(f"an IP address of {len(text)} characters")
     return _IPS[name](text)
 
 
@@ -206,7 +244,8 @@ def _write_set(w: Writer, value: set[object]) -> Ext:
 
 
 def _read_set(r: Reader, payload: memoryview) -> set[object]:
-    return set(r.items(payload))
+    members = _unlike(r.items(payload))
+    return _all_of(set(members), members)
 
 
 def _write_frozenset(w: Writer, value: frozenset[object]) -> Ext:
@@ -214,35 +253,72 @@ def _write_frozenset(w: Writer, value: frozenset[object]) -> Ext:
 
 
 def _read_frozenset(r: Reader, payload: memoryview) -> frozenset[object]:
-    return frozenset(r.items(payload))
+    members = _unlike(r.items(payload))
+    return _all_of(frozenset(members), members)
 
 
 def _sorted_members(w: Writer, value: set[object] | frozenset[object]) -> list[Raw]:
+    _refuse_alike(value)
     return [Raw(packed) for packed in sorted(map(pack, w.items(value, value, _a_member)))]
 
 
+def _refuse_alike(keys: Collection[object]) -> None:
+    if too_alike(keys):
+        raise Refusal("has too many keys or members that share one hash; return them as a list")
+
+
+def _unlike(keys: list[Any]) -> list[Any]:
+    if too_alike(keys):
+        raise CorruptDataError("too many keys or members that share one hash")
+    return keys
+
+
+def _all_of(made: AnyCollection, keys: Collection[object]) -> AnyCollection:
+    if len(made) != len(keys):
+        raise CorruptDataError("the same key or member twice")
+    return made
+
+
 def _write_dict(w: Writer, value: dict[Any, object]) -> Any:
-    atoms = w.atoms
     # Without str among the atoms a key may have a lone surrogate, which only pairs can hold.
-    if str not in atoms or not set(map(type, value)) <= {str}:
+    if str not in w.atoms or not set(map(type, value)) <= {str}:
         return extension(Tag.DICT, _pairs(w, value))
+    w.count += len(value) + 1
+    if w.count > w.alert or len(value) > LARGE:
+        w.look(len(value) + 1, value)
+    if len(value) > MANY and w.plain(value.values()):
+        w.weigh(sum(map(len, value)))
+        return value.copy()
+    atoms, text = w.atoms, w.text
     out: dict[str, Any] = {}
+    size = 0
     try:
         for key, item in value.items():
-            out[key] = item if type(item) in atoms else w.write(item)
+            kind = type(item)
+            if kind is text:
+                size += len(item)  # type: ignore[arg-type] # it is a str
+                out[key] = item
+            elif kind in atoms:
+                out[key] = item
+            else:
+                out[key] = w.write(item)
     except Refusal as refusal:
         refusal.trail.append((value, _at_key(value, len(out))))
         raise
+    if size:
+        w.weigh(size)
     return out
 
 
 def _pairs(w: Writer, value: Mapping[Any, object]) -> list[Any]:
-    return w.items(chain.from_iterable(value.items()), value, _in_pairs)
+    _refuse_alike(value)
+    flat = list(chain.from_iterable(value.items()))
+    return w.items(flat, value, _in_pairs)
 
 
 def _unpaired(flat: list[Any]) -> dict[Any, Any]:
-    each = iter(flat)
-    return dict(zip(each, each, strict=True))
+    keys = _unlike(flat[::2])
+    return _all_of(dict(zip(keys, flat[1::2], strict=True)), keys)
 
 
 def _read_dict(r: Reader, payload: memoryview) -> dict[object, object]:
@@ -278,7 +354,13 @@ def _write_default_dict(w: Writer, value: defaultdict[object, object]) -> Ext:
 
 def _read_default_dict(r: Reader, payload: memoryview) -> defaultdict[object, object]:
     name, *flat = r.items(payload)
-    return defaultdict(FACTORIES[name], _unpaired(flat))
+    return defaultdict(_factory(name), _unpaired(flat))
+
+
+def _factory(name: object) -> Callable[[], object] | None:
+    if type(name) is not str or name not in FACTORIES:
+        raise CorruptDataError("no factory of a defaultdict is known by what was recorded")
+    return FACTORIES[name]
 
 
 def _write_deque(w: Writer, value: deque[object]) -> Ext:
@@ -287,6 +369,8 @@ def _write_deque(w: Writer, value: deque[object]) -> Ext:
 
 def _read_deque(r: Reader, payload: memoryview) -> deque[object]:
     maxlen, *items = r.items(payload)
+    if maxlen is not None and (type(maxlen) is not int or maxlen < len(items)):
+        raise CorruptDataError("a deque longer than its maxlen")
     return deque(items, maxlen)
 
 
@@ -295,7 +379,7 @@ def _write_range(w: Writer, value: range) -> Ext:
 
 
 def _read_range(r: Reader, payload: memoryview) -> range:
-    start, stop, step = r.items(payload)
+    start, stop, step = _all(int, 3, r.items(payload))
     return range(start, stop, step)
 
 
@@ -310,6 +394,15 @@ def _read_slice(r: Reader, payload: memoryview) -> slice:
 
 # Dates and times
 
+_INTS = frozenset({int})
+_ZONES = (type(None), timezone, ZoneInfo)
+_date_parts = Decoder(tuple[int, int, int]).decode
+
+
+def _check_clock(numbers: list[int], zone: object) -> None:
+    if not _INTS.issuperset(map(type, numbers)) or type(zone) not in _ZONES:
+        raise CorruptDataError("something else was recorded where a time and its zone should be")
+
 
 def _write_datetime(w: Writer, value: datetime) -> Ext:
     day = [value.year, value.month, value.day]
@@ -318,7 +411,10 @@ def _write_datetime(w: Writer, value: datetime) -> Ext:
 
 
 def _read_datetime(r: Reader, payload: memoryview) -> datetime:
-    year, month, day, hour, minute, second, microsecond, fold, zone = r.items(payload)
+    parts = r.items(payload)
+    zone = parts.pop()
+    _check_clock(parts, zone)
+    year, month, day, hour, minute, second, microsecond, fold = parts
     return datetime(year, month, day, hour, minute, second, microsecond, zone, fold=fold)
 
 
@@ -327,7 +423,8 @@ def _write_date(w: Writer, value: date) -> Ext:
 
 
 def _read_date(r: Reader, payload: memoryview) -> date:
-    return date(*r.items(payload))
+    year, month, day = _date_parts(payload)
+    return date(year, month, day)
 
 
 def _write_time(w: Writer, value: time) -> Ext:
@@ -336,7 +433,10 @@ def _write_time(w: Writer, value: time) -> Ext:
 
 
 def _read_time(r: Reader, payload: memoryview) -> time:
-    hour, minute, second, microsecond, fold, zone = r.items(payload)
+    parts = r.items(payload)
+    zone = parts.pop()
+    _check_clock(parts, zone)
+    hour, minute, second, microsecond, fold = parts
     return time(hour, minute, second, microsecond, zone, fold=fold)
 
 
@@ -345,7 +445,8 @@ def _write_timedelta(w: Writer, value: timedelta) -> Ext:
 
 
 def _read_timedelta(r: Reader, payload: memoryview) -> timedelta:
-    return timedelta(*r.items(payload))
+    days, seconds, microseconds = _date_parts(payload)
+    return timedelta(days, seconds, microseconds)
 
 
 def _write_timezone(w: Writer, value: timezone) -> Ext:
@@ -355,21 +456,49 @@ def _write_timezone(w: Writer, value: timezone) -> Ext:
 
 
 def _read_timezone(r: Reader, payload: memoryview) -> timezone:
-    return timezone(*r.items(payload))
+    offset, *name = r.items(payload)
+    if type(offset) is not timedelta or list(map(type, name)) not in ([], [str]):
+        raise CorruptDataError("no offset and name of a time zone")
+    return timezone(offset, *name)
 
 
 def _write_zone_info(w: Writer, value: ZoneInfo) -> Ext:
-    if not value.key:
-        raise Refusal("is a ZoneInfo without a key; use ZoneInfo('Area/City')")
+    try:
+        value.__reduce__()
+    except Exception:  # PicklingError: it is from a file of the program's, whatever it says its key is
+        raise Refusal("is a ZoneInfo that was read from a file; use ZoneInfo('Area/City')") from None
+    if not _ZONE_KEY.fullmatch(value.key):
+        raise Refusal(f"is a ZoneInfo whose key {short_repr(value.key)} is no 'Area/City'")
     return Ext(Tag.ZONE_INFO, value.key.encode())
 
 
 def _read_zone_info(r: Reader, payload: memoryview) -> ZoneInfo:
-    key = str(payload, "ascii")
-    # ZoneInfo may look into the package tzdata, by a module name made from the key: no dots, no empty parts.
+    return ZoneInfo(_key_of_zone(str(payload, "ascii")))
+
+
+@lru_cache(maxsize=1_000)
+def _key_of_zone(key: str) -> str:
+    """The key, if there is such a zone.
+
+    ``ZoneInfo`` would open files that are named by the key, and then import by a name made from it, below the
+    package tzdata. So nothing is given to it but what is known to be a zone; the rest is never looked for.
+    """
     if not _ZONE_KEY.fullmatch(key):
-        raise ValueError(f"no key of a time zone: {key!r}")
-    return ZoneInfo(key)
+        raise CorruptDataError(f"no key of a time zone: {short_repr(key)}")
+    if not any(Path(folder, key).is_file() for folder in zoneinfo.TZPATH) and key not in _zones_of_tzdata():
+        raise CorruptDataError(f"no time zone is known here as {short_repr(key)}")
+    return key
+
+
+@cache
+def _zones_of_tzdata() -> frozenset[str]:
+    """The zones that the package tzdata lists, which systems without zones of their own need."""
+    from importlib.resources import files  # noqa: PLC0415 - costs more than all of this module
+
+    try:
+        return frozenset((files("tzdata") / "zones").read_text("utf-8").split())
+    except (ImportError, OSError):
+        return frozenset()
 
 
 # For display: members and keys may have become dicts, which cannot be hashed.
@@ -378,7 +507,7 @@ def _read_zone_info(r: Reader, payload: memoryview) -> ZoneInfo:
 def _describe_members(r: Reader, payload: memoryview) -> object:
     members = r.items(payload)
     try:
-        return set(members)
+        return set(_unlike(members))
     except TypeError:
         return members
 
@@ -392,29 +521,32 @@ def _describe_default_dict(r: Reader, payload: memoryview) -> dict[object, objec
 
 
 def _described_pairs(flat: list[Any]) -> dict[object, object]:
-    each = iter(flat)
-    return {_hashable(key): value for key, value in zip(each, each, strict=True)}
+    keys = _unlike([_hashable(key) for key in flat[::2]])
+    return dict(zip(keys, flat[1::2], strict=True))
 
 
 def _hashable(key: object) -> object:
     try:
         hash(key)
     except TypeError:
-        return repr(key)
+        return short_repr(key, _LONGEST_KEY)
     return key
 
 
 WRITERS: WriteTable = {
     int: _write_int,
     str: _write_str,
+    bytes: _write_bytes,
     bytearray: _write_bytearray,
     complex: _write_complex,
     EllipsisType: _write_ellipsis,
     list: _write_list,
+    NotingList: _write_list,
     tuple: _write_tuple,
     set: _write_set,
     frozenset: _write_frozenset,
     dict: _write_dict,
+    NotingDict: _write_dict,  # the state of a graph, which is a dict to everybody else
     deque: _write_deque,
     OrderedDict: _write_ordered_dict,
     Counter: _write_counter,

@@ -1,8 +1,14 @@
 """Turns values into bytes and back, exactly or not at all, and never runs code from the bytes.
 
 The format is msgpack with a closed set of extension types (:class:`weft.checkpoint.wire.Tag`). Nothing is
-imported, no ``__init__`` or hook such as ``__setstate__`` is called, and an application's classes are found
-only among those that it registered.
+imported, no ``__init__``, ``__new__``, validator or hook such as ``__setstate__`` is called, and an
+application's classes are found only among those that it registered; errors, of which any class that is loaded
+may be named, run no code of theirs at all. Two things happen that the bytes have a say in: what is a key or a
+member is hashed and compared, by its own class where that is a registered one; and for a time zone that exists
+its file is read.
+
+What is decoded is bounded by what was encoded: time and memory grow with the number of bytes and no faster,
+whoever wrote them.
 
 Where to look: ``wire`` is the walk, ``builtin_types`` the types of the standard library, ``shapes`` the
 application's types, ``errors_codec`` errors, ``hints`` the types that annotations name.
@@ -22,13 +28,17 @@ from weft.checkpoint.builtin_types import ALWAYS_ATOMS, USUAL_ATOMS
 from weft.checkpoint.shapes import Shape
 from weft.checkpoint.wire import (
     MAX_DEPTH,
+    MAX_SIZE,
+    NO_HARM,
     Reader,
     ReadTable,
     Refusal,
     UnknownTypeError,
     Writer,
     WriteTable,
+    check_bounds,
     pack,
+    short_repr,
 )
 from weft.core.outcome import (
     Cancelled,
@@ -62,8 +72,16 @@ class Codec:
 
     A value comes back equal and of the same type, or is refused when it is encoded. Known are the builtin
     types and those of ``collections``, ``datetime``, ``decimal``, ``fractions``, ``ipaddress``, ``pathlib``,
-    ``uuid`` and ``zoneinfo``; errors; and the application's types, once registered. Two references to one
-    object come back as two objects. All methods may be called from any thread.
+    ``uuid`` and ``zoneinfo``; errors; and the application's types, once registered.
+
+    Not kept is which objects are one: two references to one list come back as two equal lists, and a change
+    of one is not seen in the other (errors inside one error are the exception: they stay one object). A value
+    that contains itself is refused, and so is one that meets the same objects so often that it would be very
+    much larger in the store than in memory. The order of dicts is kept; so is the type of a key among keys
+    that are equal, such as ``1``, ``True`` and ``1.0``.
+
+    Refused is also what is nested more than 200 levels deep or takes more than 512 MiB.
+    All methods may be called from any thread.
 
     Args:
         types: Application types to register.
@@ -123,7 +141,7 @@ class Codec:
         except MemoryError:
             raise
         except Exception as error:  # a property of a user's class raised, or another thread changed the value
-            raise UnstorableError(root, f"could not be read: {error!r}") from error
+            raise UnstorableError(root, f"could not be read: {short_repr(error, 300)}") from error
 
     def decode(self, data: bytes) -> object:
         """The value of the bytes.
@@ -185,9 +203,14 @@ class Codec:
 
     def _walk(self, value: object, lenient: bool) -> bytes:
         try:
-            return pack(Writer(self._writers, USUAL_ATOMS, lenient=lenient).write(value))
+            data = pack(Writer(self._writers, USUAL_ATOMS, lenient=lenient).write(value))
         except (OverflowError, UnicodeEncodeError):  # a huge int or a lone surrogate: too rare to look for
-            return pack(Writer(self._writers, ALWAYS_ATOMS, lenient=lenient).write(value))
+            data = pack(Writer(self._writers, ALWAYS_ATOMS, lenient=lenient).write(value))
+        if len(data) > MAX_SIZE:
+            raise Refusal(
+                f"takes {len(data)} bytes, more than {MAX_SIZE}; store it elsewhere and return where it is"
+            )
+        return data
 
     def _needs_none(self, cls: type) -> bool:
         return (
@@ -217,15 +240,21 @@ class Codec:
 def _decode(reader: Reader, data: bytes) -> object:
     try:
         try:
-            return reader.value(data)
+            return _checked(reader, data)
         except RecursionError:
-            return _on_a_fresh_stack(reader.value, data)
-    except CorruptDataError:
+            return _on_a_fresh_stack(_checked, reader, data)
+    except (CorruptDataError, MemoryError):
         raise
     except RecursionError:
         raise CorruptDataError(f"nested deeper than the {MAX_DEPTH} levels that are ever encoded") from None
     except Exception as error:  # bytes that nobody encoded may fail in any of the readers
-        raise CorruptDataError(f"no encoded value: {error!r}") from error
+        raise CorruptDataError(f"no encoded value: {short_repr(error, 300)}") from error
+
+
+def _checked(reader: Reader, data: bytes) -> object:
+    if len(data) > NO_HARM:
+        check_bounds(data)
+    return reader.value(data)
 
 
 def _on_a_fresh_stack(fn: Callable[..., T], *args: object) -> T:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import defaultdict
@@ -36,6 +37,7 @@ class InMemorySaver:
     """
 
     instant = True  # the engine may call from anywhere, there is nothing to wait for
+    lease = math.inf  # who has a run open is in this process, and alive as it is
 
     def __init__(self, codec: Codec | None = None) -> None:
         self.codec = codec or Codec()
@@ -74,6 +76,9 @@ class InMemorySaver:
                 else:
                     self._write(run, write, now)
         return refused
+
+    def beat(self) -> None:
+        """Do nothing: nobody waits for it."""
 
     def release(self, run_id: str, fence: int) -> None:
         """Give a run up without changing what it is: it stays RUNNING, and anybody may take it over."""

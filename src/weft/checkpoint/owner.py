@@ -1,28 +1,48 @@
 """Who owns a run: the rules that every store follows, and the lock that says an owner is alive.
 
-An owner is a store object in a process. It has a random id, and it holds a lock on a file of that name for
-as long as it lives. The operating system lets go of the lock when the process ends, however it ends, so a
-lock that can be taken is a dead owner, and its runs are free at once: there is no time to wait for, and a
-process that is only slow or stopped keeps what it has.
+An owner is a store object in a process. It has a random id (never a process id, which would be given out again),
+and it holds a lock of that name for as long as it lives: on a file beside a SQLite database, in the server of a
+Postgres one. The lock goes when the process ends, however it ends, so a lock that can be taken is a dead owner, and
+its runs are free at once.
+
+A process that has stopped without ending keeps its lock. So an owner also counts a number in the store up, its
+*beat*, while it has something open. Who wants a run of an owner that holds its lock looks at the beat, and looks
+again: when it has been the same for the *lease* of that owner, the run is taken over. How long that was, each
+observer measures on its own monotonic clock, from when it has itself first seen the beat; no time is ever compared
+with that of another machine or process, or with the time of day. An observer that sees a beat for the first time
+cannot tell, and says so (``retry_after``).
+
+Neither the lock nor the beat keeps two owners from writing: the *fence* does. A run has its owner's id and a number
+that grows with every owner, and both are checked in the transaction that writes. So whoever is wrongly taken for
+dead (its lock file was deleted, its connection was cut, its machine slept) loses its run, and writes nothing more.
 """
 
 from __future__ import annotations
 
 import errno
+import math
 import os
 import re
 import secrets
 import stat
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from weft.checkpoint.base import OpenRun, RunRow
-from weft.errors import RunBusyError, RunMismatchError, RunNotFoundError, StoreError, ThreadBusy
+from weft.errors import (
+    InputError,
+    RunBusyError,
+    RunMismatchError,
+    RunNotFoundError,
+    StoreError,
+    ThreadBusy,
+)
 
 # --- The rules --------------------------------------------------------------------------------------------
 
@@ -51,14 +71,26 @@ def run_not_found(run_id: str) -> RunNotFoundError:
     return RunNotFoundError(f"there is no run {shown(run_id)} in this store")
 
 
-def run_busy(run_id: str) -> RunBusyError:
-    return RunBusyError(
+def run_busy(run_id: str, retry_after: float = math.inf) -> RunBusyError:
+    """The run has an owner; ``retry_after`` seconds later, one can tell whether that one still beats."""
+    error = RunBusyError(
         f"run {shown(run_id)} has an owner that is still alive; wait for it, or cancel it there"
     )
+    return _with_retry_after(error, retry_after)
 
 
-def thread_busy(thread_id: str, run_id: str) -> ThreadBusy:
-    return ThreadBusy(f"run {shown(run_id)} of thread {shown(thread_id)} is still going on")
+def thread_busy(thread_id: str, run_id: str, retry_after: float = math.inf) -> ThreadBusy:
+    """Another run of the thread has an owner; ``retry_after`` as in :func:`run_busy`."""
+    error = ThreadBusy(f"run {shown(run_id)} of thread {shown(thread_id)} is still going on")
+    return _with_retry_after(error, retry_after)
+
+
+_Busy = TypeVar("_Busy", bound=RunBusyError)
+
+
+def _with_retry_after(error: _Busy, retry_after: float) -> _Busy:
+    vars(error)["retry_after"] = None if retry_after == math.inf else retry_after
+    return error
 
 
 def shown(name: str) -> str:
@@ -73,6 +105,81 @@ def _described(workflow: str, thread_id: str | None, input: bytes | None) -> str
     if input is not None:
         parts.append(f"input #{blake2b(input, digest_size=4).hexdigest()}")
     return ", ".join(parts)
+
+
+# --- The beat ---------------------------------------------------------------------------------------------
+
+#: Seconds for which an owner may be silent before others take over what it has.
+LEASE = 30.0
+
+#: The least share of its lease after which an owner beats again: it is not worth a write to say it more often.
+_BEATS = 8
+
+#: How many owners an observer remembers; those that it has looked at longest ago are forgotten first.
+_REMEMBERED = 1000
+
+
+def checked_lease(lease: float) -> float:
+    """A lease that is one.
+
+    Raises:
+        InputError: It is no positive number of seconds.
+    """
+    if isinstance(lease, bool) or not isinstance(lease, int | float) or not 0 < lease < math.inf:
+        raise InputError(f"lease is a number of seconds above 0, not {lease!r}")
+    return float(lease)
+
+
+class Pulse:
+    """The beat of an owner, as it counts it itself. Not thread-safe."""
+
+    def __init__(self, lease: float) -> None:
+        self.lease = lease
+        self._count = 0
+        self._last: float | None = None  # when, on the monotonic clock
+
+    def is_due(self) -> bool:
+        """Whether it is time to say again that this owner is alive."""
+        return self._last is None or time.monotonic() - self._last >= self.lease / _BEATS
+
+    def next(self) -> int:
+        """The number to write now; no number is given twice."""
+        self._count += 1
+        self._last = time.monotonic()
+        return self._count
+
+    def stop(self) -> None:
+        """The owner is one no more: the next one begins with a beat of its own."""
+        self._last = None
+
+
+class Others:
+    """What one observer has seen of the beats of other owners. Not thread-safe."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[int | None, float]] = {}  # the beat, and when it was first seen
+
+    def patience(self, owner: str, beat: int | None, lease: float, blocked: float = 0.0) -> float:
+        """For how many seconds more that owner may be silent; 0: it has been so for a whole lease.
+
+        ``beat`` is what is in the store now, None if there is nothing. For ``blocked`` seconds before that, nobody
+        could write to the store: that was no silence.
+        """
+        now = time.monotonic()
+        last = self._seen.pop(owner, None)
+        since = min(last[1] + blocked, now) if last is not None and last[0] == beat else now
+        self._seen[owner] = (beat, since)  # at the end: the others were looked at before
+        if len(self._seen) > _REMEMBERED:
+            del self._seen[next(iter(self._seen))]
+        return max(since + lease - now, 0.0)
+
+    def forget(self, owner: str) -> None:
+        """It is dead, or gone."""
+        self._seen.pop(owner, None)
+
+    def clear(self) -> None:
+        """Remember nothing."""
+        self._seen.clear()
 
 
 # --- The lock ---------------------------------------------------------------------------------------------

@@ -10,15 +10,17 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum, Flag
 from functools import cached_property, reduce
-from operator import or_
+from operator import attrgetter, or_
+from types import BuiltinFunctionType
 from typing import Any
 
 import msgspec
 from msgspec.msgpack import Ext
 
 from weft.checkpoint import hints
-from weft.checkpoint.builtin_types import FACTORIES, WRITERS
+from weft.checkpoint.builtin_types import FACTORIES
 from weft.checkpoint.wire import (
+    TEXT,
     Reader,
     ReadTable,
     Refusal,
@@ -27,7 +29,9 @@ from weft.checkpoint.wire import (
     Writer,
     extension,
     short_repr,
+    shortened,
     tag_of,
+    text_keys,
 )
 from weft.errors import CorruptDataError
 
@@ -69,11 +73,12 @@ class FieldShape(Shape):
         cached = {
             name for base in cls.__mro__ for name, at in vars(base).items() if isinstance(at, cached_property)
         }
+        self._all = _getter(self.names)
         # __orig_class__ is typing's note of Box[int]; a cached hash is true only in its own process
         self._left_out = {*fields, *cached, "__orig_class__", _CACHED_HASH}
 
     def write(self, w: Writer, value: Any) -> Ext:
-        values = w.items(self.values(value), value, self._label)
+        values = self._written(w, value)
         rest = self.rest(value)
         tail = [w.attributes(rest, value)] if rest else []
         return extension(Tag.OBJECT, [w.write(self.tag), self.names, *values, *tail])
@@ -85,13 +90,18 @@ class FieldShape(Shape):
             UnknownTypeError: The class has changed too much.
         """
         given = dict(zip(names, values, strict=True))
+        if names == self.names:
+            return self.build(given, rest)
         if unknown := given.keys() - self.fields.keys():
-            raise UnknownTypeError(f"{self.tag} has no field {', '.join(map(repr, sorted(unknown)))} here")
+            raise UnknownTypeError(f"{self.tag} has no field {short_repr(min(unknown))} here")
         return self.build({n: given[n] if n in given else self._default(n) for n in self.names}, rest)
 
     def values(self, value: Any) -> Iterable[object]:
-        """The values of the fields, in their order."""
-        return (_field(value, name) for name in self.names)
+        """The values of the fields, in their order; one that is not set is refused when it is its turn."""
+        try:
+            return self._all(value)
+        except AttributeError:
+            return (_field(value, name) for name in self.names)
 
     def rest(self, value: Any) -> dict[str, Any]:
         """State outside the fields."""
@@ -105,6 +115,15 @@ class FieldShape(Shape):
         if rest:
             vars(made).update(rest)
         return made
+
+    def _written(self, w: Writer, value: Any) -> list[Any]:
+        values: list[object] = []
+        try:
+            values += self.values(value)
+        except Refusal as refusal:
+            refusal.trail.append((value, self._label(value, len(values))))
+            raise
+        return w.items(values, value, self._label)
 
     def _default(self, name: str) -> object:
         make = self.fields[name]
@@ -173,12 +192,13 @@ class ModelShape(FieldShape):
     def build(self, fields: dict[str, Any], rest: dict[str, Any]) -> object:
         made: Any = object.__new__(self.cls)
         object.__setattr__(made, "__dict__", fields)
-        object.__setattr__(made, "__pydantic_fields_set__", set(rest["__pydantic_fields_set__"]))
+        object.__setattr__(made, "__pydantic_fields_set__", _a(set, rest["__pydantic_fields_set__"]))
         if not getattr(self.cls, "__pydantic_root_model__", False):
             keeps_extra = getattr(self.cls, "model_config", {}).get("extra") == "allow"
             extra = rest.get("__pydantic_extra__", {} if keeps_extra else None)
-            object.__setattr__(made, "__pydantic_extra__", extra)
-            object.__setattr__(made, "__pydantic_private__", rest.get("__pydantic_private__"))
+            private = rest.get("__pydantic_private__")
+            object.__setattr__(made, "__pydantic_extra__", None if extra is None else _a(dict, extra))
+            object.__setattr__(made, "__pydantic_private__", None if private is None else _a(dict, private))
         return made
 
 
@@ -192,7 +212,7 @@ class EnumShape(Shape):
         """The member of that name, or the combination of several."""
         known: Mapping[str, Any] = self.cls.__members__  # type: ignore[attr-defined] # an Enum
         if missing := [name for name in names if name not in known]:
-            raise UnknownTypeError(f"{self.tag} has no member {missing[0]!r} here")
+            raise UnknownTypeError(f"{self.tag} has no member {short_repr(missing[0])} here")
         if len(names) == 1:
             return known[names[0]]
         if not issubclass(self.cls, Flag):
@@ -208,7 +228,19 @@ class EnumShape(Shape):
         return names
 
 
+def _getter(names: Sequence[str]) -> Callable[[object], tuple[object, ...]]:
+    if len(names) > 1:
+        return attrgetter(*names)
+    return lambda value: tuple(getattr(value, name) for name in names)
+
+
 _CACHED_HASH = "_attrs_cached_hash"
+
+
+def _a(kind: type, state: object) -> object:
+    if type(state) is not kind:
+        raise CorruptDataError(f"a {type(state).__name__} was recorded where a {kind.__name__} should be")
+    return state
 
 
 def _field(value: object, name: str) -> object:
@@ -276,8 +308,8 @@ def _attrs(cls: Any) -> Shape | None:
 
 
 def _has_content(cls: Any) -> bool:
-    """Whether values have state outside attributes, or a way of their own to be recorded."""
-    return any(base in WRITERS or base is BaseException for base in cls.__mro__)
+    """Whether values have state outside attributes: then ``object.__new__`` cannot make one, nor is that all."""
+    return any(isinstance(vars(base).get("__new__"), BuiltinFunctionType) for base in cls.__mro__[:-1])
 
 
 def _simple(default: object, factory: object = None) -> Callable[[], object] | None:
@@ -303,7 +335,7 @@ def _read_object(r: Reader, payload: memoryview) -> object:
 
 
 def _read_enum(r: Reader, payload: memoryview) -> object:
-    tag, *names = r.items(payload)
+    tag, names = _enum_parts(r, payload)
     shape = _shape(r, tag)
     if not isinstance(shape, EnumShape):
         raise UnknownTypeError(f"{tag} was recorded as an enum, and is none here")
@@ -313,22 +345,32 @@ def _read_enum(r: Reader, payload: memoryview) -> object:
 def _shape(r: Reader, tag: str) -> Shape:
     shape = r.shapes.get(tag)
     if not isinstance(shape, Shape):
+        shown = shortened(tag)
         raise UnknownTypeError(
-            f"{tag} is no registered type; load its module and codec.register({_last_name(tag)})"
+            f"{shown} is no registered type; load its module and codec.register({shown.rpartition(':')[2]})"
         )
     return shape
 
 
-def _last_name(tag: str) -> str:
-    return tag.rpartition(":")[2]
-
-
 def _object_parts(r: Reader, payload: memoryview) -> tuple[str, list[str], list[object], dict[str, Any]]:
     tag, names, *values = r.items(payload)
-    rest = values.pop() if len(values) > len(names) else {}
-    if type(rest) is not dict:
-        raise TypeError(rest)
-    return tag, names, values, rest
+    _check_names(tag, names)
+    rest: Any = values.pop() if len(values) > len(names) else None
+    if rest is not None and not text_keys(rest):
+        raise CorruptDataError("the state outside the fields is no dict of names")
+    return tag, names, values, rest or {}
+
+
+def _enum_parts(r: Reader, payload: memoryview) -> tuple[str, list[str]]:
+    tag, *names = r.items(payload)
+    _check_names(tag, names)
+    return tag, names
+
+
+def _check_names(tag: object, names: object) -> None:
+    """Names that are text: whatever else they were would run code when they are compared or shown."""
+    if type(tag) is not str or type(names) is not list or not TEXT.issuperset(map(type, names)):
+        raise CorruptDataError("a type or its fields are not given by names")
 
 
 def _describe_object(r: Reader, payload: memoryview) -> dict[str, object]:
@@ -337,7 +379,7 @@ def _describe_object(r: Reader, payload: memoryview) -> dict[str, object]:
 
 
 def _describe_enum(r: Reader, payload: memoryview) -> dict[str, object]:
-    tag, *names = r.items(payload)
+    tag, names = _enum_parts(r, payload)
     return {"$type": tag, "name": "|".join(names)}
 
 

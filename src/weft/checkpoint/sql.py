@@ -2,7 +2,7 @@
 
 Names (of runs, threads, workflows and steps) are stored as their UTF-8 bytes: every string is a legal name,
 a lone surrogate and a NUL included, and comparing them is comparing bytes. Codes of statuses and kinds are
-in ``sqlite.py``. A ``seal`` is a checksum over its row; it turns a flipped bit into an error.
+in ``rows.py``. A ``seal`` is a checksum over its row; it turns a flipped bit into an error.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ CHECKPOINT: Final[LiteralString] = "PRAGMA wal_checkpoint(TRUNCATE)"
 # Nothing that a doctored schema brings along is run.
 UNTRUSTED_SCHEMA: Final[LiteralString] = "PRAGMA trusted_schema = OFF"
 CHECK_CELLS: Final[LiteralString] = "PRAGMA cell_size_check = ON"
+
+# The writing connection asks again by itself, see `wait_for`.
+DO_NOT_WAIT: Final[LiteralString] = "PRAGMA busy_timeout = 0"
 
 BEGIN_READING: Final[LiteralString] = "BEGIN"
 BEGIN_WRITING: Final[LiteralString] = "BEGIN IMMEDIATE"  # waits for its turn here, never in the middle
@@ -113,6 +116,17 @@ CREATE TABLE states (
 _MARK: Final[LiteralString] = "PRAGMA application_id = 0x57656674"
 _VERSION_1: Final[LiteralString] = "PRAGMA user_version = 1"
 
+# An owner counts its beat up; for how many seconds of silence it is still taken to be alive is its lease.
+_OWNERS: Final[LiteralString] = """
+CREATE TABLE owners (
+    owner TEXT PRIMARY KEY,
+    beat INTEGER NOT NULL,
+    lease REAL NOT NULL,
+    seal INTEGER NOT NULL
+) WITHOUT ROWID
+"""
+_VERSION_2: Final[LiteralString] = "PRAGMA user_version = 2"
+
 STEPS: Final[tuple[tuple[LiteralString, ...], ...]] = (
     (
         _RUNS,
@@ -125,6 +139,7 @@ STEPS: Final[tuple[tuple[LiteralString, ...], ...]] = (
         _MARK,
         _VERSION_1,
     ),
+    (_OWNERS, _VERSION_2),
 )
 
 # --- Runs -------------------------------------------------------------------------------------------------
@@ -171,6 +186,13 @@ DELETE_RUN: Final[tuple[LiteralString, ...]] = (
     "DELETE FROM outcomes WHERE run = :run",
     "DELETE FROM records WHERE place >= :run << 32 AND place < (:run + 1) << 32",
 )
+
+# --- Owners -----------------------------------------------------------------------------------------------
+
+OWNER: Final[LiteralString] = "SELECT owner, beat, lease, seal FROM owners WHERE owner = ?"
+OWNERS: Final[LiteralString] = "SELECT owner FROM owners"
+BEAT: Final[LiteralString] = "INSERT OR REPLACE INTO owners (owner, beat, lease, seal) VALUES (?, ?, ?, ?)"
+DELETE_OWNER: Final[LiteralString] = "DELETE FROM owners WHERE owner = ?"
 
 # --- Records ----------------------------------------------------------------------------------------------
 

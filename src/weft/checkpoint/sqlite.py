@@ -18,10 +18,8 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, LiteralString, NamedTuple, Self
-from zlib import crc32
+from typing import Final, LiteralString, Self
 
-import msgspec
 from msgspec import structs
 
 from weft.checkpoint import sql
@@ -29,7 +27,6 @@ from weft.checkpoint.base import (
     Change,
     OpenRun,
     Record,
-    RecordKind,
     RunRow,
     RunStatus,
     ThreadState,
@@ -37,7 +34,11 @@ from weft.checkpoint.base import (
 )
 from weft.checkpoint.codec import Codec
 from weft.checkpoint.owner import (
+    LEASE,
+    Others,
     Owner,
+    Pulse,
+    checked_lease,
     refuse_mismatch,
     run_busy,
     run_not_found,
@@ -45,46 +46,23 @@ from weft.checkpoint.owner import (
     thread_busy,
     watch_forks,
 )
+from weft.checkpoint.rows import (
+    STATUS_CODE,
+    Row,
+    StoredRun,
+    highest_batch,
+    record_columns,
+    seal,
+    sealed,
+    time_of,
+    to_bytes,
+    to_record,
+    to_run,
+    to_run_row,
+    to_text,
+    unsealed,
+)
 from weft.errors import CorruptDataError, InputError, StoreError
-
-# Codes in the file: never change one, only add.
-_STATUS_CODE: Final = {
-    RunStatus.RUNNING: 1,
-    RunStatus.SUSPENDED: 2,
-    RunStatus.FINISHED: 3,
-    RunStatus.FAILED: 4,
-    RunStatus.CANCELLED: 5,
-}
-_KIND_CODE: Final = {
-    RecordKind.OK: 1,
-    RecordKind.FAILED: 2,
-    RecordKind.TIMED_OUT: 3,
-    RecordKind.WENT_ON: 4,
-    RecordKind.RETRY: 5,
-    RecordKind.QUESTION: 6,
-    RecordKind.ANSWER: 7,
-    RecordKind.WITHDRAWN: 8,
-}
-_STATUS: Final = {code: status for status, code in _STATUS_CODE.items()}
-_KIND: Final = {code: kind for kind, code in _KIND_CODE.items()}
-
-_Row = tuple[Any, ...]  # a row of the database: its columns are named by the statement
-
-
-class _Run(NamedTuple):
-    """A row of `runs`, as it is stored."""
-
-    key: int
-    run_id: bytes
-    thread_id: bytes | None
-    workflow: bytes
-    status: int
-    owner: str | None
-    fence: int
-    position: int
-    batches: int
-    created: float
-    updated: float
 
 
 class SqliteSaver:
@@ -101,23 +79,35 @@ class SqliteSaver:
         path: The file. Its directory must exist.
         codec: How values become bytes; the default knows the types that come with Python.
         timeout: For how many seconds to wait for another process that is writing.
+        lease: After how many seconds of silence others may take over what this object has open. While it has
+            something open, the engine sees to it that it :meth:`beats <beat>` every ``lease / 4`` seconds; only a
+            process that has stopped without ending does not. (One that has stopped in the middle of a commit
+            keeps the file locked: then others wait for ``timeout``, and say so.)
 
     Raises:
-        InputError: The path is ``":memory:"`` or empty, or the timeout is no number of seconds.
+        InputError: The path is ``":memory:"`` or empty, or timeout or lease is no number of seconds.
     """
 
     instant = False  # a commit waits for the disk, and at times for other processes
 
     def __init__(
-        self, path: str | os.PathLike[str], *, codec: Codec | None = None, timeout: float = 60.0
+        self,
+        path: str | os.PathLike[str],
+        *,
+        codec: Codec | None = None,
+        timeout: float = 60.0,
+        lease: float = LEASE,
     ) -> None:
         self.codec = codec or Codec()
+        self.lease = checked_lease(lease)
         self.path = _checked_path(path)
         file = _File(self.path, _checked_timeout(timeout))
         self._writer = _Connection(file, sql.BEGIN_WRITING, "write to")
         self._reader = _Connection(file, sql.BEGIN_READING, "read")
         # The following are guarded by the writer's lock.
         self._owner = Owner(f"{self.path}-owners")
+        self._pulse = Pulse(self.lease)
+        self._others = Others()
         self._held: dict[str, int] = {}  # the runs that are open in this object, and their fence
         watch_forks(self)
 
@@ -145,9 +135,20 @@ class SqliteSaver:
             with writer.transaction() as db:
                 refused = self._write(db, writes)
             for write in writes:
-                if write.change is not None and write.change.status is not RunStatus.RUNNING:
+                ends = write.change is not None and write.change.status is not RunStatus.RUNNING
+                if ends or write.run_id in refused:
                     self._let_go(write.run_id, write.fence)
         return refused
+
+    def beat(self) -> None:
+        """Say that the owner of what this object has open is alive, unless that was said a moment ago.
+
+        It waits no longer for others that are writing than for a quarter of the lease.
+        """
+        with self._writer as writer:
+            if self._held and self._pulse.is_due():
+                with writer.transaction(self.lease / 4) as db:
+                    self._say_alive(db)
 
     def release(self, run_id: str, fence: int) -> None:
         """Give a run up without changing what it is: it stays RUNNING, and anybody may take it over.
@@ -173,8 +174,8 @@ class SqliteSaver:
             if thread_id is None:
                 runs = db.execute(sql.NEWEST_RUNS, (max(limit, 0),)).fetchall()
             else:
-                runs = db.execute(sql.NEWEST_RUNS_OF_THREAD, (_bytes(thread_id), max(limit, 0))).fetchall()
-            return [_row(db, _run(run)) for run in runs]
+                runs = db.execute(sql.NEWEST_RUNS_OF_THREAD, (to_bytes(thread_id), max(limit, 0))).fetchall()
+            return [_row(db, to_run(run)) for run in runs]
 
     def delete_run(self, run_id: str) -> bool:
         """Forget a run that no living owner runs; whether there was one.
@@ -185,8 +186,8 @@ class SqliteSaver:
             run = _load(db, run_id)
             if run is None:
                 return False
-            if self._has_owner(run):
-                raise run_busy(run_id)
+            if held := self._held_for(db, run):
+                raise run_busy(run_id, held)
             _delete(db, run.key)
             return True
 
@@ -222,22 +223,22 @@ class SqliteSaver:
     def states(self, thread_id: str, *, limit: int = 100) -> list[ThreadState]:
         """The saved values of a thread, the newest first."""
         with self._reader as reader, reader.transaction() as db:
-            rows = db.execute(sql.NEWEST_STATES, (_bytes(thread_id), max(limit, 0))).fetchall()
+            rows = db.execute(sql.NEWEST_STATES, (to_bytes(thread_id), max(limit, 0))).fetchall()
         return [_state(row) for row in rows]
 
     def save_state(self, thread_id: str, value: bytes, *, created: float) -> None:
         """Add a saved value to a thread that no living owner runs."""
         with self._writer as writer, writer.transaction() as db:
             self._refuse_busy_thread(db, thread_id)
-            _append_state(db, _bytes(thread_id), value, created, None)
+            _append_state(db, to_bytes(thread_id), value, created, None)
 
     def delete_thread(self, thread_id: str) -> None:
         """Forget a thread that no living owner runs, with its runs and saved values."""
         with self._writer as writer, writer.transaction() as db:
             self._refuse_busy_thread(db, thread_id)
-            for (key,) in db.execute(sql.RUNS_OF_THREAD, (_bytes(thread_id),)).fetchall():
+            for (key,) in db.execute(sql.RUNS_OF_THREAD, (to_bytes(thread_id),)).fetchall():
                 _delete(db, key)
-            db.execute(sql.DELETE_STATES, (_bytes(thread_id),))
+            db.execute(sql.DELETE_STATES, (to_bytes(thread_id),))
 
     # --- Life ---------------------------------------------------------------------------------------------
 
@@ -299,18 +300,18 @@ class SqliteSaver:
         refuse_mismatch(row, request)
         if row.status is RunStatus.FINISHED:
             return row
-        if self._has_owner(run):
-            raise run_busy(row.run_id)
+        if held := self._held_for(db, run):
+            raise run_busy(row.run_id, held)
         self._refuse_busy_thread(db, row.thread_id)
         taken = replace(row, status=RunStatus.RUNNING, fence=row.fence + 1)
         now = request.created or time.time()
         _change(
             db,
             run._replace(
-                status=_STATUS_CODE[taken.status],
-                owner=self._owner.enter(),
+                status=STATUS_CODE[taken.status],
+                owner=self._enter(db),
                 fence=taken.fence,
-                updated=float(now),
+                updated=time_of(now),
             ),
         )
         return taken
@@ -320,27 +321,27 @@ class SqliteSaver:
             raise run_not_found(request.run_id)
         self._refuse_busy_thread(db, request.thread_id)
         (key,) = db.execute(sql.NEXT_RUN).fetchone()
-        now = float(request.created or time.time())
-        run = _Run(
+        now = time_of(request.created or time.time())
+        run = StoredRun(
             key=key,
-            run_id=_bytes(request.run_id),
-            thread_id=None if request.thread_id is None else _bytes(request.thread_id),
-            workflow=_bytes(request.workflow),
-            status=_STATUS_CODE[RunStatus.RUNNING],
-            owner=self._owner.enter(),
+            run_id=to_bytes(request.run_id),
+            thread_id=None if request.thread_id is None else to_bytes(request.thread_id),
+            workflow=to_bytes(request.workflow),
+            status=STATUS_CODE[RunStatus.RUNNING],
+            owner=self._enter(db),
             fence=1,
             position=0,
             batches=0,
             created=now,
             updated=now,
         )
-        db.execute(sql.CREATE_RUN, _sealed(run))
-        db.execute(sql.CREATE_INPUT, _sealed((key, request.input)))
+        db.execute(sql.CREATE_RUN, sealed(run))
+        db.execute(sql.CREATE_INPUT, sealed((key, request.input)))
         return _row(db, run)
 
     def _write(self, db: sqlite3.Connection, writes: Sequence[Write]) -> set[str]:
         refused = set()
-        rows: list[Iterable[_Row]] = []
+        rows: list[Iterable[Row]] = []
         now = time.time()
         for write in writes:
             run = _load(db, write.run_id)
@@ -350,34 +351,58 @@ class SqliteSaver:
             rows.append(_record_rows(run, write.records))
             run = run._replace(
                 position=run.position + len(write.records),
-                batches=max(run.batches, max((record.batch for record in write.records), default=0)),
+                batches=highest_batch(run.batches, write.records),
                 updated=now,
             )
             _advance(db, run)
             if write.change is not None:
                 _apply(db, run, write.change)
         db.executemany(sql.APPEND_RECORD, chain.from_iterable(rows))
+        if rows and self._pulse.is_due():
+            self._say_alive(db)
         return refused
 
-    def _owns(self, run: _Run, fence: int) -> bool:
+    def _owns(self, run: StoredRun, fence: int) -> bool:
         """The fence: whether the run is still this object's, as it was when ``fence`` was given out."""
         return run.owner is not None and run.owner == self._owner.id and run.fence == fence
 
-    def _has_owner(self, run: _Run) -> bool:
-        """Whether a living owner has the run: this object has it open, or another one's lock is held."""
+    def _held_for(self, db: sqlite3.Connection, run: StoredRun) -> float:
+        """For how many seconds the run is its owner's at least; 0: nobody has it, or nobody alive."""
         if run.owner is None:
-            return False
+            return 0.0
         if run.owner == self._owner.id:
-            return self._held.get(_text(run.run_id)) == run.fence
-        return self._owner.is_alive(run.owner)
+            return math.inf if self._held.get(to_text(run.run_id)) == run.fence else 0.0
+        if not self._owner.is_alive(run.owner):
+            self._others.forget(run.owner)
+            return 0.0
+        columns = db.execute(sql.OWNER, (run.owner,)).fetchone()
+        _, beat, lease = unsealed(columns, "an owner") if columns else (None, None, self.lease)
+        return self._others.patience(run.owner, beat, lease, self._writer.waited)
 
     def _refuse_busy_thread(self, db: sqlite3.Connection, thread_id: str | None) -> None:
+        """See to it that nobody writes to a run of this thread: a silent owner might wake up."""
         if thread_id is None:
             return
-        for columns in db.execute(sql.OWNED_RUNS_OF_THREAD, (_bytes(thread_id),)).fetchall():
-            run = _run(columns)
-            if self._has_owner(run):
-                raise thread_busy(thread_id, _text(run.run_id))
+        for columns in db.execute(sql.OWNED_RUNS_OF_THREAD, (to_bytes(thread_id),)).fetchall():
+            run = to_run(columns)
+            if held := self._held_for(db, run):
+                raise thread_busy(thread_id, to_text(run.run_id), held)
+            _change(db, run._replace(owner=None))
+
+    def _enter(self, db: sqlite3.Connection) -> str:
+        """Be an owner, and say so."""
+        if self._owner.id is None:
+            self._pulse.stop()
+            owner = self._owner.enter()
+            for (other,) in db.execute(sql.OWNERS).fetchall():
+                if other != owner and not self._owner.is_alive(other):
+                    db.execute(sql.DELETE_OWNER, (other,))
+        if self._pulse.is_due():
+            self._say_alive(db)
+        return self._owner.enter()
+
+    def _say_alive(self, db: sqlite3.Connection) -> None:
+        db.execute(sql.BEAT, sealed((self._owner.enter(), self._pulse.next(), self.lease)))
 
     def _let_go(self, run_id: str, fence: int) -> None:
         if self._held.get(run_id) == fence:
@@ -387,26 +412,26 @@ class SqliteSaver:
 # --- Reading and writing rows -----------------------------------------------------------------------------
 
 
-def _load(db: sqlite3.Connection, run_id: str) -> _Run | None:
-    columns = db.execute(sql.RUN, (_bytes(run_id),)).fetchone()
-    return _run(columns) if columns else None
+def _load(db: sqlite3.Connection, run_id: str) -> StoredRun | None:
+    columns = db.execute(sql.RUN, (to_bytes(run_id),)).fetchone()
+    return to_run(columns) if columns else None
 
 
-def _advance(db: sqlite3.Connection, run: _Run) -> None:
+def _advance(db: sqlite3.Connection, run: StoredRun) -> None:
     """Store a run that has more records."""
-    db.execute(sql.ADVANCE_RUN, (run.position, run.batches, run.updated, _seal(run), run.key))
+    db.execute(sql.ADVANCE_RUN, (run.position, run.batches, run.updated, seal(run), run.key))
 
 
-def _change(db: sqlite3.Connection, run: _Run) -> None:
+def _change(db: sqlite3.Connection, run: StoredRun) -> None:
     """Store a run that has another status or owner."""
-    db.execute(sql.CHANGE_RUN, (run.status, run.owner, run.fence, run.updated, _seal(run), run.key))
+    db.execute(sql.CHANGE_RUN, (run.status, run.owner, run.fence, run.updated, seal(run), run.key))
 
 
-def _apply(db: sqlite3.Connection, run: _Run, change: Change) -> None:
-    status = _STATUS_CODE[change.status]
+def _apply(db: sqlite3.Connection, run: StoredRun, change: Change) -> None:
+    status = STATUS_CODE[change.status]
     owner = run.owner if change.status is RunStatus.RUNNING else None
     _change(db, run._replace(status=status, owner=owner))
-    db.execute(sql.SET_OUTCOME, _sealed((run.key, status, change.output, change.error)))
+    db.execute(sql.SET_OUTCOME, sealed((run.key, status, change.output, change.error)))
     if change.saved is not None and run.thread_id is not None:
         _append_state(db, run.thread_id, change.saved, run.updated, run.run_id)
 
@@ -415,7 +440,7 @@ def _append_state(
     db: sqlite3.Connection, thread_id: bytes, value: bytes, created: float, run_id: bytes | None
 ) -> None:
     (number,) = db.execute(sql.NEXT_STATE, (thread_id,)).fetchone()
-    db.execute(sql.APPEND_STATE, _sealed((thread_id, number, value, float(created), run_id)))
+    db.execute(sql.APPEND_STATE, sealed((thread_id, number, value, time_of(created), run_id)))
 
 
 def _delete(db: sqlite3.Connection, key: int) -> None:
@@ -423,108 +448,34 @@ def _delete(db: sqlite3.Connection, key: int) -> None:
         db.execute(statement, {"run": key})
 
 
-def _row(db: sqlite3.Connection, run: _Run) -> RunRow:
+def _row(db: sqlite3.Connection, run: StoredRun) -> RunRow:
     """The run as callers see it."""
-    _, input = _unsealed(db.execute(sql.INPUT, (run.key,)).fetchone(), "the input of a run")  # noqa: A001
-    outcome = db.execute(sql.OUTCOME, (run.key,)).fetchone()
-    _, ended_as, output, error = _unsealed(outcome, "the outcome of a run") if outcome else (None,) * 4
-    if run.status not in {_STATUS_CODE[RunStatus.RUNNING], ended_as}:
-        raise CorruptDataError(f"run {shown(_text(run.run_id))} has ended, but its outcome is not recorded")
-    return RunRow(
-        run_id=_text(run.run_id),
-        workflow=_text(run.workflow),
-        status=_STATUS[run.status],
-        thread_id=None if run.thread_id is None else _text(run.thread_id),
-        input=input,
-        output=output,
-        error=error,
-        created=run.created,
-        updated=run.updated,
-        fence=run.fence,
-        batches=run.batches,
+    return to_run_row(
+        run,
+        db.execute(sql.INPUT, (run.key,)).fetchone(),
+        db.execute(sql.OUTCOME, (run.key,)).fetchone(),
     )
 
 
-def _run(columns: _Row) -> _Run:
-    return _Run._make(_unsealed(columns, "a run"))
-
-
-def _place(run: _Run, position: int) -> int:
+def _place(run: StoredRun, position: int) -> int:
     return (run.key << 32) + position
 
 
-def _record_rows(run: _Run, records: Iterable[Record]) -> Iterator[_Row]:
+def _record_rows(run: StoredRun, records: Iterable[Record]) -> Iterator[Row]:
     """The rows of records that follow what the run has."""
     for place, record in enumerate(records, _place(run, run.position + 1)):
-        yield _sealed(
-            (
-                place,
-                _KIND_CODE[record.kind],
-                record.identity,
-                record.parent,
-                record.ordinal,
-                _bytes(record.step),
-                record.value,
-                record.attempts,
-                float(record.started),
-                float(record.ended),
-                record.batch,
-            )
-        )
+        yield sealed((place, *record_columns(record)))
 
 
-def _record(columns: _Row) -> Record:
-    _, kind, identity, parent, ordinal, step, value, attempts, started, ended, batch = _unsealed(
-        columns, "a record"
+def _record(columns: Row) -> Record:
+    return to_record(unsealed(columns, "a record")[1:])
+
+
+def _state(columns: Row) -> ThreadState:
+    thread_id, number, value, created, run_id = unsealed(columns, "a saved value")
+    return ThreadState(
+        to_text(thread_id), number, value, created, None if run_id is None else to_text(run_id)
     )
-    return Record(
-        kind=_KIND[kind],
-        identity=identity,
-        parent=parent,
-        ordinal=ordinal,
-        step=_text(step),
-        value=value,
-        attempts=attempts,
-        started=started,
-        ended=ended,
-        batch=batch,
-    )
-
-
-def _state(columns: _Row) -> ThreadState:
-    thread_id, number, value, created, run_id = _unsealed(columns, "a saved value")
-    return ThreadState(_text(thread_id), number, value, created, None if run_id is None else _text(run_id))
-
-
-def _bytes(name: str) -> bytes:
-    return name.encode("utf-8", "surrogatepass")
-
-
-def _text(name: bytes) -> str:
-    return name.decode("utf-8", "surrogatepass")
-
-
-_encode = msgspec.msgpack.Encoder().encode
-
-
-def _seal(row: _Row) -> int:
-    """A checksum over the columns of a row, its key among them: SQLite has none for its pages."""
-    return crc32(_encode(row))
-
-
-def _sealed(row: _Row) -> _Row:
-    return (*row, _seal(row))
-
-
-def _unsealed(columns: _Row | None, what: str) -> _Row:
-    """The columns before the seal.
-
-    Raises:
-        CorruptDataError: They are not what was written, or not there.
-    """
-    if columns is None or _seal(columns[:-1]) != columns[-1]:
-        raise CorruptDataError(f"{what} is damaged in the database: it is not what was written")
-    return columns[:-1]
 
 
 # --- Connections ------------------------------------------------------------------------------------------
@@ -543,6 +494,7 @@ class _Connection:
         self._doing = doing
         self._db: sqlite3.Connection | None = None
         self._opened: _Identity | None = None
+        self.waited = 0.0  # seconds, for the transaction that is going on to begin
 
     def __enter__(self) -> Self:
         self.lock.acquire()
@@ -552,11 +504,16 @@ class _Connection:
         self.lock.release()
 
     @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """One transaction, committed at the end, rolled back on any error."""
+    def transaction(self, patience: float | None = None) -> Iterator[sqlite3.Connection]:
+        """One transaction, committed at the end, rolled back on any error.
+
+        Others that are writing are waited for as long as the file says, or for ``patience`` seconds.
+        """
         try:
             db = self._usable()
-            self._file.wait_for(db, self._begin)
+            began = time.monotonic()
+            self._file.wait_for(db, self._begin, patience)
+            self.waited = time.monotonic() - began
             try:
                 yield db
                 db.execute(sql.COMMIT)
@@ -581,6 +538,8 @@ class _Connection:
     def _usable(self) -> sqlite3.Connection:
         if self._db is None:
             self._db, self._opened = self._file.open()
+            if self._begin == sql.BEGIN_WRITING:  # the only place to wait, and we know better for how long
+                self._db.execute(sql.DO_NOT_WAIT)
         elif not self._file.is_still(self._opened):
             self.close()
             raise StoreError(
@@ -590,8 +549,9 @@ class _Connection:
         return self._db
 
 
-#: Seconds between two attempts to begin, when SQLite does not wait by itself.
-_ASK_AGAIN = 0.005
+#: Seconds between the first attempts to begin, when SQLite does not wait by itself, and between later ones.
+_ASK_AGAIN = 0.0005
+_ASK_SELDOM = 0.008
 
 _left_alone: list[sqlite3.Connection] = []
 
@@ -639,20 +599,25 @@ class _File:
         finally:
             os.close(folder)
 
-    def wait_for(self, db: sqlite3.Connection, statement: LiteralString) -> sqlite3.Cursor:
+    def wait_for(
+        self, db: sqlite3.Connection, statement: LiteralString, patience: float | None = None
+    ) -> sqlite3.Cursor:
         """Execute what begins a transaction or changes the journal's mode, waiting for other connections.
 
-        SQLite waits by itself, but not when another process is just closing the file for the last time, mending its
-        WAL or turning it on: then it says at once that the file is busy. Nothing was done yet, so it is asked again.
+        SQLite does not wait for a process that is just closing the file for the last time, mending its WAL or turning
+        it on: it says at once that the file is busy. (Where we write, it never waits by itself: the time is ours to
+        choose.) Nothing was done yet, so it is asked again.
         """
-        deadline = time.monotonic() + self._timeout
+        deadline = time.monotonic() + min(self._timeout, math.inf if patience is None else patience)
+        pause = _ASK_AGAIN
         while True:
             try:
                 return db.execute(statement)
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
                     raise
-                time.sleep(_ASK_AGAIN)
+                time.sleep(pause)
+                pause = min(2 * pause, _ASK_SELDOM)
 
     def is_still(self, opened: _Identity | None) -> bool:
         """Whether the path leads to the file that was opened."""

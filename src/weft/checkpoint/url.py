@@ -11,26 +11,28 @@ from weft.errors import InputError
 if TYPE_CHECKING:
     from weft.checkpoint.base import Checkpointer
 
-_POSSIBLE = '"sqlite:///runs.db" (relative), "sqlite:////var/lib/runs.db" (absolute) or "memory:"'
+_POSSIBLE = (
+    '"sqlite:///runs.db" (relative), "sqlite:////var/lib/runs.db" (absolute), '
+    '"postgresql://user@host:5432/database" or "memory:"'
+)
 
 
 def from_url(url: str) -> Checkpointer:
     """The store that a URL names. Nothing is opened yet.
 
     Characters that mean something in a URL are written as in every URL: ``sqlite:///100%25.db`` is the
-    file ``100%.db``.
+    file ``100%.db``. What may stand in the URL of a Postgres database is libpq's to say.
 
     Raises:
         InputError: The URL names no store; the message says what is possible.
+        ImportError: It names a Postgres database, and psycopg is missing.
     """
     try:
         scheme, host, path, query, fragment = urlsplit(url)
     except ValueError as error:
         raise InputError(f"{_shown(url)} is no URL; possible are {_POSSIBLE}") from error
     if scheme in {"postgres", "postgresql"}:
-        raise InputError(
-            f"{_shown(url)}: Postgres is not available in this version; possible are {_POSSIBLE}"
-        )
+        return _postgres(url)
     if scheme == "memory" and not (host or path or query or fragment):
         return _memory()
     if scheme == "sqlite" and not (host or query or fragment) and len(path) > 1 and path.startswith("/"):
@@ -48,6 +50,12 @@ def _sqlite(path: str) -> Checkpointer:
     from weft.checkpoint.sqlite import SqliteSaver  # noqa: PLC0415 - the same
 
     return SqliteSaver(path)
+
+
+def _postgres(url: str) -> Checkpointer:
+    from weft.checkpoint.postgres import PostgresSaver  # noqa: PLC0415 - the same; and it needs psycopg
+
+    return PostgresSaver(url)
 
 
 def _shown(url: str) -> str:

@@ -213,6 +213,9 @@ class Activation:
         self._input = self._branch(None)
         self._input._state = None if state is None else StateBranch(state, guard=guard)
         self._ended: list[Branch] = []
+        self._awaited: dict[
+            Branch, _Opening | None
+        ] = {}  # branches that fail, and the join that each comes to
         self._turn = 0  # how often something was completed on another branch than before, if it has a state
         self._turn_of = -1
         self._decisions: list[Decision] = []
@@ -279,7 +282,27 @@ class Activation:
         self._fire_what_can()
         return self._decided()
 
-    def discard(self, branch: Branch) -> None:
+    def cut_off(self, branch: Branch, executions: Sequence[int], *, fails: bool) -> list[Decision]:
+        """A branch of a fork is being ended: nothing that it gave counts from now on.
+
+        Args:
+            branch: The branch.
+            executions: What still runs on it.
+            fails: Whether it will give something instead (see :meth:`failed`), for which its join waits.
+
+        Raises:
+            StuckError: Joins wait for each other, and for nothing else.
+        """
+        if fails:
+            found = self._opening_for(branch, [self._token(execution) for execution in executions])
+            self._awaited[branch] = found
+            if found is not None:
+                found.under_way += 1
+        self._discard(branch)
+        self._fire_what_can()
+        return self._decided()
+
+    def _discard(self, branch: Branch) -> None:
         """What has ended on a branch, or on one that began there, or has come from there to a join, does not count."""
         if branch._uses == 1:
             return  # it has never forked, and what is on it has not ended
@@ -296,43 +319,59 @@ class Activation:
                     self._release(way.branch, is_live=False)
                 else:
                     opening.arrivals.append(way)
+            if not opening.arrivals and not opening.under_way:
+                heappush(self._ready, opening.number)
 
-    def failed(self, execution: int, branch: Branch, output: Mapping[Any, Any]) -> list[Decision]:
-        """A branch of a fork has failed, on which this is the last that runs; what it gives instead of all it wrote.
+    def failed(self, executions: Sequence[int], branch: Branch, output: Mapping[Any, Any]) -> list[Decision]:
+        """A branch of a fork that was cut off has failed, and nothing runs on it any more; what it gives instead.
 
         It comes to the join that the fork has opened; to the one that was opened last, if it has opened none that can
-        be reached from the node; and if there is none, the branch ends here.
+        be reached from there; and if there is none, the branch ends here.
 
         Raises:
             ConflictError: As in :meth:`ended`.
             StuckError: As in :meth:`ended`.
         """
-        token = self._token(execution)
-        fork, above = branch.fork, branch.parent
-        assert fork is not None
+        tokens = [self._token(execution) for execution in executions]
+        above = branch.parent
         assert above is not None
-        name = self._plan.nodes[token.node].name
-        del self._tokens[execution]
-        self.discard(branch)
+        name = self._plan.nodes[tokens[0].node].name
+        found = self._awaited.pop(branch)
+        for token in tokens:
+            del self._tokens[token.execution]
+        self._discard(branch)
         above._uses += 1
         above._live += 1
         instead = self._branch(above)
         instead.node = name
         instead.write(output, dict.fromkeys(output, Origin(name, instead)))
-        own = self._plan.opened_by.get(self._plan.number[fork.node], ())
-        joins = [join for join in own if join in token.openings]
-        joins += sorted(token.openings, key=lambda join: -token.openings[join].number)
-        joins = [join for join in joins if not token.openings[join].base.is_within(branch)]
-        if joins:
-            upstream = (Upstream(name, output),)
-            self._arrive(joins[0], _Way(instead, token.openings, token.steps, upstream, token.place))
-        else:
+        if found is None:
             self._ended.append(instead)
             self._end_token(instead)
-        self._release(token.branch, is_live=True)
-        self._leave(token.openings)
+        else:
+            upstream = (Upstream(name, output),)
+            way = _Way(instead, {found.join: found}, tokens[0].steps, upstream, tokens[0].place)
+            self._arrive(found.join, way)
+            self._leave({found.join: found})
+        for token in tokens:
+            self._release(token.branch, is_live=True)
+            self._leave(token.openings)
         self._fire_what_can()
         return self._decided()
+
+    def _opening_for(self, branch: Branch, tokens: Sequence[_Token]) -> _Opening | None:
+        """The join to which a branch comes that has failed."""
+        assert branch.fork is not None
+        own = {*self._plan.opened_by.get(self._plan.number[branch.fork.node], ())}
+        reached = [token.openings[join] for token in tokens for join in token.openings]
+        came = [
+            opening
+            for opening in self._waiting.values()
+            if opening.join in own and any(way.branch.is_within(branch) for way in opening.arrivals)
+        ]
+        outside = [opening for opening in [*reached, *came] if not opening.base.is_within(branch)]
+        outside.sort(key=lambda opening: (opening.join not in own, -opening.number))
+        return outside[0] if outside else None
 
     def change(self) -> Change:
         """What was done to the state since the beginning, for :meth:`StateBranch.apply`; when it is finished."""
@@ -403,11 +442,12 @@ class Activation:
 
     def _fork(self, token: _Token, ways: Sequence[int], upstream: tuple[Upstream, ...]) -> None:
         above = token.branch
-        fork = Fork(self._plan.nodes[token.node].name, token.execution, len(ways))
+        name = self._plan.nodes[token.node].name
+        came_by = token.place + name.encode("utf-8", "surrogatepass")
+        fork = Fork(name, token.execution, len(ways), came_by)
         above._uses += len(ways)
         above._live += len(ways)
         branches = [self._branch(above, fork=fork, index=index) for index in range(len(ways))]
-        came_by = token.place + fork.node.encode("utf-8", "surrogatepass")
         equals: dict[int, int] = {}  # how often each way was taken: a router may choose one twice
         for way, branch in zip(ways, branches, strict=True):
             number = equals[way] = equals.get(way, -1) + 1
@@ -424,6 +464,8 @@ class Activation:
     def _enter(self, node: int, way: _Way) -> None:
         """A node is to run; what it opens is opened."""
         name = self._plan.nodes[node].name
+        if node in self._plan.blocks and _is_alone_behind(name, way.branch):
+            way = way._replace(branch=self._back_at_fork(way.branch))
         if way.steps == self._max_steps:
             raise MaxStepsError(way.steps, name, self._plan.loop_through(name))
         openings = way.openings
@@ -438,6 +480,15 @@ class Activation:
         self._begun += 1
         self._tokens[execution] = _Token(execution, node, way.branch, openings, way.steps + 1, way.place)
         self._decisions.append(Run(execution, name, way.branch.flow, way.upstream, way.branch, way.place))
+
+    def _back_at_fork(self, branch: Branch) -> Branch:
+        """A branch comes back to where it began, and nothing else began there: it is over, and goes on above."""
+        above = branch.parent
+        assert above is not None
+        above._uses += 1
+        above._live += 1
+        self._end_token(branch)
+        return self._join_branches(above, [branch])
 
     # Joins
 
@@ -454,7 +505,7 @@ class Activation:
 
     def _arrive(self, join: int, way: _Way) -> None:
         opening = way.openings[join]
-        if not opening.arrivals:
+        if opening.number not in self._waiting:
             self._hold(opening)
         opening.arrivals.append(way)
         self._end_token(way.branch)
@@ -696,6 +747,18 @@ class _Opening:
     def close(self) -> None:
         """Let go of everything that nobody asks for any more."""
         self.around, self.holds, self.arrivals = {}, {}, []
+
+
+def _is_alone_behind(node: str, branch: Branch) -> bool:
+    """Whether this is the only branch of a fork behind that node, and nothing has begun on it."""
+    fork, above = branch.fork, branch.parent
+    return (
+        fork is not None
+        and fork.node == node
+        and branch._uses == 1
+        and above is not None
+        and above._uses == 1
+    )
 
 
 def _is_seen(seen: Callable[[Branch], set[StateBranch | None]], branch: Branch, other: Part) -> bool:

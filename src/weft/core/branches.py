@@ -27,11 +27,13 @@ class Fork(NamedTuple):
         node: The node behind which it is.
         execution: Of that node.
         size: How many branches there are.
+        place: By which forks and joins one came there, whatever else happens and when: a digest.
     """
 
     node: str
     execution: int
     size: int
+    place: bytes = b""
 
 
 class Origin(NamedTuple):

@@ -918,7 +918,7 @@ class Call:
         body.cancel(reason)
         if not_begun:
             # It will not even begin, so it cannot say that it has ended.
-            self._body_ended(None, asyncio.CancelledError(reason))
+            body.add_done_callback(lambda _: self._conclude(None, asyncio.CancelledError(reason)))
         else:
             self._insist()
 

@@ -548,6 +548,10 @@ class Execution:
             found += call.asked
         return found
 
+    def _waits_here(self, permit: Permit) -> bool:
+        """Whether it waits for what calls of this run alone hold: then it is they who are busy, or not."""
+        return all(need.is_gate or need is self.width for need in permit.waits_for or ())
+
     def is_busy(self, call: Call) -> bool:
         """Whether a call, or one below it, does anything but wait for answers."""
         stack = [call]
@@ -555,6 +559,9 @@ class Execution:
             call = stack.pop()
             if call.state is State.RUNNING:
                 if call.scope is None or not call.scope.body_waits() or call.scope.order.has_more:
+                    return True
+            elif call.state is State.QUEUED:
+                if call.permit is None or not self._waits_here(call.permit):
                     return True
             elif call.state not in {State.OPEN, State.DRAINING}:
                 return True

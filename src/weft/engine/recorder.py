@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
@@ -36,11 +37,12 @@ OUTCOMES = {RecordKind.OK, RecordKind.FAILED, RecordKind.TIMED_OUT}
 
 @dataclass
 class Loaded:
-    """What a journal holds that a resume uses: outcomes by parent in order, questions, and answers."""
+    """What a journal holds that a resume uses: outcomes by parent in order, questions, answers, what it remembers."""
 
     outcomes: dict[bytes, list[Record]] = field(default_factory=dict)
     questions: dict[str, Record] = field(default_factory=dict)
     answers: dict[str, bytes] = field(default_factory=dict)
+    kept: dict[str, bytes] = field(default_factory=dict)
     count: int = 0
 
     @property
@@ -107,6 +109,8 @@ def load(run_id: str, records: Iterable[Record], codec: Codec, retry: RetryChoic
             loaded.questions.pop(question_id(run_id, record.identity, record.ordinal), None)
         elif record.kind is RecordKind.ANSWER:
             loaded.answers[record.step] = record.value
+        elif record.kind is RecordKind.KEPT:
+            loaded.kept[record.step] = record.value
     if retry is not None:
         _take_away_retried(outcomes, gone_on, codec, retry)
     for record in outcomes.values():
@@ -270,6 +274,23 @@ class Recorder:
             else:
                 scope.failures[identity] = failure
         return received
+
+    # What a run remembers
+
+    def keep(self, name: str, value: Any) -> None:
+        """Have the run remember this under a name, in every later life too; durable with the next outcome.
+
+        Raises:
+            UnstorableError: It cannot be recorded.
+        """
+        data = self.loaded.kept[name] = self.codec.encode(value, root=name)
+        identity = blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        self._add(Entry(self._book, Record(RecordKind.KEPT, identity, step=name, value=data)))
+
+    def remembered(self, name: str, default: Any) -> Any:
+        """What the run remembers under a name."""
+        data = self.loaded.kept.get(name)
+        return default if data is None else self.codec.decode(data)
 
     # Outcomes
 

@@ -1,0 +1,160 @@
+"""What the stores in databases have in common: how names, statuses and kinds are stored, and seals.
+
+Names (of runs, threads, workflows and steps) are stored as their UTF-8 bytes: every string is a legal name, a lone
+surrogate and a NUL included, and comparing them is comparing bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+from zlib import crc32
+
+import msgspec
+
+from weft.checkpoint.base import Record, RecordKind, RunRow, RunStatus
+from weft.checkpoint.owner import shown
+from weft.errors import CorruptDataError
+
+# Codes in databases: never change one, only add.
+STATUS_CODE: Final = {
+    RunStatus.RUNNING: 1,
+    RunStatus.SUSPENDED: 2,
+    RunStatus.FINISHED: 3,
+    RunStatus.FAILED: 4,
+    RunStatus.CANCELLED: 5,
+}
+KIND_CODE: Final = {
+    RecordKind.OK: 1,
+    RecordKind.FAILED: 2,
+    RecordKind.TIMED_OUT: 3,
+    RecordKind.WENT_ON: 4,
+    RecordKind.RETRY: 5,
+    RecordKind.QUESTION: 6,
+    RecordKind.ANSWER: 7,
+    RecordKind.WITHDRAWN: 8,
+    RecordKind.KEPT: 9,
+}
+STATUS: Final = {code: status for status, code in STATUS_CODE.items()}
+KIND: Final = {code: kind for kind, code in KIND_CODE.items()}
+
+Row = tuple[Any, ...]  # a row of a database: its columns are named by the statement
+
+
+class StoredRun(NamedTuple):
+    """A row of `runs`, as it is stored."""
+
+    key: int
+    run_id: bytes
+    thread_id: bytes | None
+    workflow: bytes
+    status: int
+    owner: str | None
+    fence: int
+    position: int
+    batches: int
+    created: float
+    updated: float
+
+
+def to_bytes(name: str) -> bytes:
+    """A name as it is stored."""
+    return name.encode("utf-8", "surrogatepass")
+
+
+def to_text(name: bytes) -> str:
+    """A stored name as it was given."""
+    return name.decode("utf-8", "surrogatepass")
+
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def seal(row: Row) -> int:
+    """A checksum over the columns of a row, its key among them: a damaged or doctored row is noticed."""
+    return crc32(_encode(row))
+
+
+def sealed(row: Row) -> Row:
+    """The row with its seal as the last column."""
+    return (*row, seal(row))
+
+
+def unsealed(columns: Row | None, what: str) -> Row:
+    """The columns before the seal.
+
+    Raises:
+        CorruptDataError: They are not what was written, or not there.
+    """
+    if columns is None or seal(columns[:-1]) != columns[-1]:
+        raise CorruptDataError(f"{what} is damaged in the database: it is not what was written")
+    return columns[:-1]
+
+
+def time_of(seconds: float) -> float:
+    """A time as it is stored: not every database keeps the sign of a zero, and the seal would miss it."""
+    return float(seconds) + 0.0
+
+
+def to_run(columns: Row) -> StoredRun:
+    """A run from its columns and their seal."""
+    return StoredRun._make(unsealed(columns, "a run"))
+
+
+def to_run_row(run: StoredRun, stored_input: Row | None, outcome: Row | None) -> RunRow:
+    """The run as callers see it, from the sealed rows of its input and, once it has ended, its outcome."""
+    _, data = unsealed(stored_input, "the input of a run")
+    _, ended_as, output, error = unsealed(outcome, "the outcome of a run") if outcome else (None,) * 4
+    if run.status not in {STATUS_CODE[RunStatus.RUNNING], ended_as}:
+        raise CorruptDataError(f"run {shown(to_text(run.run_id))} has ended, but its outcome is not recorded")
+    return RunRow(
+        run_id=to_text(run.run_id),
+        workflow=to_text(run.workflow),
+        status=STATUS[run.status],
+        thread_id=None if run.thread_id is None else to_text(run.thread_id),
+        input=data,
+        output=output,
+        error=error,
+        created=run.created,
+        updated=run.updated,
+        fence=run.fence,
+        batches=run.batches,
+    )
+
+
+def record_columns(record: Record) -> Row:
+    """What is stored of a record, but for its place."""
+    return (
+        KIND_CODE[record.kind],
+        record.identity,
+        record.parent,
+        record.ordinal,
+        to_bytes(record.step),
+        record.value,
+        record.attempts,
+        time_of(record.started),
+        time_of(record.ended),
+        record.batch,
+    )
+
+
+def to_record(columns: Row) -> Record:
+    """The record that such columns are."""
+    kind, identity, parent, ordinal, step, value, attempts, started, ended, batch = columns
+    return Record(
+        kind=KIND[kind],
+        identity=identity,
+        parent=parent,
+        ordinal=ordinal,
+        step=to_text(step),
+        value=value,
+        attempts=attempts,
+        started=started,
+        ended=ended,
+        batch=batch,
+    )
+
+
+def highest_batch(batches: int, records: Sequence[Record]) -> int:
+    """The last batch of a run that had ``batches`` and gets these records."""
+    return max(batches, max((record.batch for record in records), default=0))
