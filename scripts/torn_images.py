@@ -10,11 +10,13 @@ ways, opened with a fresh SqliteSaver, read whole, and one run of each is gone o
     whole    all that was acknowledged
     older    all that had been acknowledged at an earlier moment, and nothing of later: the tail has vanished
     error    a typed error (CheckpointError)
-    hidden   something is missing that was there at that moment, and nothing says so
-    wrong    a value that nobody wrote, or things of different moments together
+    mixed    as older, but not all runs and threads are as they were at the same moment
+    hidden   something is missing that was there at any such moment, and nothing says so
+    wrong    a value that nobody wrote, or a run with records of another moment
     raw      any other exception
 
-`wrong` and `raw` are violations. `hidden` and `older` are counted; see `--most-hidden`.
+`wrong` and `raw` are violations; so is `mixed`, but where the two files are of different moments to begin with. `hidden`
+and `older` are counted; see `--most-hidden`.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from weft import RunStatus, SqliteSaver
@@ -52,10 +54,11 @@ class Truth:
 
 @dataclass(frozen=True)
 class Image:
-    """What lies on the disk: the database and its log; what was acknowledged by then."""
+    """What lies on the disk: the database, its log and the locks of owners; what was acknowledged by then."""
 
     db: bytes
     wal: bytes
+    locks: dict[str, bytes]
     moment: int  # index into the truths
 
 
@@ -91,7 +94,7 @@ class Story:
             for number, name in enumerate(self.names):
                 self._run(store, number, name, steps)
             image = self._copied()
-        self.images.append(Image(self.path.read_bytes(), b"", image.moment))  # closed: there is no log
+        self.images.append(Image(self.path.read_bytes(), b"", {}, image.moment))  # closed: there is no log
 
     def _run(self, store: SqliteSaver, number: int, name: str, steps: int) -> None:
         draw = self.draw
@@ -128,12 +131,14 @@ class Story:
         with tempfile.TemporaryDirectory() as name:
             subprocess.run(["cp", self.path, f"{self.path}-wal", name], check=True)
             db, wal = (Path(name, self.path.name + end).read_bytes() for end in ("", "-wal"))
-        return Image(db, wal, len(self.truths) - 1)
+        locks = {lock.name: lock.read_bytes() for lock in Path(f"{self.path}-owners").glob("*")}
+        return Image(db, wal, locks, len(self.truths) - 1)
 
 
 # --- What happens to images -------------------------------------------------------------------------------
 
-Damage = Callable[[Image, random.Random, "Story"], tuple[bytes | None, bytes | None]]
+Files = tuple[bytes | None, bytes | None]  # the database and its log; None: there is none
+Damage = Callable[[Image, random.Random, Story], Files]
 
 SECTOR = 512
 
@@ -204,7 +209,7 @@ KINDS: dict[str, Damage] = {
 
 # --- What comes of it -------------------------------------------------------------------------------------
 
-OUTCOMES = ("whole", "older", "error", "hidden", "wrong", "raw")
+OUTCOMES = ("whole", "older", "error", "mixed", "hidden", "wrong", "raw")
 VIOLATIONS = {"wrong", "raw"}
 
 
@@ -214,7 +219,12 @@ def judge(found: Truth, truths: Sequence[Truth], moment: int) -> str:
         return "whole"
     if found in truths[:moment]:
         return "older"
-    return "hidden" if any(_is_part(found, truth) for truth in truths[: moment + 1]) else "wrong"
+    known = truths[: moment + 1]
+    if any(_is_part(found, truth) for truth in known):
+        return "hidden"
+    runs = all(any(_same_run(found, truth, name) for truth in known) for name in found.records)
+    states = all(any(found.states[thread] == truth.states[thread] for truth in known) for thread in found.states)
+    return "mixed" if runs and states else "wrong"
 
 
 def _is_part(found: Truth, truth: Truth) -> bool:
@@ -226,17 +236,31 @@ def _is_part(found: Truth, truth: Truth) -> bool:
     )
 
 
-def opened(folder: Path, db: bytes | None, wal: bytes | None, story: Story, moment: int, go_on: str) -> tuple[str, str]:
+def _same_run(found: Truth, truth: Truth, name: str) -> bool:
+    return _plain(found.runs.get(name)) == _plain(truth.runs.get(name)) and found.records[name] == truth.records[name]
+
+
+def _plain(row: RunRow | None) -> RunRow | None:
+    """The row without how the run has once ended, where it goes on: nobody looks at that."""
+    return replace(row, output=None, error=None) if row and row.status is RunStatus.RUNNING else row
+
+
+def opened(folder: Path, files: Files, image: Image, story: Story, go_on: str) -> tuple[str, str]:
     """What comes of an image that is read whole, and of a run that is gone on with: the outcome, and the error."""
     path = folder / "runs.db"
-    for content, place in ((db, path), (wal, Path(f"{path}-wal"))):
+    places = path, Path(f"{path}-wal")
+    for content, place in zip(files, places, strict=True):
         if content is not None:
             place.write_bytes(content)
+    if image.locks:
+        Path(f"{path}-owners").mkdir(mode=0o700)
+    for name, content in image.locks.items():
+        Path(f"{path}-owners", name).write_bytes(content)
     outcome = "error", ""
     try:
         with SqliteSaver(path, timeout=0.1) as store:
             with suppress(CheckpointError):
-                outcome = judge(everything(store, story.names), story.truths, moment), ""
+                outcome = judge(everything(store, story.names), story.truths, image.moment), ""
             with suppress(CheckpointError):
                 _go_on(store, go_on)
     except CheckpointError as error:
@@ -297,8 +321,8 @@ def torn(images: int, draw: random.Random, kinds: Sequence[str] = ()) -> Tally:
             story = draw.choice(told)
             choice = [image for image in story.images if image.wal] if kind.startswith("log") else story.images
             image = draw.choice(choice)
-            db, wal = KINDS[kind](image, draw, story)
-            _count(tally, kind, opened(folder / "image", db, wal, story, image.moment, draw.choice(story.names)))
+            files = KINDS[kind](image, draw, story)
+            _count(tally, kind, opened(folder / "image", files, image, story, draw.choice(story.names)))
     return tally
 
 
@@ -315,15 +339,20 @@ def at_every_byte(draw: random.Random) -> Tally:
             content = image.wal if in_log else image.db
             for at in range(len(content)):
                 torn = content[:at] if "cut" in kind else _flipped(content, draw, at)
-                db, wal = (image.db, torn) if in_log else (torn, None)
-                _count(tally, kind, opened(folder / "image", db, wal, story, image.moment, draw.choice(story.names)))
+                files = (image.db, torn) if in_log else (torn, None)
+                _count(tally, kind, opened(folder / "image", files, image, story, draw.choice(story.names)))
     return tally
 
 
 def _count(tally: Tally, kind: str, outcome: tuple[str, str]) -> None:
     tally.counts[kind, outcome[0]] += 1
-    if outcome[0] in VIOLATIONS:
+    if is_violation(kind, outcome[0]):
         tally.examples.append(f"{kind}: {outcome[0]}: {outcome[1]}")
+
+
+def is_violation(kind: str, outcome: str) -> bool:
+    """Whether that must not come of such damage."""
+    return outcome in VIOLATIONS or (outcome == "mixed" and not kind.endswith("moment"))
 
 
 def _quick() -> str | None:
@@ -344,11 +373,11 @@ def main() -> int:
     tally = at_every_byte(draw) if args.every_byte else torn(args.images, draw, args.kind or ())
     print(*tally.table(), *tally.examples[:10], sep="\n")
     images = tally.of(*OUTCOMES)
-    print(f"{images} images in {time.monotonic() - began:.0f} s; {tally.of(*VIOLATIONS)} violations")
+    print(f"{images} images in {time.monotonic() - began:.0f} s; {len(tally.examples)} violations")
     missing = set() if args.every_byte else set(args.kind or KINDS) - {kind for kind, _ in tally.counts}
     if missing:
         print("never happened:", *sorted(missing))
-    bad = tally.of(*VIOLATIONS) or missing or tally.of("hidden") > images * args.most_hidden
+    bad = tally.examples or missing or tally.of("hidden") > images * args.most_hidden
     return 1 if bad else 0
 
 

@@ -170,6 +170,7 @@ class Turns:
     def __init__(self, run: Execution) -> None:
         #: For sync hooks: one that waits for its own calls lets others go on, and goes on itself when it may.
         self.limits = (Limit("sync hooks", concurrent=1),)
+        self.limits[0].capacity.is_kept = False  # one that was given up must not stop the others
         self._loop = run.loop
         self._now = FIRST  # the moment of whose turn it is, or was
         self._arrivals = count()

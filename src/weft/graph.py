@@ -107,7 +107,8 @@ class Graph(Runnable):
         self.given_state: dict[Any, Any] = plain(self.state)  # by the user: what a new thread begins with
         self._execution_options = Options(max_steps, reducers, on_conflict, state_reducers, on_state_conflict)
         self._step_options = step_options(timeout=timeout, total=total, retry=retry)
-        self._given: dict[str, Any] = {}  # by name, what add_node() was given
+        self._given: list[Any] = []  # what add_node() was given
+        self._names: dict[int, str] = {}  # by the id of that
         self._start: str | None = None
         self._ends: set[str] = set()
         self._edges: list[tuple[str, str]] = []
@@ -155,10 +156,10 @@ class Graph(Runnable):
             self._ends.add(called)
         if isinstance(part, Graph):
             self._refuse_itself(part)
-            with suppress(GraphCompileError):  # it may be added before it is complete
-                part._compiled()  # the innermost first, so that a thousand in each other need no deep stack
         self.nodes[called] = part
-        self._given[called] = node
+        self._given.append(node)  # held, so that no other object gets its id
+        self._names.setdefault(id(node), called)
+        self._names.setdefault(id(part), called)
         return self._changed()
 
     def _refuse_itself(self, part: Graph) -> None:
@@ -297,7 +298,8 @@ class Graph(Runnable):
 
         It gets what stands there, and goes along the edges from ``destination`` until there is none, or a node gives
         ``{"success": False}``. Nothing that it writes is merged. An error in it is kept in :attr:`branch_errors`, and
-        nothing else fails. What it does to the state counts: at once, or, with ``wait=False``, at the end.
+        nothing else fails. What it does to the state counts: at once, or, with ``wait=False``, at the end, whatever
+        has become of the branch beside which it began.
 
         Args:
             source: The node behind which it begins; the way on from there is as if there were no pipeline.
@@ -351,10 +353,7 @@ class Graph(Runnable):
         return name
 
     def _name_given_to(self, node: Any) -> str:
-        for name, part in self.nodes.items():
-            if part is node or self._given[name] is node:
-                return name
-        return ""
+        return self._names.get(id(node), "")
 
     def _names_of(self, nodes: Any, builder: str) -> list[str]:
         if isinstance(nodes, str | Runnable) or not isinstance(nodes, Iterable):
@@ -538,31 +537,43 @@ class Graph(Runnable):
 
     def _compiled(self) -> _Made:
         if self._made is None:
-            self._refuse_incomplete_parts()
-            program = self._make_program()
-            step = Step(
-                functools.partial(self._conductor, program),
-                self.key,
-                is_async=True,
-                is_planned=True,
-                key=_input_of,
-                recall=self._keep_state,
-                shape=self._shape(program),
-                **self._step_options,
-            )
-            computes = any(part.computes for part in self.nodes.values())
-            self._made = _Made(program, step, computes)
+            self._make_parts()
+            self._made = self._make()
         return self._made
 
-    def _refuse_incomplete_parts(self) -> None:
-        for name, part in self.nodes.items():
-            if isinstance(part, Graph):
+    def _make(self) -> _Made:
+        program = self._make_program()
+        step = Step(
+            functools.partial(self._conductor, program),
+            self.key,
+            is_async=True,
+            is_planned=True,
+            key=_input_of,
+            recall=self._keep_state,
+            shape=self._shape(program),
+            **self._step_options,
+        )
+        computes = any(part.computes for part in self.nodes.values())
+        return _Made(program, step, computes)
+
+    def _make_parts(self) -> None:
+        """Have the graphs inside made, the innermost first, so that a thousand in each other need no deep stack."""
+        inside: list[tuple[Graph, str]] = []
+        stack = [(self, "")]
+        seen = {id(self)}
+        while stack:
+            graph, way = stack.pop()
+            for name, part in graph.nodes.items():
+                if isinstance(part, Graph) and id(part) not in seen:
+                    seen.add(id(part))
+                    inside.append((part, f"{way}node {name!r}: "))
+                    stack.append(inside[-1])
+        for graph, way in reversed(inside):
+            if graph._made is None:
                 try:
-                    part._compiled()
+                    graph._made = graph._make()
                 except GraphCompileError as error:
-                    raise GraphCompileError(
-                        *(f"node {name!r}: {problem}" for problem in error.problems)
-                    ) from None
+                    raise GraphCompileError(*(f"{way}{problem}" for problem in error.problems)) from None
 
     def _make_program(self) -> Program:
         nodes = self._plan_nodes()

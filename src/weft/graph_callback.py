@@ -6,9 +6,10 @@ import asyncio
 import json
 import threading
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 from weft.engine.context import current
 from weft.errors import UsageError
@@ -63,6 +64,12 @@ class GraphEvent:
         return f"data: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n".encode(charset)
 
 
+class _End(NamedTuple):
+    """The last of a stream: no other is it, though it may look like it."""
+
+    item: Any
+
+
 class _Stream:
     """A queue that nodes put into, on any thread, and one consumer reads on its loop."""
 
@@ -87,7 +94,8 @@ class _Stream:
         with self._lock:
             if self._loop is None or self._loop is asyncio._get_running_loop():
                 self.queue.put_nowait(item)
-            else:
+                return
+            with suppress(RuntimeError):  # who reads has gone, with his loop; that concerns nobody else
                 self._loop.call_soon_threadsafe(self.queue.put_nowait, item)
 
     def _say(self, item: Any) -> None:
@@ -116,19 +124,22 @@ class _Stream:
             active = self._nodes.get(name) or [self.active]
             return active.pop() and not self._done
 
-    async def _read(self, last: Any) -> AsyncIterator[Any]:
+    async def _read(self) -> AsyncIterator[Any]:
         with self._lock:
             self._loop = asyncio.get_running_loop()
         while not self._was_read:
             item = await self.queue.get()
-            self._was_read = item == last
+            if isinstance(item, _End):
+                self._was_read = True
+                self.queue.put_nowait(item)  # for another who reads
+                item = item.item
             yield item
             self.queue.task_done()
 
     def _close(self, last: Any) -> None:
         if not self._done:
             self._done = True
-            self._put(last)
+            self._put(_End(last))
 
 
 class EventCallback(_Stream):
@@ -181,7 +192,7 @@ class EventCallback(_Stream):
 
     async def aiter(self) -> AsyncIterator[GraphEvent]:
         """The events as they come, until the execution ends."""
-        async for event in self._read(GraphEvent(GraphEventType.END, self.identifier)):
+        async for event in self._read():
             yield event
 
     async def start_node(self, node_name: str, active: bool = True) -> None:
@@ -237,7 +248,7 @@ class Callback(_Stream):
 
     async def aiter(self) -> AsyncIterator[str]:
         """The text as it comes, until the execution ends."""
-        async for token in self._read(self._special("END")):
+        async for token in self._read():
             yield token
 
     async def start_node(self, node_name: str, active: bool = True) -> None:

@@ -381,14 +381,14 @@ class GraphRun:
     def _ask_in_turn(self, asked: NodeCall | SideCall, start: Start, state: StateBranch | None) -> None:
         if self._codec is not None:
             start = start._replace(identity=self._identify(asked.run, start, state))
-        if self._replays and start.identity is not None:
-            asked.is_recorded = self._call.recorded_at(start.identity[0]) is not None
-            if not asked.is_recorded:
-                asked.start = start
-                self._held_back[asked] = None
-                return
-            self._recalled += 1
+        if self._replays and start.identity is not None and self._call.recorded_at(start.identity[0]) is None:
+            asked.start = start
+            self._held_back[asked] = None
+            return
         self._ask(asked, start)
+        if self._replays:
+            asked.is_recorded = asked.call is not None and asked.call.record is not None
+            self._recalled += asked.is_recorded
 
     def _ask(self, running: NodeCall | SideCall, start: Start) -> None:
         latest = self._forks.deadline_on(running.run.branch) if self._forks is not None else None

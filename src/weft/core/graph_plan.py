@@ -185,10 +185,11 @@ class GraphPlan:
     def _named_ways(self, point: int) -> dict[str, list[int]]:
         named = self._choices.get(point)
         if named is None:
-            named = self._choices[point] = {}
+            named = {}
             for way in self.ways_on(point):
                 node = self.destination_of(way) if self.is_join(way) else way
                 named.setdefault(self.nodes[node].name, []).append(way)
+            self._choices[point] = named  # when it is whole: other threads may look meanwhile
         return named
 
     @cached_property

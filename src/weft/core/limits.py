@@ -103,6 +103,7 @@ class Capacity:
         concurrent: How many may hold it at once; None for any number.
         rate: How many may begin in a period; None for any number.
         is_gate: Whether who holds it does so to his end, also while he waits for his children.
+        is_kept: Whether a body that was given up keeps it until it ends, since the world still sees it at work.
         in_use: How many hold it now.
         waiting: How many wait who need it, perhaps among other things.
         paused_until: No attempt begins before this moment.
@@ -117,6 +118,7 @@ class Capacity:
         "concurrent",
         "in_use",
         "is_gate",
+        "is_kept",
         "name",
         "paused_until",
         "rate",
@@ -124,12 +126,19 @@ class Capacity:
     )
 
     def __init__(
-        self, name: str, *, concurrent: int | None = None, rate: Rate | None = None, is_gate: bool = False
+        self,
+        name: str,
+        *,
+        concurrent: int | None = None,
+        rate: Rate | None = None,
+        is_gate: bool = False,
+        is_kept: bool = True,
     ) -> None:
         self.name = name
         self.concurrent = concurrent
         self.rate = rate
         self.is_gate = is_gate
+        self.is_kept = is_kept
         self.in_use = 0
         self.waiting = 0
         self.paused_until = -inf

@@ -962,7 +962,7 @@ class Call:
         """The body keeps what the world must not see used twice; only the width of its run goes to others."""
         if not self.abandoned:
             self.abandoned = {}
-        self.abandoned[self.thread] = () if self.permit is None else self.permit.leave_with(self.run.width)
+        self.abandoned[self.thread] = () if self.permit is None else self.permit.leave()
 
     def _end_stopped(self) -> None:
         """It was stopped and has ended. No record is made: it has no outcome that a resume could use."""

@@ -72,7 +72,9 @@ class Execution:
         self.previous: Any = None
         self.recorder: Recorder | None = None
         width = options.max_concurrent
-        self.width = Capacity("max_concurrent", concurrent=width) if width is not None else None
+        self.width = (
+            Capacity("max_concurrent", concurrent=width, is_kept=False) if width is not None else None
+        )
         self.limits = options.limits
         self._own_needs = needs_of(self.width, self.limits)
         self._width_needs = needs_of(self.width, ())

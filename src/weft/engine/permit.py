@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from weft.core.limits import Capacity, Needs
+from weft.core.limits import Needs
 from weft.engine import limits
 
 if TYPE_CHECKING:
@@ -95,10 +95,10 @@ class Permit:
         if holds:
             limits.release(self, holds)
 
-    def leave_with(self, but: Capacity | None) -> Needs:
-        """What a body that was given up keeps until it ends: all but the width of its run."""
-        kept = tuple(each for each in self.holds if each is not but)
-        self.holds = tuple(each for each in self.holds if each is but)
+    def leave(self) -> Needs:
+        """What a body that was given up keeps until it ends: all that the world would see used twice."""
+        kept = tuple(each for each in self.holds if each.is_kept)
+        self.holds = tuple(each for each in self.holds if not each.is_kept)
         return kept
 
     def wait_no_longer(self) -> None:

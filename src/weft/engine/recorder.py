@@ -283,7 +283,10 @@ class Recorder:
         Raises:
             UnstorableError: It cannot be recorded.
         """
-        data = self.loaded.kept[name] = self.codec.encode(value, root=name)
+        data = self.codec.encode(value, root=name)
+        if self.loaded.kept.get(name) == data:
+            return
+        self.loaded.kept[name] = data
         identity = blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).digest()
         self._add(Entry(self._book, Record(RecordKind.KEPT, identity, step=name, value=data)))
 
