@@ -28,7 +28,7 @@ from msgspec import Raw
 from msgspec.msgpack import Decoder, Ext
 
 from weft.checkpoint.wire import (
-    LARGE,
+    ALERT,
     MANY,
     Reader,
     ReadTable,
@@ -283,12 +283,13 @@ def _write_dict(w: Writer, value: dict[Any, object]) -> Any:
     # Without str among the atoms a key may have a lone surrogate, which only pairs can hold.
     if str not in w.atoms or not set(map(type, value)) <= {str}:
         return extension(Tag.DICT, _pairs(w, value))
-    w.count += len(value) + 1
-    if w.count > w.alert or len(value) > LARGE:
-        w.look(len(value) + 1, value)
-    if len(value) > MANY and w.plain(value.values()):
-        w.weigh(sum(map(len, value)))
-        return value.copy()
+    length = len(value)
+    w.count += length + 1
+    if length > MANY or w.count > ALERT:
+        w.look(length, value)
+        if length > MANY and w.plain(value.values()):
+            w.weigh(sum(map(len, value)))
+            return value.copy()
     atoms, text = w.atoms, w.text
     out: dict[str, Any] = {}
     size = 0

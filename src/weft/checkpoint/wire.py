@@ -28,7 +28,7 @@ MAX_SIZE = 2**29
 
 _LONGEST_TEXT = 400  # of a path, or of what is quoted in a message
 LARGE = 1_000  # items from which a container is looked at, whether it was met before; the smaller ones are
-_ALERT = 100_000  # looked at after so many items in all
+ALERT = 100_000  # looked at after so many items in all
 _REPEATED = (
     300_000  # items of objects met before that are allowed, and as many more for each item that is new:
 )
@@ -114,19 +114,20 @@ class Writer:
     without them.
     """
 
-    depth = 0
-    errors: Any = None  # errors_codec's, while it writes
-    count = 0  # of items in containers, and of containers
-    alert = _ALERT  # the count from which containers are looked at
-    bytes = 0  # of texts and the like
-    seen: set[int] | None = None  # containers looked at, by id
-    fresh = repeated = 0  # items of containers met for the first time, and again
+    __slots__ = (
+        "atoms", "bytes", "count", "depth", "errors", "fresh", "lenient", "repeated", "seen", "text", "writers",
+    )  # fmt: skip
 
     def __init__(self, writers: WriteTable, atoms: frozenset[type], *, lenient: bool = False) -> None:
         self.writers = writers
         self.atoms = atoms
         self.text = str if str in atoms else None
         self.lenient = lenient  # an error need not be one that can be rebuilt
+        self.depth = 0
+        self.errors: Any = None  # errors_codec's, while it writes
+        self.count = 0  # of items in containers, and of containers
+        self.bytes = 0  # of texts and the like
+        self.seen: set[int] | None = None  # containers looked at, by id; made with the counts of them
 
     def write(self, value: object) -> Any:
         """What msgpack is to encode for this value.
@@ -147,11 +148,12 @@ class Writer:
 
     def items(self, values: Collection[object], owner: object, label: Label) -> list[Any]:
         """Each of the values written; ``label(owner, index)`` names the one that is refused."""
-        self.count += len(values) + 1
-        if self.count > self.alert or len(values) > LARGE:
-            self.look(len(values) + 1, owner)
-        if len(values) > MANY and self.plain(values):
-            return list(values)
+        length = len(values)
+        self.count += length + 1
+        if length > MANY or self.count > ALERT:
+            self.look(length, owner)
+            if length > MANY and self.plain(values):
+                return list(values)
         out: list[Any] = []
         atoms, text = self.atoms, self.text
         size = 0
@@ -200,15 +202,18 @@ class Writer:
             )
 
     def look(self, size: int, owner: object) -> None:
-        """Look whether this container was met before, now that there are many.
+        """Look whether this container was met before, if it is large or there are many.
 
         Raises:
             Refusal: The whole would be by far larger than what it is made of.
         """
+        if size <= LARGE and self.count <= ALERT:
+            return
         if self.lenient and self.count > _MOST_IN_ERRORS:
             raise Refusal("is more than is recorded of an error")
         if self.seen is None:
             self.seen = set()
+            self.fresh = self.repeated = 0  # items of containers met for the first time, and again
         if id(owner) in self.seen:
             self.repeated += size
         else:

@@ -333,15 +333,12 @@ class Block:
         width = self._computing_width
         if width is None or len(self._computing) < width:
             return True
-        if not self._call.run.has_questions:
-            return False
-        at_work = [
-            branch for branch in self._computing.values() if branch.call and self._is_busy(branch.call)
-        ]
+        at_work = [branch for branch in self._computing.values() if branch.call and self._is_busy(branch.call)]
         return len(at_work) < width  # who waits for an answer needs no core
 
     def _is_busy(self, call: Call) -> bool:
-        return not call.is_open and self._call.run.is_busy(call)
+        run = self._call.run
+        return not call.is_open and not (run.only_waits and not run.is_busy(call))
 
     def _grow(self) -> None:
         self._growth = None

@@ -44,6 +44,9 @@ _LOOK, _LOOK_MAX = 0.002, 0.1
 class Execution:
     """A run. All of it happens on ``loop``; other threads reach it through :meth:`post`."""
 
+    #: Whether nothing in it is at work but waiting for answers, and it is about to be put aside.
+    only_waits = False
+
     #: Where no step is to begin: what would.
     rehearsal: Rehearsal | None = None
 
@@ -534,11 +537,13 @@ class Execution:
     def _has_more_to_start(self) -> bool:
         """Whether a block begins another branch, now that those at work only wait for answers."""
         before = self._asked()
+        self.only_waits = True
         stack = [self.root]
         while stack:
             call = stack.pop()
             stack.extend(call.children)
             call.child_opened()
+        self.only_waits = False
         return self._asked() > before
 
     def _asked(self) -> int:
