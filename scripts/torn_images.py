@@ -2,6 +2,7 @@
 
     python scripts/torn_images.py --images 10000 [--seed N] [--kind NAME ...]
     python scripts/torn_images.py --every-byte          cut and flip a small store at every offset (takes minutes)
+    python scripts/torn_images.py --power 1000          lose writes that the disk had not been told to keep
 
 A store is filled, and all that it has acknowledged is noted after each commit. What lies on the disk at that moment
 (the database and its write-ahead log, as a kill would leave them) is an image. Images are damaged in each of several
@@ -14,6 +15,9 @@ ways, opened with a fresh SqliteSaver, read whole, and one run of each is gone o
     hidden   something is missing that was there at any such moment, and nothing says so
     wrong    a value that nobody wrote, or a run with records of another moment
     raw      any other exception
+
+When the power fails in the middle of a commit, any of the sectors may be lost that were written since the last sync; what
+had been acknowledged before must all be there.
 
 `wrong` and `raw` are violations; so is `mixed`, but where the two files are of different moments to begin with. `hidden`
 and `older` are counted; see `--most-hidden`.
@@ -326,8 +330,8 @@ def torn(images: int, draw: random.Random, kinds: Sequence[str] = ()) -> Tally:
     return tally
 
 
-def at_every_byte(draw: random.Random) -> Tally:
-    """Cut and flip the last image of a small store, hot and closed, at every offset."""
+def at_every_byte(draw: random.Random, *, step: int = 1) -> Tally:
+    """Cut and flip the last image of a small store, hot and closed, at every offset, or at every ``step``-th."""
     tally = Tally(Counter(), [])
     with tempfile.TemporaryDirectory(dir=_quick()) as name:
         folder = Path(name)
@@ -337,11 +341,82 @@ def at_every_byte(draw: random.Random) -> Tally:
         plans = [("log: cut", hot, True), ("log: flipped", hot, True), ("file: cut", closed, False), ("file: flipped", closed, False)]
         for kind, image, in_log in plans:
             content = image.wal if in_log else image.db
-            for at in range(len(content)):
+            for at in range(draw.randrange(step), len(content), step):
                 torn = content[:at] if "cut" in kind else _flipped(content, draw, at)
                 files = (image.db, torn) if in_log else (torn, None)
                 _count(tally, kind, opened(folder / "image", files, image, story, draw.choice(story.names)))
     return tally
+
+
+# --- When the power fails ---------------------------------------------------------------------------------
+
+
+def _mixed(old: bytes, new: bytes, draw: random.Random) -> bytes:
+    """What is on the disk when some of the sectors that make ``new`` of ``old`` were not written."""
+    kept = draw.choice([0.1, 0.5, 0.9])
+    in_order, reached = draw.random() < 0.3, draw.randrange(max(len(new), 1))
+    found = bytearray()
+    for at in range(0, len(new), SECTOR):
+        is_written = at < reached if in_order else draw.random() < kept
+        sector = new[at : at + SECTOR]
+        before = old[at : at + SECTOR]
+        found += sector if is_written else before + bytes(len(sector) - len(before))
+    if draw.random() < 0.3:  # nor that the file has grown
+        del found[max(len(old), draw.randrange(len(found) + 1)) :]
+    return bytes(found)
+
+
+#: Of what is written, when the power fails: the log in a commit; the file, at a checkpoint; the log that begins anew.
+POWER = ("in a commit", "at a checkpoint", "where the log begins anew")
+
+
+def without_power(before: Image, after: Image, draw: random.Random) -> tuple[str, Files]:
+    """What may be on the disk if the power fails between two commits that follow each other."""
+    begins_anew = before.wal[:32] != after.wal[:32]
+    if before.db != after.db and draw.random() < 0.5:
+        log = before.wal if begins_anew else after.wal  # was synced before a page was written to the file
+        return POWER[1], (_mixed(before.db, after.db, draw), log)
+    if begins_anew:  # when all that was in it had been synced in the file; its head is synced before the rest is written
+        with_head = after.wal[:32] + before.wal[32:]
+        return POWER[2], (after.db, draw.choice([before.wal, with_head, _mixed(with_head, after.wal, draw)]))
+    return POWER[0], (before.db, _mixed(before.wal, after.wal, draw))
+
+
+def power_fails(images: int, draw: random.Random, *, synced: int = 1) -> Tally:
+    """Have the power fail so often. ``synced``: every how manieth commit waits for the disk (1 is what we promise)."""
+    tally = Tally(Counter(), [])
+    with tempfile.TemporaryDirectory(dir=_quick()) as name:
+        folder = Path(name)
+        told = stories(folder, draw)
+        (folder / "image").mkdir()
+        for _ in range(images):
+            story = draw.choice(told)
+            hot = [image for image in story.images if image.wal]
+            numbers = range(synced, len(hot))
+            if draw.random() < 0.5:  # those are few
+                numbers = [number for number in numbers if hot[number].db != hot[number - synced].db] or numbers
+            number = draw.choice(numbers)
+            before, acknowledged, after = hot[number - synced], hot[number - 1], hot[number]
+            kind, files = without_power(before, after, draw)
+            kept = Image(*files, {}, after.moment)
+            outcome = opened(folder / "image", files, kept, story, draw.choice(story.names))
+            if outcome[0] == "older" and story.truths[acknowledged.moment] == _found(folder / "again", files, story):
+                outcome = "whole", ""
+            tally.counts[kind, outcome[0]] += 1
+            if outcome[0] != "whole":
+                tally.examples.append(f"{kind}: {outcome[0]}: {outcome[1]}")
+    return tally
+
+
+def _found(folder: Path, files: Files, story: Story) -> Truth:
+    folder.mkdir()
+    try:
+        for content, end in zip(files, ("", "-wal"), strict=True):
+            (folder / f"runs.db{end}").write_bytes(content or b"")
+        with SqliteSaver(folder / "runs.db") as store:
+            return everything(store, story.names)
+    finally:
+        shutil.rmtree(folder)
 
 
 def _count(tally: Tally, kind: str, outcome: tuple[str, str]) -> None:
@@ -366,15 +441,21 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
     parser.add_argument("--kind", action="append", choices=[*KINDS], help="only these")
     parser.add_argument("--every-byte", action="store_true")
+    parser.add_argument("--power", type=int, default=0, help="how often the power fails")
     parser.add_argument("--most-hidden", type=float, default=0.005, help="the share of images that may hide something")
     args = parser.parse_args()
     print(f"seed {args.seed}", flush=True)
     draw, began = random.Random(args.seed), time.monotonic()
-    tally = at_every_byte(draw) if args.every_byte else torn(args.images, draw, args.kind or ())
+    if args.power:
+        tally, kinds = power_fails(args.power, draw), {*POWER}
+    elif args.every_byte:
+        tally, kinds = at_every_byte(draw), set()
+    else:
+        tally, kinds = torn(args.images, draw, args.kind or ()), {*(args.kind or KINDS)}
     print(*tally.table(), *tally.examples[:10], sep="\n")
     images = tally.of(*OUTCOMES)
     print(f"{images} images in {time.monotonic() - began:.0f} s; {len(tally.examples)} violations")
-    missing = set() if args.every_byte else set(args.kind or KINDS) - {kind for kind, _ in tally.counts}
+    missing = kinds - {kind for kind, _ in tally.counts}
     if missing:
         print("never happened:", *sorted(missing))
     bad = tally.examples or missing or tally.of("hidden") > images * args.most_hidden

@@ -1175,7 +1175,8 @@ def test_a_node_can_ask(kind):
         "answer": "yes",
         "other": 1,
     }
-    assert graph.get_state() == {"asked": 1, "other": 1}
+    assert graph.get_state("t", checkpointer=saver) == {"asked": 1, "other": 1}
+    assert graph.get_state() == {}  # the thread's is its own
     assert ran == ["other"]
 
 

@@ -23,9 +23,17 @@ from weft.core.graph_plan import GraphPlan, PlanJoin, PlanNode, unknown_name
 from weft.core.graph_state import plain
 from weft.core.policy import FailFast
 from weft.core.state_merge import StateReducer
+from weft.engine.options import as_checkpointer
 from weft.engine.step import Step, step_options
-from weft.errors import DefinitionError, GraphCompileError, GraphError, InputError, ParallelExecutionError
-from weft.graph_callback import Callback
+from weft.errors import (
+    DefinitionError,
+    GraphCompileError,
+    GraphError,
+    InputError,
+    ParallelExecutionError,
+    UsageError,
+)
+from weft.graph_callback import Callback, EventCallback
 from weft.graph_forks import ForkOptions
 from weft.graph_nodes import Given, GraphNode
 from weft.graph_picture import picture_of_plan
@@ -62,7 +70,7 @@ class Graph(Runnable):
         max_steps: How many nodes may run one after the other; without it there is no bound where there is no loop, and
             10,000 where there is one.
         initial_state: What the state is at first: a dict that nodes get as ``state``, and which lasts from one
-            execution to the next. With a ``thread_id`` it is the thread's, and a new thread begins with this.
+            execution to the next. With a ``thread_id`` it is the thread's own, and a new thread begins with this.
         name: What results and errors call it.
         reducers: By key, how what several branches wrote is combined, of two values at a time; else the branch that
             was completed last wins.
@@ -218,7 +226,8 @@ class Graph(Runnable):
             timeout: Seconds for all branches together: :class:`ParallelTimeoutError`.
             on_error: "fail_fast" (the first failure ends the execution), "collect" (a branch that fails comes to the
                 join with a :class:`Failed` under the name of its first node), ``tolerate(...)`` (the same, while there
-                are not more of them), or "race" (only the first that comes to the join counts).
+                are not more of them), or "race" (only the first that comes to the join counts). What the graph itself
+                cannot do (a conflict, no way on, too many steps) ends the execution.
             need: How many branches are enough; the others are stopped.
 
         Raises:
@@ -338,11 +347,19 @@ class Graph(Runnable):
         Raises:
             GraphCompileError: There is such; it lists all of it.
         """
-        plan = self._program().plan
-        plan.check()
-        if strict and plan.has_loop:
-            raise GraphCompileError(f"there is a loop, which strict=True refuses: {plan.shown_loop()}")
+        program = self._program()
+        if found := [*self._problems_of(program)]:
+            raise GraphCompileError(*found)
+        if strict and program.plan.has_loop:
+            raise GraphCompileError(
+                f"there is a loop, which strict=True refuses: {program.plan.shown_loop()}"
+            )
         return self
+
+    def _problems_of(self, program: Program) -> Iterator[str]:
+        yield from program.plan.problems()
+        for side in (side for sides in program.sides.values() for side in sides):
+            yield from (f"beside {side.source!r}: {problem}" for problem in side.plan.problems())
 
     def _name_of(self, node: Any, builder: str) -> str:
         name = node if isinstance(node, str) else self._name_given_to(node) or _own_name(node, builder)
@@ -383,9 +400,26 @@ class Graph(Runnable):
 
     # State
 
-    def get_state(self) -> dict[Any, Any]:
-        """What the state is between executions."""
-        return self.state
+    def get_state(self, thread_id: str | None = None, *, checkpointer: Any = None) -> dict[Any, Any]:
+        """What the state is between executions; with a thread, what its last run has left.
+
+        Args:
+            thread_id: The thread; its state is its own, and not what the graph holds.
+            checkpointer: Where it is recorded, if that is not the graph's own.
+
+        Raises:
+            UsageError: There is a thread and no checkpointer.
+        """
+        if thread_id is None:
+            return self.state
+        store = as_checkpointer(self.checkpointer if checkpointer is None else checkpointer)
+        if store is None:
+            raise UsageError(
+                f"the state of thread {thread_id!r} is in a checkpointer: give it, get_state(..., checkpointer=...)"
+            )
+        found = store.states(thread_id, limit=1)
+        left = store.codec.decode(found[0].value) if found else None
+        return left if isinstance(left, dict) else plain(self.given_state)
 
     def set_state(self, state: Mapping[Any, Any]) -> Self:
         """Begin the next execution with this state."""
@@ -634,7 +668,7 @@ class Graph(Runnable):
             parts = {node.name: self.nodes[node.name] for node in plan.nodes}
             takes_state = any(GraphNode(name, part, plan).takes_state for name, part in parts.items())
             program = functools.cache(functools.partial(self._program_of, plan, sides))
-            made = side_of(edge, program, shape=shape_of("pipeline", parts), takes_state=takes_state)
+            made = side_of(edge, plan, program, shape=shape_of("pipeline", parts), takes_state=takes_state)
             sides[edge.source] = (*sides.get(edge.source, ()), made)
         return sides
 
@@ -650,6 +684,8 @@ class Graph(Runnable):
         callback = given.callback
         if callback is None and program.streams:
             callback = self.get_callback()
+            if isinstance(callback, EventCallback | Callback):
+                callback.is_unread = True  # nobody else has it
         return GraphRun(program, call, given, self, callback)
 
     def bind(self, input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -687,7 +723,7 @@ class Graph(Runnable):
     def problems(self) -> Iterator[str]:
         """What can never work."""
         try:
-            yield from self._make_program().plan.problems()
+            yield from self._problems_of(self._make_program())
         except GraphCompileError as error:
             yield from error.problems
 

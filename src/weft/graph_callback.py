@@ -80,6 +80,7 @@ class _Stream:
         self.first_token = True
         self.current_node_name: str | None = None  # as above
         self._nodes: dict[str, list[bool]] = {}  # those at work, each with whether it is active
+        self.is_unread = False  # nobody can read it, so nothing need be kept
         self._loop: asyncio.AbstractEventLoop | None = None  # of who reads
         self._lock = threading.Lock()
         self._done = False
@@ -91,6 +92,8 @@ class _Stream:
         return self._done
 
     def _put(self, item: Any) -> None:
+        if self.is_unread:
+            return
         with self._lock:
             if self._loop is None or self._loop is asyncio._get_running_loop():
                 self.queue.put_nowait(item)

@@ -33,10 +33,11 @@ class Given(dict[Any, Any]):
         upstream: What led to the first node.
         state: What the state is at first, if not what the graph holds.
         branch_errors: Where those of pipelines beside a pipeline go.
+        depth: How many pipelines this one is beside.
         is_closed: Whether the callback was closed.
     """
 
-    __slots__ = ("branch_errors", "callback", "is_closed", "only_writes", "state", "upstream")
+    __slots__ = ("branch_errors", "callback", "depth", "is_closed", "only_writes", "state", "upstream")
 
     def __init__(
         self,
@@ -47,6 +48,7 @@ class Given(dict[Any, Any]):
         upstream: tuple[Upstream, ...] = (),
         state: Mapping[Any, Any] | None = None,
         branch_errors: list[Any] | None = None,
+        depth: int = 0,
     ) -> None:
         super().__init__(values)
         self.callback = callback
@@ -54,6 +56,7 @@ class Given(dict[Any, Any]):
         self.upstream = upstream
         self.state = state
         self.branch_errors = branch_errors
+        self.depth = depth
         self.is_closed = False
 
 

@@ -30,7 +30,7 @@ from weft.engine.context import current
 from weft.engine.futures import Branch
 from weft.engine.states import Stop, StopKind
 from weft.engine.step import Step
-from weft.errors import UnstorableError
+from weft.errors import GraphError, UnstorableError
 from weft.graph_forks import Ending, ForkOptions, ForkRun, Forks
 from weft.graph_nodes import Given, GraphNode, NodeCall, Start
 
@@ -75,6 +75,7 @@ class Side:
         step: Runs it.
         waits: Whether the way on waits for it.
         takes_state: Whether it, or its condition, gets the state.
+        plan: Its nodes and ways.
     """
 
     source: str
@@ -82,6 +83,7 @@ class Side:
     step: Step
     waits: bool
     takes_state: bool
+    plan: GraphPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +161,9 @@ class _OutOfTime(Branch):
 
 
 _OUT_OF_TIME = "out of time"
+
+#: How many pipelines may be beside each other.
+_DEEPEST = 100
 
 #: Seconds for which a callback may take to be closed.
 _CLOSING = 10.0
@@ -259,7 +264,7 @@ class GraphRun:
         """Let go of the timers, and tell who reads what was streamed that nothing more comes."""
         if self._forks is not None:
             self._forks.close()
-        if self._program.sides:
+        if self._program.sides and self._call.run.rehearsal is None:
             self._holder.branch_errors = self._branch_errors
         callback = self._callback
         is_own = callback is not self._given.callback
@@ -302,6 +307,11 @@ class GraphRun:
         return plain({**self._first_state})
 
     @property
+    def _is_of_thread(self) -> bool:
+        """Whether the state is that of a thread, which is no business of other threads."""
+        return self._call.parent is None and self._call.run.thread_id is not None
+
+    @property
     def _name_in_run(self) -> str:
         """What the run calls the state of this graph: by what it is made of, and which of several it is."""
         step = self._call.step
@@ -317,7 +327,7 @@ class GraphRun:
         if self._call.parent is not None:
             held = self._holder.state
             return held if run.recorder is None else run.recorder.remembered(self._name_in_run, held)
-        if run.thread_id is None:
+        if not self._is_of_thread:
             return self._holder.state
         return run.previous if isinstance(run.previous, Mapping) else self._holder.given_state
 
@@ -336,12 +346,14 @@ class GraphRun:
     def _end(self, finished: Finished) -> None:
         result = finished.writes if self._given.only_writes else finished.result
         if finished.state is not None:
-            self._call.aside = self._holder.state = self._with_late_changes(finished.state)
+            state = self._call.aside = self._with_late_changes(finished.state)
+            if not self._is_of_thread and self._call.run.rehearsal is None:
+                self._holder.state = state
             if self._call.parent is None:
-                result = Result(result, self._holder.state)
+                result = Result(result, state)
             elif self._call.run.recorder is not None:
                 # Its own record is not read again where what is round it was recorded as a whole.
-                self._call.run.recorder.keep(self._name_in_run, self._holder.state)
+                self._call.run.recorder.keep(self._name_in_run, state)
         self._call.conclude(result, None)
 
     # Starting
@@ -481,6 +493,11 @@ class GraphRun:
         output: Mapping[Any, Any],
         choices: Sequence[str] | None,
     ) -> None:
+        if self._given.depth == _DEEPEST:
+            raise GraphError(
+                f"pipelines are {_DEEPEST} deep beside each other at {running.node.name!r}: add_branch() leads back to "
+                "where it began"
+            )
         run = running.run
         waiting = _Waiting(running, output, choices)
         for side in sides:
@@ -492,6 +509,7 @@ class GraphRun:
                 upstream=(Upstream(running.node.name, output),),
                 state=None if state is None else plain({**state.state}),
                 branch_errors=self._branch_errors,
+                depth=self._given.depth + 1,
             )
             asked = SideCall(self._call, side, run, given.state)
             self._sides[asked] = None

@@ -74,7 +74,9 @@ def reachable(
     return seen
 
 
-def side_of(edge: SideEdge, program: Callable[[], Program], *, shape: str, takes_state: bool) -> Side:
+def side_of(
+    edge: SideEdge, plan: GraphPlan, program: Callable[[], Program], *, shape: str, takes_state: bool
+) -> Side:
     """The pipeline as the graph runs it."""
     condition = None
     if edge.condition is not None:
@@ -87,7 +89,7 @@ def side_of(edge: SideEdge, program: Callable[[], Program], *, shape: str, takes
         key=_flow_of,
         shape=shape,
     )
-    return Side(edge.source, edge.destination, step, edge.waits, takes_state or condition is not None)
+    return Side(edge.source, edge.destination, step, edge.waits, takes_state or condition is not None, plan)
 
 
 def _flow_of(given: Given) -> Any:

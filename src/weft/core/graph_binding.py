@@ -49,7 +49,8 @@ class GraphBinding:
             return cls()
         variable = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
         named = [p for p in parameters if p.kind not in variable]
-        special = {p.name for p in named if p.name in (STATE, UPSTREAM, CALLBACK)}
+        by_name = [p for p in named if p.kind not in _BY_POSITION]
+        special = {p.name for p in by_name if p.name in (STATE, UPSTREAM, CALLBACK)}
         values = [p for p in named if p.name not in special]
         return cls(
             tuple(p.name for p in values if p.kind in _BY_POSITION),

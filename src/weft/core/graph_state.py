@@ -432,6 +432,8 @@ class StateBranch:
         """
         if not self._notes.now:
             return {}
+        if self._notes.guard is not None:
+            self._notes.guard()  # what is there may be another's by now
         self._recognise_appending()
         change = self._change(self._notes.now, is_exact=True)
         for note in self._notes.now.values():
