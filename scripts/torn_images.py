@@ -103,12 +103,16 @@ class Story:
     def _run(self, store: SqliteSaver, number: int, name: str, steps: int) -> None:
         draw = self.draw
         thread = THREADS[number % 3] if number % 3 < 2 else None
-        fence = store.open(OpenRun(name, "flow", thread, draw.randbytes(draw.randrange(50)), 1.0 + number)).fence
+        fence = store.open(
+            OpenRun(name, "flow", thread, draw.randbytes(draw.randrange(50)), 1.0 + number)
+        ).fence
         self._take(store)
         for step in range(steps):
             records = [self._record(step) for _ in range(draw.randrange(1, 4))]
             last = step == steps - 1 and number % 4 != 3
-            change = Change(RunStatus.FINISHED, draw.randbytes(20), saved=draw.randbytes(20)) if last else None
+            change = (
+                Change(RunStatus.FINISHED, draw.randbytes(20), saved=draw.randbytes(20)) if last else None
+            )
             store.commit([Write(name, fence, records, change)])
             self._take(store)
         if number % 4 == 3:
@@ -123,7 +127,16 @@ class Story:
         draw = self.draw
         size = draw.randrange(self.most if draw.random() < 0.1 else 60)
         return Record(
-            draw.choice([*RecordKind]), draw.randbytes(16), draw.randbytes(16), step, "step", draw.randbytes(size), 1, 2.0, 3.0, step
+            draw.choice([*RecordKind]),
+            draw.randbytes(16),
+            draw.randbytes(16),
+            step,
+            "step",
+            draw.randbytes(size),
+            1,
+            2.0,
+            3.0,
+            step,
         )
 
     def _take(self, store: SqliteSaver) -> None:
@@ -156,7 +169,9 @@ def _flipped(content: bytes, draw: random.Random, at: int | None = None) -> byte
     return content[:place] + bytes([content[place] ^ (1 << draw.randrange(8))]) + content[place + 1 :]
 
 
-def _with_sector(content: bytes, draw: random.Random, new: Callable[[int, int], bytes], size: int = SECTOR) -> bytes:
+def _with_sector(
+    content: bytes, draw: random.Random, new: Callable[[int, int], bytes], size: int = SECTOR
+) -> bytes:
     """One sector is another; ``new(start, length)`` gives what is there."""
     start = draw.randrange(-(-len(content) // size)) * size
     length = min(size, len(content) - start)
@@ -166,7 +181,9 @@ def _with_sector(content: bytes, draw: random.Random, new: Callable[[int, int], 
 
 def _other(story: Story, image: Image, draw: random.Random) -> Image:
     """An image of an earlier moment."""
-    return draw.choice([each for each in story.images if each.moment <= image.moment and each is not image] or [image])
+    return draw.choice(
+        [each for each in story.images if each.moment <= image.moment and each is not image] or [image]
+    )
 
 
 def page_size(db: bytes) -> int:
@@ -178,11 +195,20 @@ def page_size(db: bytes) -> int:
 KINDS: dict[str, Damage] = {
     "log: cut": lambda it, draw, _: (it.db, _cut(it.wal, draw)),
     "log: a bit flipped": lambda it, draw, _: (it.db, _flipped(it.wal, draw)),
-    "log: several bits flipped": lambda it, draw, _: (it.db, _flipped(_flipped(_flipped(it.wal, draw), draw), draw)),
+    "log: several bits flipped": lambda it, draw, _: (
+        it.db,
+        _flipped(_flipped(_flipped(it.wal, draw), draw), draw),
+    ),
     "log: its head flipped": lambda it, draw, _: (it.db, _flipped(it.wal, draw, draw.randrange(32))),
-    "log: zeros to its end": lambda it, draw, _: (it.db, (cut := _cut(it.wal, draw)) + bytes(len(it.wal) - len(cut))),
+    "log: zeros to its end": lambda it, draw, _: (
+        it.db,
+        (cut := _cut(it.wal, draw)) + bytes(len(it.wal) - len(cut)),
+    ),
     "log: a sector of zeros": lambda it, draw, _: (it.db, _with_sector(it.wal, draw, lambda _, n: bytes(n))),
-    "log: a sector of noise": lambda it, draw, _: (it.db, _with_sector(it.wal, draw, lambda _, n: draw.randbytes(n))),
+    "log: a sector of noise": lambda it, draw, _: (
+        it.db,
+        _with_sector(it.wal, draw, lambda _, n: draw.randbytes(n)),
+    ),
     "log: a sector of another moment": lambda it, draw, story: (
         it.db,
         _with_sector(it.wal, draw, lambda at, n, old=_other(story, it, draw): old.wal[at : at + n]),
@@ -192,9 +218,14 @@ KINDS: dict[str, Damage] = {
     "file: cut": lambda it, draw, _: (_cut(it.db, draw), it.wal),
     "file: a bit flipped": lambda it, draw, _: (_flipped(it.db, draw), it.wal),
     "file: a sector of zeros": lambda it, draw, _: (_with_sector(it.db, draw, lambda _, n: bytes(n)), it.wal),
-    "file: a sector of noise": lambda it, draw, _: (_with_sector(it.db, draw, lambda _, n: draw.randbytes(n)), it.wal),
+    "file: a sector of noise": lambda it, draw, _: (
+        _with_sector(it.db, draw, lambda _, n: draw.randbytes(n)),
+        it.wal,
+    ),
     "file: a page of another moment": lambda it, draw, story: (
-        _with_sector(it.db, draw, lambda at, n, old=_other(story, it, draw): old.db[at : at + n], page_size(it.db)),
+        _with_sector(
+            it.db, draw, lambda at, n, old=_other(story, it, draw): old.db[at : at + n], page_size(it.db)
+        ),
         it.wal,
     ),
     "file: a page in another's place": lambda it, draw, _: (
@@ -227,7 +258,9 @@ def judge(found: Truth, truths: Sequence[Truth], moment: int) -> str:
     if any(_is_part(found, truth) for truth in known):
         return "hidden"
     runs = all(any(_same_run(found, truth, name) for truth in known) for name in found.records)
-    states = all(any(found.states[thread] == truth.states[thread] for truth in known) for thread in found.states)
+    states = all(
+        any(found.states[thread] == truth.states[thread] for truth in known) for thread in found.states
+    )
     return "mixed" if runs and states else "wrong"
 
 
@@ -236,12 +269,17 @@ def _is_part(found: Truth, truth: Truth) -> bool:
     return (
         all(truth.runs.get(name) == row for name, row in found.runs.items())
         and all(not records or truth.records.get(name) == records for name, records in found.records.items())
-        and all(all(state in truth.states[thread] for state in states) for thread, states in found.states.items())
+        and all(
+            all(state in truth.states[thread] for state in states) for thread, states in found.states.items()
+        )
     )
 
 
 def _same_run(found: Truth, truth: Truth, name: str) -> bool:
-    return _plain(found.runs.get(name)) == _plain(truth.runs.get(name)) and found.records[name] == truth.records[name]
+    return (
+        _plain(found.runs.get(name)) == _plain(truth.runs.get(name))
+        and found.records[name] == truth.records[name]
+    )
 
 
 def _plain(row: RunRow | None) -> RunRow | None:
@@ -309,7 +347,7 @@ def stories(folder: Path, draw: random.Random) -> list[Story]:
         (folder / name).mkdir()
     return [
         Story(folder / "small" / "runs.db", draw, runs=3, steps=3, most=60),
-        Story(folder / "big" / "runs.db", draw, runs=60, steps=4, most=20_000),
+        Story(folder / "big" / "runs.db", draw, runs=40, steps=3, most=20_000),
     ]
 
 
@@ -323,7 +361,9 @@ def torn(images: int, draw: random.Random, kinds: Sequence[str] = ()) -> Tally:
         for number in range(images):
             kind = (kinds or [*KINDS])[number % len(kinds or KINDS)]
             story = draw.choice(told)
-            choice = [image for image in story.images if image.wal] if kind.startswith("log") else story.images
+            choice = (
+                [image for image in story.images if image.wal] if kind.startswith("log") else story.images
+            )
             image = draw.choice(choice)
             files = KINDS[kind](image, draw, story)
             _count(tally, kind, opened(folder / "image", files, image, story, draw.choice(story.names)))
@@ -338,7 +378,12 @@ def at_every_byte(draw: random.Random, *, step: int = 1) -> Tally:
         (folder / "image").mkdir()
         story = Story(folder / "runs.db", draw, runs=2, steps=2, most=60)
         hot, closed = story.images[-2:]
-        plans = [("log: cut", hot, True), ("log: flipped", hot, True), ("file: cut", closed, False), ("file: flipped", closed, False)]
+        plans = [
+            ("log: cut", hot, True),
+            ("log: flipped", hot, True),
+            ("file: cut", closed, False),
+            ("file: flipped", closed, False),
+        ]
         for kind, image, in_log in plans:
             content = image.wal if in_log else image.db
             for at in range(draw.randrange(step), len(content), step):
@@ -376,7 +421,9 @@ def without_power(before: Image, after: Image, draw: random.Random) -> tuple[str
     if before.db != after.db and draw.random() < 0.5:
         log = before.wal if begins_anew else after.wal  # was synced before a page was written to the file
         return POWER[1], (_mixed(before.db, after.db, draw), log)
-    if begins_anew:  # when all that was in it had been synced in the file; its head is synced before the rest is written
+    if (
+        begins_anew
+    ):  # when all that was in it had been synced in the file; its head is synced before the rest is written
         with_head = after.wal[:32] + before.wal[32:]
         return POWER[2], (after.db, draw.choice([before.wal, with_head, _mixed(with_head, after.wal, draw)]))
     return POWER[0], (before.db, _mixed(before.wal, after.wal, draw))
@@ -394,13 +441,17 @@ def power_fails(images: int, draw: random.Random, *, synced: int = 1) -> Tally:
             hot = [image for image in story.images if image.wal]
             numbers = range(synced, len(hot))
             if draw.random() < 0.5:  # those are few
-                numbers = [number for number in numbers if hot[number].db != hot[number - synced].db] or numbers
+                numbers = [
+                    number for number in numbers if hot[number].db != hot[number - synced].db
+                ] or numbers
             number = draw.choice(numbers)
             before, acknowledged, after = hot[number - synced], hot[number - 1], hot[number]
             kind, files = without_power(before, after, draw)
             kept = Image(*files, {}, after.moment)
             outcome = opened(folder / "image", files, kept, story, draw.choice(story.names))
-            if outcome[0] == "older" and story.truths[acknowledged.moment] == _found(folder / "again", files, story):
+            if outcome[0] == "older" and story.truths[acknowledged.moment] == _found(
+                folder / "again", files, story
+            ):
                 outcome = "whole", ""
             tally.counts[kind, outcome[0]] += 1
             if outcome[0] != "whole":
@@ -442,7 +493,9 @@ def main() -> int:
     parser.add_argument("--kind", action="append", choices=[*KINDS], help="only these")
     parser.add_argument("--every-byte", action="store_true")
     parser.add_argument("--power", type=int, default=0, help="how often the power fails")
-    parser.add_argument("--most-hidden", type=float, default=0.005, help="the share of images that may hide something")
+    parser.add_argument(
+        "--most-hidden", type=float, default=0.005, help="the share of images that may hide something"
+    )
     args = parser.parse_args()
     print(f"seed {args.seed}", flush=True)
     draw, began = random.Random(args.seed), time.monotonic()

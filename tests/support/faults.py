@@ -15,7 +15,16 @@ from typing import Any
 
 from weft import StoreError, call_id
 from weft.checkpoint import sql
-from weft.checkpoint.base import Checkpointer, OpenRun, Record, RecordKind, RunRow, RunStatus, ThreadState, Write
+from weft.checkpoint.base import (
+    Checkpointer,
+    OpenRun,
+    Record,
+    RecordKind,
+    RunRow,
+    RunStatus,
+    ThreadState,
+    Write,
+)
 
 
 class Fault(Enum):

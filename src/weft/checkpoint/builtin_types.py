@@ -187,7 +187,8 @@ def _read_fraction(r: Reader, payload: memoryview) -> Fraction:
         raise CorruptDataError("no fraction in its lowest terms")
     made: Any = object.__new__(Fraction)  # its constructor would look for common factors, however large
     made._numerator, made._denominator = numerator, denominator
-    return made
+    fraction: Fraction = made
+    return fraction
 
 
 def _write_uuid(w: Writer, value: UUID) -> Ext:

@@ -314,7 +314,7 @@ def parts(value: object, limit: int) -> int:
         elif issubclass(kind, BaseException):
             inside = args_of(one)
         else:
-            count += length_hint(one) // 100 if kind in _SIZED else 0  # type: ignore[arg-type] # str or bytes
+            count += length_hint(one) // 100 if kind in _SIZED else 0
             continue
         if len(inside) + len(waiting) + count >= limit:
             return limit
