@@ -16,11 +16,11 @@ ways, opened with a fresh SqliteSaver, read whole, and one run of each is gone o
     wrong    a value that nobody wrote, or a run with records of another moment
     raw      any other exception
 
-When the power fails in the middle of a commit, any of the sectors may be lost that were written since the last sync; what
-had been acknowledged before must all be there.
+When the power fails in the middle of a commit, any of the sectors may be lost that were written since the last sync;
+what had been acknowledged before must all be there.
 
-`wrong` and `raw` are violations; so is `mixed`, but where the two files are of different moments to begin with. `hidden`
-and `older` are counted; see `--most-hidden`.
+`wrong` and `raw` are violations; so is `mixed`, but where the two files are of different moments to begin with.
+`hidden` and `older` are counted; see `--most-hidden`.
 """
 
 from __future__ import annotations
@@ -186,6 +186,10 @@ def _other(story: Story, image: Image, draw: random.Random) -> Image:
     )
 
 
+def _part_of(content: bytes) -> Callable[[int, int], bytes]:
+    return lambda at, length: content[at : at + length]
+
+
 def page_size(db: bytes) -> int:
     """Of a database, in bytes."""
     (size,) = struct.unpack(">H", db[16:18])
@@ -211,7 +215,7 @@ KINDS: dict[str, Damage] = {
     ),
     "log: a sector of another moment": lambda it, draw, story: (
         it.db,
-        _with_sector(it.wal, draw, lambda at, n, old=_other(story, it, draw): old.wal[at : at + n]),
+        _with_sector(it.wal, draw, _part_of(_other(story, it, draw).wal)),
     ),
     "log: gone": lambda it, draw, _: (it.db, None),
     "log: of another moment": lambda it, draw, story: (it.db, _other(story, it, draw).wal),
@@ -223,9 +227,7 @@ KINDS: dict[str, Damage] = {
         it.wal,
     ),
     "file: a page of another moment": lambda it, draw, story: (
-        _with_sector(
-            it.db, draw, lambda at, n, old=_other(story, it, draw): old.db[at : at + n], page_size(it.db)
-        ),
+        _with_sector(it.db, draw, _part_of(_other(story, it, draw).db), page_size(it.db)),
         it.wal,
     ),
     "file: a page in another's place": lambda it, draw, _: (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Awaitable, Callable
-from typing import Any, Generic, NamedTuple, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, Generic, NamedTuple, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
 
 from weft.core.binding import Binding
 from weft.core.checks import check_name
@@ -76,6 +76,19 @@ class FunctionNode(Runnable, Generic[P, T]):
         return self._binding.bind(value, step=self.step.name)
 
 
+class NodeOptions(TypedDict, total=False):
+    """The options of a node that are given by keyword; see :func:`node`."""
+
+    start: bool
+    end: bool
+    stream: bool
+    timeout: Any
+    total: float | None
+    retry: Any
+    limit: Any
+    key: Callable[..., Any] | None
+
+
 class NodeDecorator(Protocol):
     """What ``@node(...)`` with options is put on."""
 
@@ -88,32 +101,9 @@ class NodeDecorator(Protocol):
 @overload
 def node(func: Callable[P, T], /) -> FunctionNode[P, T]: ...
 @overload
-def node(
-    name: str | None = None,
-    /,
-    *,
-    start: bool = False,
-    end: bool = False,
-    stream: bool = False,
-    timeout: Any = None,
-    total: float | None = None,
-    retry: Any = None,
-    limit: Any = None,
-    key: Callable[..., Any] | None = None,
-) -> NodeDecorator: ...
+def node(name: str | None = None, /, **options: Unpack[NodeOptions]) -> NodeDecorator: ...
 @overload
-def node(
-    *,
-    name: str,
-    start: bool = False,
-    end: bool = False,
-    stream: bool = False,
-    timeout: Any = None,
-    total: float | None = None,
-    retry: Any = None,
-    limit: Any = None,
-    key: Callable[..., Any] | None = None,
-) -> NodeDecorator: ...
+def node(*, name: str, **options: Unpack[NodeOptions]) -> NodeDecorator: ...
 def node(
     func: Any = None,
     /,
@@ -147,30 +137,9 @@ def node(
 @overload
 def router(func: Callable[P, T], /) -> FunctionNode[P, T]: ...
 @overload
-def router(
-    name: str | None = None,
-    /,
-    *,
-    start: bool = False,
-    stream: bool = False,
-    timeout: Any = None,
-    total: float | None = None,
-    retry: Any = None,
-    limit: Any = None,
-    key: Callable[..., Any] | None = None,
-) -> NodeDecorator: ...
+def router(name: str | None = None, /, **options: Unpack[NodeOptions]) -> NodeDecorator: ...
 @overload
-def router(
-    *,
-    name: str,
-    start: bool = False,
-    stream: bool = False,
-    timeout: Any = None,
-    total: float | None = None,
-    retry: Any = None,
-    limit: Any = None,
-    key: Callable[..., Any] | None = None,
-) -> NodeDecorator: ...
+def router(*, name: str, **options: Unpack[NodeOptions]) -> NodeDecorator: ...
 def router(
     func: Any = None,
     /,

@@ -24,7 +24,7 @@ from killing import seeded
 
 from weft import CorruptDataError, RunStatus, SqliteSaver, StoreError, entrypoint, task
 from weft.checkpoint import sql
-from weft.checkpoint.base import OpenRun, Record, RecordKind, Write, all_records
+from weft.checkpoint.base import OpenRun, Record, Write, all_records
 from weft.testing.conformance import begin, record
 
 ROOT = Path(__file__).parents[2]
@@ -339,7 +339,7 @@ COMMITS = """
 import os, sys
 from weft.checkpoint import sql
 from weft.checkpoint.sqlite import SqliteSaver
-from weft.checkpoint.base import OpenRun, Record, RecordKind, Write
+from weft.checkpoint.base import OpenRun, Record, Write
 if sys.argv[2:]:
     sql.SYNCHRONOUS = sys.argv[2]
 store = SqliteSaver(sys.argv[1])

@@ -253,7 +253,13 @@ class Statements:
         name = "commit" if statement == sql.COMMIT else "any"
         if "any" in self.plan.counts:
             name = "any"
-        # SQLite ends a statement that fails; one that an error's traceback kept open would keep its snapshot, too.
+        if (
+            name == "any"
+            and statement in {sql.BEGIN_READING, sql.BEGIN_WRITING}
+            and self.plan.fault is Fault.UNSURE
+        ):
+            return do()  # SQLite never begins and says that it has not
+        # It ends a statement that fails; one that an error's traceback kept open would keep its snapshot, too.
         return self.plan.apply(name, do, undo=lambda cursor: cursor.close())
 
 

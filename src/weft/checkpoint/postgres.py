@@ -15,13 +15,13 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from types import TracebackType
 from typing import Any, Final, Self
 
 from msgspec import structs
 
 from weft.checkpoint import postgres_sql as sql
 from weft.checkpoint.base import Change, OpenRun, Record, RunRow, RunStatus, ThreadState, Write
+from weft.checkpoint.closing import Closing
 from weft.checkpoint.codec import Codec
 from weft.checkpoint.owner import (
     LEASE,
@@ -66,7 +66,7 @@ _MOST = 2**62  # a number of rows or a position that nothing reaches
 _RUNNING: Final = STATUS_CODE[RunStatus.RUNNING]
 
 
-class PostgresSaver:
+class PostgresSaver(Closing):
     """A checkpointer that keeps journals in a Postgres database.
 
     Any number of threads, processes and machines may use it at the same time, each process with an object of its own.
@@ -348,27 +348,6 @@ class PostgresSaver:
             writer.close()
         with self._reader as reader:
             reader.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        if hasattr(self, "_held"):  # else it was refused when it was made
-            with suppress(Exception):
-                self.close()
 
     def __repr__(self) -> str:
         return f"<PostgresSaver {self._address}>"

@@ -17,7 +17,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from types import TracebackType
 from typing import Final, LiteralString, Self
 
 from msgspec import structs
@@ -32,6 +31,7 @@ from weft.checkpoint.base import (
     ThreadState,
     Write,
 )
+from weft.checkpoint.closing import Closing
 from weft.checkpoint.codec import Codec
 from weft.checkpoint.owner import (
     LEASE,
@@ -65,7 +65,7 @@ from weft.checkpoint.rows import (
 from weft.errors import CorruptDataError, InputError, StoreError
 
 
-class SqliteSaver:
+class SqliteSaver(Closing):
     """A checkpointer that keeps journals in one SQLite file.
 
     Any number of threads and processes of a machine may use the file at the same time, each process with an
@@ -250,27 +250,6 @@ class SqliteSaver:
             writer.close()
         with self._reader as reader:
             reader.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        if hasattr(self, "_held"):  # else it was refused when it was made
-            with suppress(Exception):
-                self.close()
 
     def __repr__(self) -> str:
         return f"SqliteSaver({self.path!r})"
