@@ -955,7 +955,8 @@ def test_the_command_line_runs_and_resumes_a_flow(tmp_path):
     (tmp_path / "shut").touch()
     assert cli("resume", "r", "flows.py:flow", "-q").stdout == 'add 2\n{"n": 3}\n'
     assert cli("run", "flows.py:flow", "-i", '{"n": 1}', "--run-id", "r", "-q").stdout == '{"n": 3}\n'
-# For tests/test_batch_nesting.py, once compose_as_part.patch is applied (git apply). `Mul` needs to be at the top of the module.
+
+
 class Mul(Add):
     def exec(self, n):
         return work("Mul", n * 10)
