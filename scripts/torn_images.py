@@ -86,13 +86,19 @@ def everything(store: SqliteSaver, names: Sequence[str]) -> Truth:
 class Story:
     """A store that is filled, and what it was at each moment."""
 
-    def __init__(self, path: Path, draw: random.Random, *, runs: int, steps: int, most: int) -> None:
+    def __init__(
+        self, path: Path, draw: random.Random, *, runs: int, steps: int, most: int, page: int = 4096
+    ) -> None:
         self.path = path
         self.draw = draw
         self.names = [f"run {number}" for number in range(runs)]
         self.truths: list[Truth] = []
         self.images: list[Image] = []
         self.most = most  # bytes of a value
+        db = sqlite3.connect(path)
+        db.execute(f"PRAGMA page_size = {page}")
+        db.execute("VACUUM")
+        db.close()
         with SqliteSaver(path) as store:
             self._take(store)
             for number, name in enumerate(self.names):
@@ -378,7 +384,7 @@ def at_every_byte(draw: random.Random, *, step: int = 1) -> Tally:
     with tempfile.TemporaryDirectory(dir=_quick()) as name:
         folder = Path(name)
         (folder / "image").mkdir()
-        story = Story(folder / "runs.db", draw, runs=2, steps=2, most=60)
+        story = Story(folder / "runs.db", draw, runs=2, steps=2, most=60, page=512)
         hot, closed = story.images[-2:]
         plans = [
             ("log: cut", hot, True),

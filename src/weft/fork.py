@@ -53,6 +53,7 @@ def fork_run(store: Checkpointer, run_id: str, cut: Cut, *, new_id: str | None, 
         raise RunNotFoundError(f"there is no run {run_id!r}")
     journal = list(all_records(store, run_id))
     _refuse_unknown(run_id, journal, cut)
+    _refuse_failed_blocks(journal, cut)
     named = new_id or uuid.uuid4().hex
     records = list(_renamed(_kept(journal, cut, store.codec), run_id, named))
     opened = store.open(OpenRun(named, row.workflow, thread_id, row.input, time.time()))
@@ -71,6 +72,16 @@ def _refuse_unknown(run_id: str, journal: Sequence[Record], cut: Cut) -> None:
         if identity not in known:
             raise InputError(
                 f"run {run_id!r} has recorded no call {identity.hex()!r}; `weft show {run_id}` lists those it has"
+            )
+
+
+def _refuse_failed_blocks(journal: Sequence[Record], cut: Cut) -> None:
+    parents = {record.parent for record in journal}
+    failed = [record for record in journal if record.kind in OUTCOMES - {RecordKind.OK}]
+    for record in failed:
+        if record.identity in (cut.values or {}) and record.identity in parents:
+            raise InputError(
+                f"{record.step!r} has failed, and is made of other calls: give values for those of them that failed"
             )
 
 

@@ -7,8 +7,9 @@ to the join of its fork with its failure alone, or is lost.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from weft.core.policy import FailFast, Policy, Verdict
@@ -56,7 +57,7 @@ class Host(Protocol):
         """Run a node."""
 
     def stop(self, execution: int, reason: str, latest: float | None) -> bool:
-        """Stop a node, by then at the latest; whether it has begun, so that its end will be told."""
+        """Stop a node, by then at the latest; whether there is anything to wait for."""
 
     def fail(self, error: BaseException) -> None:
         """The graph has failed."""
@@ -66,6 +67,9 @@ class Host(Protocol):
 
     def record(self, fork: ForkRun) -> None:
         """Record that this fork has run out of time, and tell it when that is durable."""
+
+    def soon(self, do: Callable[[], None]) -> None:
+        """Do it in the run's turn."""
 
     def act(self, decisions: Iterable[Decision]) -> None:
         """Do what was decided outside of the graph's turn."""
@@ -163,8 +167,8 @@ class ForkRun:
         self.names[index] = f"{node}#{index}" if node in self._known else node
         self._known.add(node)
 
-    def admits(self, run: Run) -> bool:
-        """Whether the execution may begin now; one that begins a branch may have to wait for room."""
+    def admit(self, run: Run) -> bool:
+        """Let an execution begin, unless it is to begin a branch for which there is no room yet: then it waits."""
         index = run.branch.index
         if index in self._begun:
             return True
@@ -188,8 +192,8 @@ class ForkRun:
         self._begun.add(index)
         self._in_flight.add(index)
 
-    def next(self) -> Iterator[Run]:
-        """The branches for which there is room now."""
+    def begin_next(self) -> Iterator[Run]:
+        """Begin the branches for which there is room now."""
         while self.waiting and self._has_room:
             run = self.waiting.popleft()
             self.begin(run.branch.index)
@@ -277,13 +281,15 @@ class ForkRun:
         failures = {self.names[index]: self._failures[index] for index in sorted(self._failures)}
         return ParallelExecutionError(self._name, failures, self.reason)
 
-    def timeout_error(self, elapsed: float) -> ParallelTimeoutError:
-        """What the graph fails with, if the branches take too long."""
+    def overdue(self, now: float) -> dict[str, Any]:
+        """What a timeout says, as data: a resume has to say the same."""
         unfinished = [self.names[index] for index in sorted(self._begun - self._ended)]
+        return {"elapsed": now - self.started, "unfinished": unfinished}
+
+    def timeout_error(self, overdue: Mapping[str, Any]) -> ParallelTimeoutError:
+        """What the graph fails with, if the branches take too long."""
         assert self.options.timeout is not None
-        return ParallelTimeoutError(
-            self._name, timeout=self.options.timeout, elapsed=elapsed, unfinished=unfinished
-        )
+        return ParallelTimeoutError(self._name, timeout=self.options.timeout, **overdue)
 
     @property
     def _name(self) -> str:
@@ -315,7 +321,7 @@ class Forks:
         if fork.needs_no_more and not fork.has_begun(run.branch.index):
             fork.drop(run.branch.index)
             return self._host.active.lost(run.execution)
-        return None if fork.admits(run) else ()
+        return None if fork.admit(run) else ()
 
     def _own(self, branch: Branch) -> ForkRun | None:
         """The fork with options in which this is one of the branches."""
@@ -330,7 +336,8 @@ class Forks:
             for place in self._around(branch.parent):
                 place.inside.forks[known] = None
             if known.latest is not None and not self._host.recorded(known):
-                known.timer = loop.call_at(known.latest, self._out_of_time, known)
+                # In the run's turn: what it stops may end at once, and be told of in the middle of it.
+                known.timer = loop.call_at(known.latest, self._host.soon, partial(self._out_of_time, known))
         return known
 
     def _around(self, branch: Branch) -> Iterator[_Place]:
@@ -399,7 +406,7 @@ class Forks:
         if fork.is_over:
             self._forget(fork)
             return decisions
-        for run in fork.next():
+        for run in fork.begin_next():
             decisions += self._host.start(run)
         return decisions
 
@@ -418,13 +425,13 @@ class Forks:
         ):
             self._host.record(fork)  # the graph goes on from it, so a resume has to do the same
         else:
-            self.out_of_time(fork)
+            self.out_of_time(fork, fork.overdue(self._host.loop.time()))
 
-    def out_of_time(self, fork: ForkRun) -> None:
+    def out_of_time(self, fork: ForkRun, overdue: Mapping[str, Any]) -> None:
         """The branches of a fork have taken too long, and that is durable where it matters."""
         if fork.is_over or self._runs.get(fork.fork.execution) is not fork:
             return
-        error = fork.timeout_error(self._host.loop.time() - fork.started)
+        error = fork.timeout_error(overdue)
         self._host.act(self._fail_at(fork.base, error))
 
     def _fail_at(self, branch: Branch, error: Exception, kept: Iterable[int] = ()) -> Iterable[Decision]:
@@ -460,16 +467,18 @@ class Forks:
         decisions = self._host.active.cut_off(
             branch, [*ending.kept, *inside.executions], fails=self._gives_instead(ending)
         )
+        latest = fork.latest if ending.error is None else None
+        ending.alive.update(inside.executions)  # before any is stopped: one may end at that
         for execution in [*inside.executions]:
-            latest = fork.latest if ending.error is None else None
-            if self._host.stop(execution, reason, latest):
-                ending.alive.add(execution)
-            else:
+            if not self._host.stop(execution, reason, latest):
+                ending.alive.discard(execution)
                 self.left(execution)
                 ending.kept.append(execution)
         if not ending.alive and ending.kept:
             decisions += self._all_stopped(ending)
-        return decisions
+        return (
+            decisions  # with neither, what began there is still on its way to be admitted, and is lost then
+        )
 
     @staticmethod
     def _gives_instead(ending: Ending) -> bool:

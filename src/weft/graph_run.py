@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, Protocol
+from weakref import WeakKeyDictionary
 
 from weft.core.activation import (
     Activation,
@@ -168,9 +169,8 @@ _DEEPEST = 100
 #: Seconds for which a callback may take to be closed.
 _CLOSING = 10.0
 
-
-async def _nothing() -> None:
-    pass
+#: Seconds after which one looks whether that is still wanted.
+_CLOSING_LOOK = 0.25
 
 
 @dataclass(eq=False, slots=True)
@@ -279,13 +279,17 @@ class GraphRun:
         self._call.run.spawn(self._close_callback(callback, then))
 
     async def _close_callback(self, callback: Any, then: Callable[[], None]) -> None:
-        grace = self._call.run.grace
-        if self._call.stopping is None:
-            grace = max(grace, _CLOSING)
+        loop, run = self.loop, self._call.run
+        closing = loop.create_task(close_callback(callback))
+        end = loop.time() + _CLOSING
         try:
-            await asyncio.wait_for(close_callback(callback), grace)
-        except TimeoutError:
-            logger.warning("the callback %r was left, since it is not closed in time", callback)
+            while not closing.done() and loop.time() < end:
+                await asyncio.wait({closing}, timeout=min(_CLOSING_LOOK, end - loop.time()))
+                if self._call.stopping is not None:
+                    end = min(end, loop.time() + run.grace)
+            if not closing.done():
+                closing.cancel()
+                logger.warning("the callback %r was left, since it is not closed in time", callback)
         finally:
             then()
 
@@ -315,10 +319,11 @@ class GraphRun:
     def _name_in_run(self) -> str:
         """What the run calls the state of this graph: by what it is made of, and which of several it is."""
         step = self._call.step
-        alike = self._call.run.kept.setdefault(f"graphs {step.shape}", [])
-        if self._holder not in alike:
-            alike.append(self._holder)
-        return f"state of {step.name} {step.shape} {alike.index(self._holder)}"
+        numbers: WeakKeyDictionary[Holder, int] = self._call.run.kept.setdefault(
+            f"graphs {step.shape}", WeakKeyDictionary()
+        )
+        number = numbers.setdefault(self._holder, len(numbers))
+        return f"state of {step.name} {step.shape} {number}"
 
     @property
     def _first_state(self) -> Mapping[Any, Any]:
@@ -597,6 +602,10 @@ class GraphRun:
         """The graph has failed, unless it has already."""
         self._error = self._error or error
 
+    def soon(self, do: Callable[[], None]) -> None:
+        """Do it in the run's turn."""
+        self._call.run.soon(do)
+
     def act(self, decisions: Iterable[Decision]) -> None:
         """Do what was decided outside of the graph's turn."""
         self._do(decisions)
@@ -615,14 +624,19 @@ class GraphRun:
 
     def record(self, fork: ForkRun) -> None:
         """Record that this fork has run out of time, and tell it when that is durable."""
-        step = Step(_nothing, _OUT_OF_TIME, is_async=True)
+        overdue = fork.overdue(self.loop.time())
+
+        async def say() -> dict[str, Any]:
+            return overdue
+
+        step = Step(say, _OUT_OF_TIME, is_async=True)
         self._call.start(_OutOfTime(self._call, fork), step, (), {}, identity=fork.identity, is_told=False)
 
     def _ran_out(self, branch: _OutOfTime, call: Call) -> None:
         self._recalled -= self._replays and call.record is not None
         assert self._forks is not None
         if call.error is None:
-            self._forks.out_of_time(branch.fork)
+            self._forks.out_of_time(branch.fork, call.value)
 
     def stop(self, execution: int, reason: str, latest: float | None) -> bool:
         """Stop a node, or the pipelines beside it that its way on waits for; whether there is anything to wait for."""

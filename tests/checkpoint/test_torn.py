@@ -339,7 +339,7 @@ COMMITS = """
 import os, sys
 from weft.checkpoint import sql
 from weft.checkpoint.sqlite import SqliteSaver
-from weft.checkpoint.base import OpenRun, Record, Write
+from weft.checkpoint.base import OpenRun, Record, RecordKind, Write
 if sys.argv[2:]:
     sql.SYNCHRONOUS = sys.argv[2]
 store = SqliteSaver(sys.argv[1])

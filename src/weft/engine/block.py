@@ -333,7 +333,9 @@ class Block:
         width = self._computing_width
         if width is None or len(self._computing) < width:
             return True
-        at_work = [branch for branch in self._computing.values() if branch.call and self._is_busy(branch.call)]
+        at_work = [
+            branch for branch in self._computing.values() if branch.call and self._is_busy(branch.call)
+        ]
         return len(at_work) < width  # who waits for an answer needs no core
 
     def _is_busy(self, call: Call) -> bool:

@@ -92,14 +92,13 @@ class PlannedGlue(Glue, PlannedCall):
         kwargs: dict[str, Any],
         *,
         identity: tuple[bytes, int] | None = None,
-        latest: float | None = None,
-        is_told: bool = True,
+        **options: Any,
     ) -> None:
         """Start a call, of the glue too: a block that is glue does not know the difference."""
         if isinstance(step, GlueStep):
             start_glue(self, branch, step, args, identity=identity)
         else:
-            super().start(branch, step, args, kwargs, identity=identity, latest=latest, is_told=is_told)
+            super().start(branch, step, args, kwargs, identity=identity, **options)
 
 
 def start_glue(

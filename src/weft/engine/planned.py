@@ -25,6 +25,7 @@ from weft.errors import NodeTimeoutError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from weft.core.limits import Needs
     from weft.engine.caller import Reader
     from weft.engine.clock import Clock
     from weft.engine.execution import Execution
@@ -188,16 +189,15 @@ class PlannedCall(Call):
             kwargs: With what, by name.
             identity: From :meth:`identify`, where not the arguments alone tell it from others.
             latest: When it must have ended, in the loop's time: its deadline, which the conductor sees to.
-            is_told: Whether observers are told of it; not if it stands for no step of the user's.
+            is_told: Whether observers are told of it, and limits count it; not if it is no step of the user's.
         """
         run = self.run
-        call = (PlannedCall if step.is_planned else Call)(run, self, step, args, kwargs)
+        kind = (PlannedCall if step.is_planned else Call) if is_told else UntoldCall
+        call = kind(run, self, step, args, kwargs)
         branch.call = call
         call.future = branch
         call.context = self.context
         call.latest = latest
-        if not is_told:
-            call.untold = events.LIFE_OF_A_CALL
         fingerprint = b""
         if identity is not None:
             call.identity, call.ordinal = identity
@@ -244,6 +244,16 @@ class PlannedCall(Call):
         if self.conductor is not None and (error := self.conductor.timeout_error(limit, elapsed)) is not None:
             return error
         return super()._timeout_error(limit, elapsed, idle=idle, given_up=given_up)
+
+
+class UntoldCall(Call):
+    """A call that a conductor makes to have something recorded: it is no step of the user's."""
+
+    untold = events.LIFE_OF_A_CALL
+
+    def needs(self) -> Needs:
+        """It does nothing that should wait, or have others wait."""
+        return ()
 
 
 class _Worker:
