@@ -208,15 +208,7 @@ def overwrite(path, at, content):
 # --- Indexes ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "table",
-    [
-        pytest.param(
-            "owners", marks=pytest.mark.xfail(reason="the list of owners is read without seals", strict=True)
-        ),
-        "runs",
-    ],
-)
+@pytest.mark.parametrize("table", ["owners", "runs"])
 def test_an_owner_that_is_no_text_is_noticed(table, tmp_path):
     """It is what a file that was cut shows in the place of a page that is gone."""
     path = tmp_path / "runs.db"

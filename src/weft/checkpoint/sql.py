@@ -25,6 +25,9 @@ SYNCHRONOUS: Final[LiteralString] = "PRAGMA synchronous = FULL"
 WAL: Final[LiteralString] = "PRAGMA journal_mode = WAL"
 CHECKPOINT: Final[LiteralString] = "PRAGMA wal_checkpoint(TRUNCATE)"
 
+# Into the file that is open, wherever it is now; what is at the path is not touched.
+MOVE_LOG: Final[LiteralString] = "PRAGMA wal_checkpoint(PASSIVE)"
+
 # Nothing that a doctored schema brings along is run.
 UNTRUSTED_SCHEMA: Final[LiteralString] = "PRAGMA trusted_schema = OFF"
 CHECK_CELLS: Final[LiteralString] = "PRAGMA cell_size_check = ON"
@@ -190,7 +193,7 @@ DELETE_RUN: Final[tuple[LiteralString, ...]] = (
 # --- Owners -----------------------------------------------------------------------------------------------
 
 OWNER: Final[LiteralString] = "SELECT owner, beat, lease, seal FROM owners WHERE owner = ?"
-OWNERS: Final[LiteralString] = "SELECT owner FROM owners"
+OWNERS: Final[LiteralString] = "SELECT owner, beat, lease, seal FROM owners"
 BEAT: Final[LiteralString] = "INSERT OR REPLACE INTO owners (owner, beat, lease, seal) VALUES (?, ?, ?, ?)"
 DELETE_OWNER: Final[LiteralString] = "DELETE FROM owners WHERE owner = ?"
 

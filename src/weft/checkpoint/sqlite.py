@@ -7,9 +7,11 @@ between two calls is which runs *this* object has open.
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import sqlite3
+import stat
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -373,7 +375,8 @@ class SqliteSaver(Closing):
         if self._owner.id is None:
             self._pulse.stop()
             owner = self._owner.enter()
-            for (other,) in db.execute(sql.OWNERS).fetchall():
+            for columns in db.execute(sql.OWNERS).fetchall():
+                other, *_ = unsealed(columns, "an owner")
                 if other != owner and not self._owner.is_alive(other):
                     db.execute(sql.DELETE_OWNER, (other,))
         if self._pulse.is_due():
@@ -460,7 +463,7 @@ def _state(columns: Row) -> ThreadState:
 # --- Connections ------------------------------------------------------------------------------------------
 
 
-_Identity = tuple[int, int]  # of a file: its device and number
+_Identity = tuple[tuple[int, int], ...]  # the device and number of the file and of its companions
 
 
 class _Connection:
@@ -490,15 +493,17 @@ class _Connection:
         """
         try:
             db = self._usable()
-            began = time.monotonic()
-            self._file.wait_for(db, self._begin, patience)
-            self.waited = time.monotonic() - began
             try:
+                began = time.monotonic()
+                self._file.wait_for(db, self._begin, patience)
+                self.waited = time.monotonic() - began
                 yield db
                 db.execute(sql.COMMIT)
             except BaseException:
                 with suppress(sqlite3.Error):
                     db.rollback()
+                if db.in_transaction:  # it would keep all others out for as long as this connection lives
+                    self.close()
                 raise
         except (sqlite3.Error, OSError, OverflowError, UnicodeDecodeError) as error:
             raise self._file.failure(error, self._doing) from error
@@ -520,9 +525,11 @@ class _Connection:
             if self._begin == sql.BEGIN_WRITING:  # the only place to wait, and we know better for how long
                 self._db.execute(sql.DO_NOT_WAIT)
         elif not self._file.is_still(self._opened):
+            with suppress(sqlite3.Error):  # the file that was moved away takes along what is only in its log
+                self._db.execute(sql.MOVE_LOG)
             self.close()
             raise StoreError(
-                f"{self._file.path} was deleted or replaced while it was in use; "
+                f"{self._file.path}, or its -wal or -shm, was deleted or replaced while it was in use; "
                 "what is written now would be lost with the old file"
             )
         return self._db
@@ -550,7 +557,9 @@ class _File:
                 self.path, timeout=self._timeout, isolation_level=None, check_same_thread=False
             )
             try:
+                self._share_mode()
                 self._prepare(db)
+                db.execute(sql.INSPECT).fetchone()  # the first to read or write makes the companions
                 return db, self._identity()
             except BaseException:
                 db.close()
@@ -606,13 +615,16 @@ class _File:
             return False
 
     def _identity(self) -> _Identity:
-        there = os.stat(self.path)  # noqa: PTH116 - with every transaction, and Path takes twice as long
-        return there.st_dev, there.st_ino
+        # With every transaction, and Path takes twice as long.
+        there = [os.stat(self.path + end) for end in ("", *_COMPANIONS)]  # noqa: PTH116
+        return tuple((each.st_dev, each.st_ino) for each in there)
 
     def failure(self, error: Exception, doing: str) -> StoreError:
         """What went wrong, where, and what to do about it."""
         if isinstance(error, UnicodeDecodeError):  # from sqlite3, which was to quote a damaged schema
             code = sqlite3.SQLITE_CORRUPT
+        elif isinstance(error, OSError):
+            code = _CODE_OF_ERRNO.get(error.errno or 0, 0)
         else:
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         advice = _ADVICE.get(code, "")
@@ -631,6 +643,15 @@ class _File:
             0 < Path(self.path).stat().st_size < 512
         ):  # SQLite would take it for an empty one and write over it
             raise StoreError(f"{self.path} is no database; give another path")
+
+    def _share_mode(self) -> None:
+        """Give companions the mode of the file: those made while it was read-only would stay so."""
+        mode = stat.S_IMODE(Path(self.path).stat().st_mode)
+        for end in _COMPANIONS:
+            companion = Path(self.path + end)
+            with suppress(OSError):  # none is there, or it is another user's
+                if not companion.is_symlink() and stat.S_IMODE(companion.stat().st_mode) != mode:
+                    companion.chmod(mode)
 
     def _prepare(self, db: sqlite3.Connection) -> None:
         for pragma in (sql.SYNCHRONOUS, sql.UNTRUSTED_SCHEMA, sql.CHECK_CELLS):
@@ -681,14 +702,32 @@ class _File:
 _CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL
 _creating = threading.Lock()
 
+#: What SQLite puts beside the file while it is in use: the log, and its index.
+_COMPANIONS: Final = ("-wal", "-shm")
+
 _ADVICE: Final = {
     sqlite3.SQLITE_BUSY: "; another process has kept it locked for {timeout:g} s: wait for it, or end it",
     sqlite3.SQLITE_FULL: "; free some space, then resume: what was committed is safe",
     sqlite3.SQLITE_IOERR: "; see to the disk and its quota, then resume: what was committed is safe",
     sqlite3.SQLITE_READONLY: "; make the file and its directory writable and resume the run",
-    sqlite3.SQLITE_CANTOPEN: "; its directory must exist and be writable, and the path must be a file",
+    sqlite3.SQLITE_CANTOPEN: "; its directory must exist and be writable, the path must be a file, "
+    "and this process must be able to open more files",
     sqlite3.SQLITE_NOTADB: "; give the path of a database of Weft, or a new one",
     sqlite3.SQLITE_CORRUPT: "; the file is damaged: put a backup in its place, or try `.recover` of sqlite3",
+}
+
+_CODE_OF_ERRNO: Final = {
+    errno.ENOSPC: sqlite3.SQLITE_FULL,
+    errno.EDQUOT: sqlite3.SQLITE_FULL,
+    errno.EFBIG: sqlite3.SQLITE_FULL,
+    errno.EIO: sqlite3.SQLITE_IOERR,
+    errno.EACCES: sqlite3.SQLITE_READONLY,
+    errno.EPERM: sqlite3.SQLITE_READONLY,
+    errno.EROFS: sqlite3.SQLITE_READONLY,
+    errno.ENOTDIR: sqlite3.SQLITE_CANTOPEN,
+    errno.EISDIR: sqlite3.SQLITE_CANTOPEN,
+    errno.EMFILE: sqlite3.SQLITE_CANTOPEN,
+    errno.ENFILE: sqlite3.SQLITE_CANTOPEN,
 }
 
 
