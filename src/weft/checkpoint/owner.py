@@ -148,6 +148,11 @@ class Pulse:
         self._last = time.monotonic()
         return self._count
 
+    @property
+    def count(self) -> int:
+        """The number that was given last."""
+        return self._count
+
     def stop(self) -> None:
         """The owner is one no more: the next one begins with a beat of its own."""
         self._last = None
@@ -206,7 +211,7 @@ class Owner:
         """Become an owner, unless that is done: the id. Sweeps away what dead ones have left."""
         if self.id is None:
             try:
-                self._sweep()
+                remove_left_behind(self._directory)
                 self.id, self._fd = self._locked_file()
             except OSError as error:
                 raise StoreError(
@@ -238,16 +243,19 @@ class Owner:
         with suppress(OSError):  # others are in it
             Path(self._directory).rmdir()
 
+    def mark(self, beat: int) -> None:
+        """Write into the lock file that the commit with this beat was acknowledged: see :func:`marks`.
+
+        It is not synced, and may fail: an old mark proves less, and nothing wrong.
+        """
+        with suppress(OSError):
+            os.pwrite(self._fd, beat.to_bytes(_MARK, "big"), 0)
+
     def forget(self) -> None:
         """In a forked child: let go of the parent's file. The lock stays the parent's."""
         if self.id is not None:
             os.close(self._fd)
             self.id, self._fd = None, -1
-
-    def _sweep(self) -> None:
-        with suppress(FileNotFoundError), _directory(self._directory) as directory:
-            for name in os.listdir(directory):  # noqa: PTH208 - of the directory that is open
-                self.is_alive(name.removesuffix(".lock"))
 
     def _locked_file(self) -> tuple[str, int]:
         for _ in range(100):
@@ -259,6 +267,56 @@ class Owner:
                 os.close(fd)  # somebody took it for one of the dead, between its creation and its locking
             # or the last owner to leave removed the directory
         raise StoreError(f"cannot keep a lock file in {self._directory}: something removes it at once")
+
+
+# --- Marks ------------------------------------------------------------------------------------------------
+
+#: The bytes of a mark.
+_MARK = 8
+
+
+def marks(directory: str) -> dict[str, int]:
+    """Of each owner with a lock file, alive or not, the beat of the last commit that it was told of.
+
+    They are outside of the database, written after each commit: when the end of its log is gone, they tell. A
+    directory that cannot be read, or is not private, tells nothing; who becomes an owner is told what is wrong.
+    """
+    found = {}
+    with suppress(OSError, StoreError), _directory(directory) as opened:
+        for name in os.listdir(opened):  # noqa: PTH208 - of the directory that is open
+            owner = name.removesuffix(".lock")
+            if _ID.fullmatch(owner) and len(mark := _content(name, opened)) == _MARK:
+                found[owner] = int.from_bytes(mark, "big")
+    return found
+
+
+def is_left_behind(directory: str, owner: str) -> bool:
+    """Whether the lock file of an owner that has ended is there still. What is found out changes nothing."""
+    with suppress(OSError, StoreError), _directory(directory) as opened:
+        return not _is_locked(f"{owner}.lock", opened, remove=False) and bool(
+            _content(f"{owner}.lock", opened)
+        )
+    return False
+
+
+def remove_left_behind(directory: str) -> None:
+    """Remove the lock files of owners that have ended."""
+    with suppress(OSError, StoreError), _directory(directory) as opened:
+        for name in os.listdir(opened):  # noqa: PTH208 - of the directory that is open
+            if _ID.fullmatch(name.removesuffix(".lock")):
+                with suppress(PermissionError):  # another user's
+                    _is_locked(name, opened)
+
+
+def _content(name: str, directory: int) -> bytes:
+    """The first bytes of a file; none of one that is gone, or not ours."""
+    with suppress(OSError):
+        fd = os.open(name, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0), dir_fd=directory)
+        try:
+            return os.read(fd, _MARK)
+        finally:
+            os.close(fd)
+    return b""
 
 
 @contextmanager
@@ -280,8 +338,8 @@ def _directory(path: str, *, create: bool = False) -> Iterator[int]:
         os.close(fd)
 
 
-def _is_locked(name: str, directory: int) -> bool:
-    """Whether somebody holds the lock on that file; one that nobody holds is removed."""
+def _is_locked(name: str, directory: int, *, remove: bool = True) -> bool:
+    """Whether somebody holds the lock on that file; one that nobody holds is removed, if wanted."""
     try:
         fd = os.open(name, _OPEN, dir_fd=directory)
     except OSError as error:
@@ -291,7 +349,7 @@ def _is_locked(name: str, directory: int) -> bool:
     try:
         if not _lock(fd):
             return True
-        if _is_same_file(fd, name, directory):
+        if remove and _is_same_file(fd, name, directory):
             os.unlink(name, dir_fd=directory)
         return False
     finally:

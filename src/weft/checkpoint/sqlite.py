@@ -41,7 +41,10 @@ from weft.checkpoint.owner import (
     Owner,
     Pulse,
     checked_lease,
+    is_left_behind,
+    marks,
     refuse_mismatch,
+    remove_left_behind,
     run_busy,
     run_not_found,
     shown,
@@ -107,7 +110,7 @@ class SqliteSaver(Closing):
         self._writer = _Connection(file, sql.BEGIN_WRITING, "write to")
         self._reader = _Connection(file, sql.BEGIN_READING, "read")
         # The following are guarded by the writer's lock.
-        self._owner = Owner(f"{self.path}-owners")
+        self._owner = Owner(file.owners)
         self._pulse = Pulse(self.lease)
         self._others = Others()
         self._held: dict[str, int] = {}  # the runs that are open in this object, and their fence
@@ -122,8 +125,8 @@ class SqliteSaver(Closing):
 
     def open(self, request: OpenRun) -> RunRow:
         """Create the run, or take it over from nobody or a dead owner, with a higher ``fence``."""
-        with self._writer as writer:
-            with writer.transaction() as db:
+        with self._writer:
+            with self._writing() as db:
                 row = self._claim(db, request)
             if row.status is RunStatus.RUNNING:
                 self._held[row.run_id] = row.fence
@@ -133,8 +136,8 @@ class SqliteSaver(Closing):
         """Make all writes durable in one transaction; the ids of runs whose fence was refused."""
         if not writes:
             return set()
-        with self._writer as writer:
-            with writer.transaction() as db:
+        with self._writer:
+            with self._writing() as db:
                 refused = self._write(db, writes)
             for write in writes:
                 ends = write.change is not None and write.change.status is not RunStatus.RUNNING
@@ -147,19 +150,19 @@ class SqliteSaver(Closing):
 
         It waits no longer for others that are writing than for a quarter of the lease.
         """
-        with self._writer as writer:
+        with self._writer:
             if self._held and self._pulse.is_due():
-                with writer.transaction(self.lease / 4) as db:
-                    self._say_alive(db)
+                with self._writing(self.lease / 4):
+                    pass
 
     def release(self, run_id: str, fence: int) -> None:
         """Give a run up without changing what it is: it stays RUNNING, and anybody may take it over.
 
         In this process it is free even when the store cannot be written to.
         """
-        with self._writer as writer:
+        with self._writer:
             self._let_go(run_id, fence)
-            with writer.transaction() as db:
+            with self._writing() as db:
                 run = _load(db, run_id)
                 if run is not None and self._owns(run, fence):
                     _change(db, run._replace(owner=None))
@@ -184,7 +187,7 @@ class SqliteSaver(Closing):
 
         What it has saved in its thread stays.
         """
-        with self._writer as writer, writer.transaction() as db:
+        with self._writer, self._writing() as db:
             run = _load(db, run_id)
             if run is None:
                 return False
@@ -212,7 +215,7 @@ class SqliteSaver(Closing):
 
     def add_answers(self, run_id: str, answers: Sequence[Record]) -> None:
         """Add answers to a run whoever owns it."""
-        with self._writer as writer, writer.transaction() as db:
+        with self._writer, self._writing() as db:
             run = _load(db, run_id)
             if run is None:
                 raise run_not_found(run_id)
@@ -230,13 +233,13 @@ class SqliteSaver(Closing):
 
     def save_state(self, thread_id: str, value: bytes, *, created: float) -> None:
         """Add a saved value to a thread that no living owner runs."""
-        with self._writer as writer, writer.transaction() as db:
+        with self._writer, self._writing() as db:
             self._refuse_busy_thread(db, thread_id)
             _append_state(db, to_bytes(thread_id), value, created, None)
 
     def delete_thread(self, thread_id: str) -> None:
         """Forget a thread that no living owner runs, with its runs and saved values."""
-        with self._writer as writer, writer.transaction() as db:
+        with self._writer, self._writing() as db:
             self._refuse_busy_thread(db, thread_id)
             for (key,) in db.execute(sql.RUNS_OF_THREAD, (to_bytes(thread_id),)).fetchall():
                 _delete(db, key)
@@ -270,6 +273,18 @@ class SqliteSaver(Closing):
             self._held.clear()
         self._reader.lock.release()
         self._writer.lock.release()
+
+    @contextmanager
+    def _writing(self, patience: float | None = None) -> Iterator[sqlite3.Connection]:
+        """A transaction that writes: a beat of its owner, and a mark outside of the log that it was committed."""
+        with self._writer.transaction(patience) as db:
+            unchanged = db.total_changes
+            yield db
+            beats = self._owner.id is not None and (db.total_changes != unchanged or self._pulse.is_due())
+            if beats:
+                self._say_alive(db)
+        if beats:
+            self._owner.mark(self._pulse.count)
 
     # --- Inside a transaction that writes -----------------------------------------------------------------
 
@@ -339,8 +354,6 @@ class SqliteSaver(Closing):
             if write.change is not None:
                 _apply(db, run, write.change)
         db.executemany(sql.APPEND_RECORD, chain.from_iterable(rows))
-        if rows and self._pulse.is_due():
-            self._say_alive(db)
         return refused
 
     def _owns(self, run: StoredRun, fence: int) -> bool:
@@ -379,8 +392,6 @@ class SqliteSaver(Closing):
                 other, *_ = unsealed(columns, "an owner")
                 if other != owner and not self._owner.is_alive(other):
                     db.execute(sql.DELETE_OWNER, (other,))
-        if self._pulse.is_due():
-            self._say_alive(db)
         return self._owner.enter()
 
     def _say_alive(self, db: sqlite3.Connection) -> None:
@@ -547,11 +558,13 @@ class _File:
 
     def __init__(self, path: str, timeout: float) -> None:
         self.path = path
+        self.owners = f"{path}-owners"  # the directory of their lock files
         self._timeout = timeout
 
     def open(self) -> tuple[sqlite3.Connection, _Identity]:
         """A connection to the database, created and brought up to date if need be."""
         self._create()
+        acknowledged = marks(self.owners)  # before what is there is looked at: that only grows
         with self._one_at_a_time():
             db = sqlite3.connect(
                 self.path, timeout=self._timeout, isolation_level=None, check_same_thread=False
@@ -559,7 +572,7 @@ class _File:
             try:
                 self._share_mode()
                 self._prepare(db)
-                db.execute(sql.INSPECT).fetchone()  # the first to read or write makes the companions
+                self._refuse_loss(db, acknowledged)
                 return db, self._identity()
             except BaseException:
                 db.close()
@@ -634,6 +647,8 @@ class _File:
         """Make an empty file that only its user can read; SQLite gives its companions the same mode."""
         # Closing a file lets go of all locks that the process has on it, so no other thread may open the
         # database between these two calls.
+        if not Path(self.path).exists():  # somebody has removed it: what its owners had is meant to be gone
+            remove_left_behind(self.owners)
         try:
             with _creating, suppress(FileExistsError):
                 os.close(os.open(self.path, _CREATE, 0o600))
@@ -663,6 +678,21 @@ class _File:
         if outdated:
             # A WAL that lost its end must never take the schema along: the file would pass for an empty one.
             db.execute(sql.CHECKPOINT)
+
+    def _refuse_loss(self, db: sqlite3.Connection, acknowledged: dict[str, int]) -> None:
+        """See to it that all is there that an owner was told is committed.
+
+        A log that has lost its end is a shorter log, and nothing inside of it can tell.
+        """
+        rows = [unsealed(columns, "an owner") for columns in db.execute(sql.OWNERS).fetchall()]
+        there = {owner: beat for owner, beat, *_ in rows}
+        for owner, mark in acknowledged.items():
+            if there.get(owner, 0) < mark and is_left_behind(self.owners, owner):
+                raise CorruptDataError(
+                    f"{self.path} has lost what was committed last: {mark - there.get(owner, 0)} commits of a "
+                    f"process that has ended are not there. Put its -wal file or a backup back; or, to go on "
+                    f"with what is there, remove the directory {self.owners}"
+                )
 
     def _version(self, db: sqlite3.Connection) -> int:
         application, version, objects = db.execute(sql.INSPECT).fetchone()
