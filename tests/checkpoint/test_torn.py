@@ -72,6 +72,78 @@ def test_a_vanished_tail_is_noticed(tally):
     assert sum(tally.counts[kind, "older"] for kind in by_chance) == 0
 
 
+KILLED = """
+import os, signal, sys
+from weft.testing.conformance import begin, record
+from weft.checkpoint.base import Write
+from weft.checkpoint.sqlite import SqliteSaver
+store = SqliteSaver(sys.argv[1])
+fence = begin(store)
+for turn in range(5):
+    store.commit([Write("r", fence, [record(turn)])])
+if len(sys.argv) == 3:
+    sys.stdout.write("ready\\n")
+    sys.stdout.flush()
+    sys.stdin.readline()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture
+def killed(tmp_path):
+    """The store of a process that was killed after six commits; its log holds all of them."""
+    path = tmp_path / "runs.db"
+    subprocess.run([sys.executable, "-c", KILLED, path], check=False)
+    assert path.with_name("runs.db-wal").stat().st_size > 0
+    return path
+
+
+def test_after_a_kill_all_is_there(killed):
+    with SqliteSaver(killed) as store:
+        assert len(store.records("r")) == 5
+
+
+def test_a_log_that_is_gone_after_a_kill_is_noticed_every_time(killed):
+    killed.with_name("runs.db-wal").unlink()
+    for _ in range(2):
+        with SqliteSaver(killed) as store:
+            with pytest.raises(CorruptDataError, match="6 commits of a process that has ended"):
+                store.find("r")
+            with pytest.raises(CorruptDataError, match="runs.db-owners"):
+                begin(store)
+
+
+def test_without_the_marks_one_goes_on_with_what_is_there(killed):
+    killed.with_name("runs.db-wal").unlink()
+    shutil.rmtree(killed.with_name("runs.db-owners"))
+    with SqliteSaver(killed) as store:
+        assert store.find("r") is None
+        assert begin(store) == 1
+
+
+def test_who_removes_the_file_begins_anew(killed):
+    for end in ("", "-wal", "-shm"):
+        killed.with_name(f"runs.db{end}").unlink()
+    for _ in range(2):
+        with SqliteSaver(killed) as store:
+            assert store.find("r") is None
+    with SqliteSaver(killed) as store:
+        assert begin(store) == 1
+
+
+def test_a_file_that_is_removed_under_a_living_owner_is_a_new_one(tmp_path):
+    path = tmp_path / "runs.db"
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED, path, "wait"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout.readline() == b"ready\n"
+        for end in ("", "-wal", "-shm"):
+            path.with_name(f"runs.db{end}").unlink()
+        with SqliteSaver(path) as store:
+            assert begin(store) == 1
+        process.kill()
+
+
 def test_some_offsets_of_a_small_store():
     """All of them: ``scripts/torn_images.py --every-byte``."""
     found = images.at_every_byte(seeded("some offsets"), step=2003)
