@@ -364,7 +364,14 @@ class ReplayMismatchError(CheckpointError):
 
 
 class RunBusyError(CheckpointError):
-    """The run is owned by a process that is still alive."""
+    """The run is owned by a process that is still alive.
+
+    Attributes:
+        retry_after: Seconds from now after which the same store object can tell whether that owner has gone silent;
+            None where waiting tells nothing.
+    """
+
+    retry_after: float | None = None
 
 
 class ThreadBusy(RunBusyError):  # noqa: N818 - the design names it so

@@ -129,8 +129,8 @@ class Checkpointer(Protocol):
     def open(self, request: OpenRun) -> RunRow:
         """Create the run, or take it over from nobody or a dead owner, with a higher ``fence``.
 
-        A FINISHED run is returned as it is, without an owner. The row is that from before the call, but for
-        ``fence`` and ``status``, so that the caller can compare workflow and input.
+        A FINISHED run is returned as it is, without an owner; and who gets an error owns nothing. The row is that
+        from before the call, but for ``fence`` and ``status``, so that the caller can compare workflow and input.
 
         Raises:
             RunBusyError: Its owner is alive, or nobody can tell yet. Its ``retry_after`` is the number of seconds
@@ -156,7 +156,10 @@ class Checkpointer(Protocol):
         ...
 
     def release(self, run_id: str, fence: int) -> None:
-        """Own the run no longer, without saying how it ended; done by an owner that cannot go on."""
+        """Own the run no longer, without saying how it ended; done by an owner that cannot go on.
+
+        Also when it raises: in this process the run is then free, and for others when this owner ends.
+        """
         ...
 
     def records(self, run_id: str, *, after: int = 0, limit: int = 1000) -> list[tuple[int, Record]]:

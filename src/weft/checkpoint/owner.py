@@ -73,23 +73,26 @@ def run_not_found(run_id: str) -> RunNotFoundError:
 
 def run_busy(run_id: str, retry_after: float = math.inf) -> RunBusyError:
     """The run has an owner; ``retry_after`` seconds later, one can tell whether that one still beats."""
-    error = RunBusyError(
-        f"run {shown(run_id)} has an owner that is still alive; wait for it, or cancel it there"
+    return _told_when(
+        RunBusyError(
+            f"run {shown(run_id)} has an owner that is still alive; wait for it, or cancel it there"
+        ),
+        retry_after,
     )
-    return _with_retry_after(error, retry_after)
 
 
 def thread_busy(thread_id: str, run_id: str, retry_after: float = math.inf) -> ThreadBusy:
     """Another run of the thread has an owner; ``retry_after`` as in :func:`run_busy`."""
-    error = ThreadBusy(f"run {shown(run_id)} of thread {shown(thread_id)} is still going on")
-    return _with_retry_after(error, retry_after)
+    return _told_when(
+        ThreadBusy(f"run {shown(run_id)} of thread {shown(thread_id)} is still going on"), retry_after
+    )
 
 
 _Busy = TypeVar("_Busy", bound=RunBusyError)
 
 
-def _with_retry_after(error: _Busy, retry_after: float) -> _Busy:
-    vars(error)["retry_after"] = None if retry_after == math.inf else retry_after
+def _told_when(error: _Busy, retry_after: float) -> _Busy:
+    error.retry_after = None if retry_after == math.inf else retry_after
     return error
 
 

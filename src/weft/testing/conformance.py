@@ -137,7 +137,7 @@ def found(store: Checkpointer, run_id: str = "r") -> RunRow:
 
 def retry_after(error: RunBusyError) -> Any:
     """Seconds after which one can tell; None: waiting tells nothing."""
-    return vars(error)["retry_after"]
+    return error.retry_after
 
 
 def seeded(name: str) -> random.Random:
