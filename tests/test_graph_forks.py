@@ -18,7 +18,16 @@ import pytest
 from graph_making import shown
 from killing import seeded
 
-from weft import Graph, InMemorySaver, ParallelExecutionError, ParallelTimeoutError, WeftError, node, tolerate
+from weft import (
+    Graph,
+    InMemorySaver,
+    ParallelExecutionError,
+    ParallelTimeoutError,
+    WeftError,
+    node,
+    router,
+    tolerate,
+)
 from weft.testing import run, sleep
 
 # What they look like
@@ -344,3 +353,22 @@ def test_a_fork_of_one_branch(count):
     result = run(lambda: made.ainvoke({}))
     assert shown(result)["a0"] == "Boom('a0')"
     assert (result["s!"], result["e!"]) == (1, 1)
+
+
+@pytest.mark.parametrize("options", [{"timeout": 50}, {"on_error": "race"}], ids=["timeout", "race"])
+def test_what_has_arrived_of_a_branch_that_fails_later_does_not_count(options):
+    """Also when the branch goes on in a fork with options that a router has taken one way of."""
+
+    @router(name="r")
+    async def r():
+        return {"choices": ["c"]}
+
+    made = graph_of(*(step(name, 1) for name in "soxbcd"), step("boom", 9, fails=True), step("j", 1))
+    made.add_node(r)
+    made.add_parallel("s", ["b", "o"], on_error="collect")
+    made.add_router(["b"], r, ["c", "x"], **options)
+    made.add_parallel("c", ["d", "boom"])
+    made.add_join(["d", "boom", "o", "x"], "j").compile()
+    result = run(lambda: made.ainvoke({}))
+    assert "d!" not in result
+    assert (result["o!"], result["j!"]) == (1, 1)

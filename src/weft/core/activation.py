@@ -293,19 +293,20 @@ class Activation:
         Raises:
             StuckError: Joins wait for each other, and for nothing else.
         """
+        tokens = [self._token(execution) for execution in executions]
         if fails:
-            found = self._opening_for(branch, [self._token(execution) for execution in executions])
+            found = self._opening_for(branch, tokens)
             self._awaited[branch] = found
             if found is not None:
                 found.under_way += 1
-        self._discard(branch)
+        self._discard(branch, tokens)
         self._fire_what_can()
         return self._decided()
 
-    def _discard(self, branch: Branch) -> None:
+    def _discard(self, branch: Branch, tokens: Sequence[_Token]) -> None:
         """What has ended on a branch, or on one that began there, or has come from there to a join, does not count."""
-        if branch._uses == 1:
-            return  # it has never forked, and what is on it has not ended
+        if _is_all_of(branch, tokens):
+            return
         ended, self._ended = self._ended, []
         for each in ended:
             if each.is_within(branch):
@@ -339,7 +340,7 @@ class Activation:
         found = self._awaited.pop(branch)
         for token in tokens:
             del self._tokens[token.execution]
-        self._discard(branch)
+        self._discard(branch, tokens)
         above._uses += 1
         above._live += 1
         instead = self._branch(above)
@@ -364,12 +365,13 @@ class Activation:
         assert branch.fork is not None
         own = {*self._plan.opened_by.get(self._plan.number[branch.fork.node], ())}
         reached = [token.openings[join] for token in tokens for join in token.openings]
-        came = [
-            opening
-            for opening in self._waiting.values()
-            if opening.join in own and any(way.branch.is_within(branch) for way in opening.arrivals)
-        ]
-        outside = [opening for opening in [*reached, *came] if not opening.base.is_within(branch)]
+        if not _is_all_of(branch, tokens):
+            reached += [
+                opening
+                for opening in self._waiting.values()
+                if opening.join in own and any(way.branch.is_within(branch) for way in opening.arrivals)
+            ]
+        outside = [opening for opening in reached if not opening.base.is_within(branch)]
         outside.sort(key=lambda opening: (opening.join not in own, -opening.number))
         return outside[0] if outside else None
 
@@ -759,6 +761,16 @@ def _is_alone_behind(node: str, branch: Branch) -> bool:
         and above is not None
         and above._uses == 1
     )
+
+
+def _is_all_of(branch: Branch, tokens: Sequence[_Token]) -> bool:
+    """Whether a single token is all there is on a branch and on those that began there."""
+    if len(tokens) != 1:
+        return False
+    below = tokens[0].branch
+    while below is not branch and below._uses == 1 and below.parent is not None:
+        below = below.parent
+    return below is branch and branch._uses == 1
 
 
 def _is_seen(seen: Callable[[Branch], set[StateBranch | None]], branch: Branch, other: Part) -> bool:
