@@ -730,3 +730,57 @@ def test_tables_fit_the_terminal(terminal, cli):
     assert all(len(line) <= 100 for line in lines)
     assert lines[1].endswith("…")
     assert "\x1b[31mfailed" in child.before
+
+
+# Waiting for another owner
+
+
+URL = "sqlite:///runs.db?lease=1"
+
+
+def test_a_resume_waits_for_an_owner_that_ends(cli, begin, folder):
+    words = ("--checkpointer", URL)
+    process = begin(
+        "run", "flows.py:work", "-i", '{"n": 160}', "--run-id", "r", "--max-concurrent", "2", *words
+    )
+    wait_for_effects(folder, 2)
+    assert cli("resume", "r", "flows.py:work", *words, code=4).stdout == ""
+    done = cli("resume", "r", "flows.py:work", "--wait", "30", *words)
+    assert done.stdout.strip() == str(sum(range(160)))
+    assert process.wait(30) == 0
+    assert sorted(map(int, effects(folder))) == list(range(160)), "nothing ran twice"
+
+
+def test_a_resume_waits_until_a_silent_owner_is_taken_for_dead(cli, begin, folder):
+    """One that has stopped without ending: who asks with a new process each time would never see it."""
+    words = ("--checkpointer", URL)
+    process = begin("run", "flows.py:work", "-i", '{"n": 40}', "--run-id", "r", *words)
+    wait_for_effects(folder, 2)
+    process.send_signal(signal.SIGSTOP)
+    done = cli("resume", "r", "flows.py:work", "--wait", "30", *words)
+    assert done.stdout.strip() == str(sum(range(40)))
+    process.send_signal(signal.SIGCONT)
+    assert process.wait(30) == 4, "it has lost the run"
+
+
+# Retention
+
+
+def test_old_runs_are_pruned_and_their_room_is_given_back(cli, folder):
+    for name in "abcd":
+        cli("run", "flows.py:echo", "--input-text", name * 20_000, "--run-id", name)
+    assert "3 runs forgotten" in cli("prune", "--last", "1").stderr
+    assert [run["run_id"] for run in json.loads(cli("runs", "--json").stdout)] == ["d"]
+    before = (folder / "weft.db").stat().st_size
+    cli("vacuum")
+    assert (folder / "weft.db").stat().st_size < before / 2
+    assert "0 runs forgotten" in cli("prune", "--days", "1").stderr
+    assert "--days, --failed-days or --last" in only_sentence(cli("prune", code=2))
+
+
+def test_a_store_in_a_url_keeps_what_the_url_says(cli):
+    url = "sqlite:///kept.db?last=2"
+    for name in "abcd":
+        cli("run", "flows.py:echo", "--run-id", name, "--checkpointer", url)
+    runs = json.loads(cli("runs", "--json", "--checkpointer", url).stdout)
+    assert [run["run_id"] for run in runs] == ["d", "c"]

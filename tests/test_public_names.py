@@ -17,7 +17,7 @@ BaseNode BaseStore BatchFlow BatchNode BranchError Cache CachePolicy CallToRun C
 CheckpointError Checkpointer Codec Command ConflictError CorruptDataError DEFAULT_ACTION Decision
 DefinitionError DirectCallError Entrypoint EventCallback Failed FailedCall Flow FunctionNode Graph
 GraphCompileError GraphError GraphEvent GraphEventType InMemoryCache InMemorySaver InMemoryStore InputError
-Interrupt Limit Map MaxStepsError MemorySaver Node NodeTimeoutError NotInRunError NotStarted Ok Outcome
+Interrupt Keep Limit Map MaxStepsError MemorySaver Node NodeTimeoutError NotInRunError NotStarted Ok Outcome
 OwnerLostError Parallel ParallelBatchFlow ParallelBatchNode ParallelExecutionError ParallelTimeoutError
 Pipeline PostgresSaver ReplayMismatchError ResumePlan RetryAfter RetryPolicy Run RunBusyError
 RunCancelledError RunMismatchError RunNotFoundError RunStatus Runnable RunnableConfig Runs Runtime Sequence

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from weft.cache import Cache, CachePolicy, InMemoryCache
     from weft.checkpoint.base import Checkpointer, RunStatus
     from weft.checkpoint.codec import Codec
+    from weft.checkpoint.keep import Keep
     from weft.checkpoint.memory import InMemorySaver
     from weft.checkpoint.memory import InMemorySaver as MemorySaver
     from weft.checkpoint.postgres import PostgresSaver
@@ -129,6 +130,7 @@ _HOME = {
     "weft.cache": ("Cache", "CachePolicy", "InMemoryCache"),
     "weft.checkpoint.base": ("Checkpointer", "RunStatus"),
     "weft.checkpoint.codec": ("Codec",),
+    "weft.checkpoint.keep": ("Keep",),
     "weft.checkpoint.memory": ("InMemorySaver", "MemorySaver"),
     "weft.checkpoint.postgres": ("PostgresSaver",),
     "weft.checkpoint.sqlite": ("SqliteSaver",),
@@ -255,6 +257,7 @@ __all__ = [
     "InMemoryStore",
     "InputError",
     "Interrupt",
+    "Keep",
     "Limit",
     "Map",
     "MaxStepsError",

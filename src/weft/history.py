@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -13,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from weft.checkpoint.base import Checkpointer, Record, RecordKind, RunRow, RunStatus, all_records
 from weft.checkpoint.codec import Codec
+from weft.checkpoint.keep import ENDED, Keep
 from weft.checkpoint.wire import tag_of
 from weft.core.identity import question_id, root_identity
 from weft.core.outcome import Composed
 from weft.engine.options import as_checkpointer
 from weft.engine.recorder import answer_record
-from weft.errors import AnswerError, InputError, RunNotFoundError
+from weft.errors import AnswerError, InputError, RunBusyError, RunNotFoundError
 
 if TYPE_CHECKING:
     from weft.resume_plan import ResumePlan
@@ -264,6 +266,38 @@ class Runs:
         """
         if not self.store.delete_run(run_id):
             raise self._not_found(run_id)
+
+    def prune(self, keep: Keep) -> int:
+        """Forget now, all at once, what these limits do not keep of the runs that have ended; how many that were.
+
+        A store that was given a ``keep`` does that by itself, in small steps.
+
+        Raises:
+            InputError: ``max_bytes`` is set: how big the store is, only itself can tell.
+        """
+        if keep.max_bytes is not None:
+            raise InputError(
+                "prune() goes by days, failed_days and last; for max_bytes give the store itself a keep"
+            )
+        oldest = keep.oldest(time.time())
+        ended = [row for row in self.store.runs(limit=sys.maxsize) if row.status in ENDED]
+        ended.sort(key=lambda row: -row.updated)
+        doomed = [
+            row.run_id
+            for place, row in enumerate(ended)
+            if row.updated < oldest.get(row.status, 0.0) or (keep.last is not None and place >= keep.last)
+        ]
+        return sum(self._is_deleted(run_id) for run_id in doomed)
+
+    def vacuum(self) -> None:
+        """Give back the room of what was deleted, as far as the store can; a SQLite file is written anew for it."""
+        self.store.vacuum()
+
+    def _is_deleted(self, run_id: str) -> bool:
+        try:
+            return self.store.delete_run(run_id)
+        except RunBusyError:  # somebody has gone on with it meanwhile
+            return False
 
     def _newest(self, thread_id: str | None, status: RunStatus | None, most: int) -> builtins.list[RunRow]:
         """Stores know no status filter: ask for more until there are enough."""

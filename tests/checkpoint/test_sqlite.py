@@ -19,11 +19,11 @@ from pathlib import Path
 
 import pytest
 
-from weft.checkpoint import sql
-from weft.checkpoint import sqlite as sqlite_module
+from weft.checkpoint import sql, sqlite_rows
 from weft.checkpoint.base import Change, OpenRun, RecordKind, RunStatus, Write
 from weft.checkpoint.codec import Codec
 from weft.checkpoint.sqlite import SqliteSaver
+from weft.checkpoint.sqlite_link import Database
 from weft.errors import (
     CheckpointError,
     CorruptDataError,
@@ -471,7 +471,7 @@ def test_an_owner_in_the_database_that_no_owner_can_have_is_dead(store, stores, 
     victim.touch()
     other = stores()
     with other._writer, other._writer.transaction() as db:
-        sqlite_module._change(db, sqlite_module._load(db, "r")._replace(owner="../victim"))
+        sqlite_rows.change(db, sqlite_rows.load(db, "r")._replace(owner="../victim"))
     assert resume(other, "r") == 2
     assert victim.exists()
 
@@ -645,7 +645,7 @@ def test_version_and_application_are_in_the_file(path, store):
     begin(store, "r")
     with sqlite3.connect(path) as db:
         assert db.execute(sql.INSPECT).fetchone()[:2] == (sql.APPLICATION, len(sql.STEPS))
-        assert db.execute("PRAGMA user_version").fetchone() == (2,)
+        assert db.execute("PRAGMA user_version").fetchone() == (1,)
     db.close()
 
 
@@ -715,14 +715,14 @@ def test_a_failed_creation_is_begun_anew(path, store, monkeypatch):
 def test_a_schema_is_brought_up_to_date_step_by_step(path, store, monkeypatch):
     begin(store, "r")
     store.close()
-    more = ("CREATE TABLE extra (x)", "PRAGMA user_version = 3")
+    more = ("CREATE TABLE extra (x)", "PRAGMA user_version = 2")
     monkeypatch.setattr(sql, "STEPS", (*sql.STEPS, more))
     assert store.find("r") is not None
     copy = path.with_name("copy.db")  # without the WAL, which must not be needed for the schema
     subprocess.run(["cp", path, copy], check=True)
     with sqlite3.connect(copy) as db:
         assert db.execute("SELECT count(*) FROM extra").fetchone() == (0,)
-        assert db.execute("PRAGMA user_version").fetchone() == (3,)
+        assert db.execute("PRAGMA user_version").fetchone() == (2,)
     db.close()
     store.close()
     monkeypatch.undo()
@@ -1021,6 +1021,6 @@ def test_every_error_is_one_of_ours():
 
 
 def test_advice_for_what_python_cannot_quote():
-    file = sqlite_module._File("x.db", 1.0)
+    file = Database("x.db", 1.0)
     error = UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
     assert "damaged" in str(file.failure(error, "read"))

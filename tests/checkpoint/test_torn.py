@@ -296,7 +296,6 @@ def test_an_owner_that_is_no_text_is_noticed(table, tmp_path):
         store.open(OpenRun("r", ""))
 
 
-@pytest.mark.xfail(reason="a run that the index does not know is looked up nowhere else", strict=True)
 def test_a_run_that_the_index_has_lost_is_noticed(tmp_path):
     """Else it is begun a second time, and all that it did is done again."""
     path = tmp_path / "runs.db"

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from weft.checkpoint.keep import Keep
 from weft.checkpoint.memory import InMemorySaver
 from weft.checkpoint.postgres import PostgresSaver
 from weft.checkpoint.sqlite import SqliteSaver
@@ -49,7 +50,6 @@ def test_memory_urls(url):
         "sqlite:///",
         "sqlite://runs.db",
         "sqlite://host/runs.db",
-        "sqlite:///runs.db?timeout=5",
         "sqlite:///runs.db#there",
         "memory:shared",
         "memory:///x",
@@ -64,6 +64,45 @@ def test_other_urls_are_refused_with_what_is_possible(url):
         from_url(url)
     assert "s3cret" not in str(caught.value)
     assert repr(url)[:6] in str(caught.value)
+
+
+def test_options_stand_behind_the_question_mark(tmp_path):
+    store = from_url(
+        f"sqlite:///{tmp_path}/runs.db?timeout=5&lease=8&days=30&failed_days=90&last=7&max_bytes=2GB"
+    )
+    assert isinstance(store, SqliteSaver)
+    assert (store.path, store.lease) == (os.path.realpath(tmp_path / "runs.db"), 8.0)
+    assert store.keep == Keep(days=30, failed_days=90, last=7, max_bytes=2_000_000_000)
+    assert from_url("memory:?last=7").keep == Keep(last=7)
+    assert from_url("memory:").keep is None
+
+
+def test_options_of_ours_are_taken_out_of_a_postgres_url():
+    store = from_url(
+        "postgresql://me:s%2F3@host:5433/db?application_name=a%20b&schema=mine&pooled=true&lease=9&last=7"
+    )
+    assert isinstance(store, PostgresSaver)
+    assert repr(store) == "<PostgresSaver postgresql://host:5433/db (schema 'mine')>"
+    assert (store.lease, store.keep) == (9.0, Keep(last=7))
+    assert store._address.pooled
+    assert store._address.params["application_name"].startswith("a b")
+    assert store._address.params["password"] == "s/3"
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("sqlite:///runs.db?timeot=5", "no option 'timeot'; there are timeout, lease, days"),
+        ("sqlite:///runs.db?days=soon", "days cannot be 'soon'"),
+        ("sqlite:///runs.db?last=1.5", "last cannot be '1.5'"),
+        ("sqlite:///runs.db?max_bytes=much", "'2GB', not 'much'"),
+        ("sqlite:///runs.db?schema=mine", "no option 'schema'"),
+        ("postgresql://host/db?pooled=maybe", "pooled cannot be 'maybe'"),
+    ],
+)
+def test_options_that_are_none_are_refused(url, says):
+    with pytest.raises(InputError, match=says):
+        from_url(url)
 
 
 def test_the_memory_of_sqlite_is_refused_by_name():

@@ -194,6 +194,10 @@ class Checkpointer(Protocol):
         """Forget a thread with its runs and saved values."""
         ...
 
+    def vacuum(self) -> None:
+        """Give back the room of what was deleted, as far as the store can; nothing else changes."""
+        ...
+
     def close(self) -> None:
         """Let go of files and connections."""
         ...

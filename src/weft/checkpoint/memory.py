@@ -14,6 +14,7 @@ from msgspec import structs
 
 from weft.checkpoint.base import Change, OpenRun, Record, RunRow, RunStatus, ThreadState, Write
 from weft.checkpoint.codec import Codec
+from weft.checkpoint.keep import ENDED, Keep, Upkeep, checked_keep, size_of, size_of_end
 from weft.checkpoint.owner import refuse_mismatch, run_busy, run_not_found, thread_busy, watch_forks
 
 
@@ -24,6 +25,7 @@ class _Run:
     row: RunRow
     records: list[Record] = field(default_factory=list)
     owned: bool = False
+    size: int = 0  # about how many bytes were recorded of it
 
 
 class InMemorySaver:
@@ -34,17 +36,22 @@ class InMemorySaver:
 
     Args:
         codec: How values become bytes; the default knows the types that come with Python.
+        keep: What it keeps of runs that have ended; everything, unless told.
     """
 
     instant = True  # the engine may call from anywhere, there is nothing to wait for
     lease = math.inf  # who has a run open is in this process, and alive as it is
 
-    def __init__(self, codec: Codec | None = None) -> None:
+    def __init__(self, codec: Codec | None = None, *, keep: Keep | None = None) -> None:
         self.codec = codec or Codec()
+        self.keep = checked_keep(keep)
+        self._upkeep = None if keep is None else Upkeep(keep)
         self._lock = threading.Lock()
         self._runs: dict[str, _Run] = {}  # in the order in which they were begun
         self._states: defaultdict[str, list[ThreadState]] = defaultdict(list)
         self._running: dict[str, str] = {}  # which run is going on in a thread
+        self._ended: dict[RunStatus, dict[str, None]] = {status: {} for status in ENDED}  # as they ended
+        self._size = 0  # about how many bytes were recorded
         watch_forks(self)
 
     def open(self, request: OpenRun) -> RunRow:
@@ -75,6 +82,8 @@ class InMemorySaver:
                     refused.add(write.run_id)
                 else:
                     self._write(run, write, now)
+            if self._upkeep is not None:
+                self._forget_some(self._upkeep)
         return refused
 
     def beat(self) -> None:
@@ -126,6 +135,7 @@ class InMemorySaver:
             if run is None:
                 raise run_not_found(run_id)
             run.records.extend(structs.replace(answer, batch=0) for answer in answers)
+            self._grow(run, size_of(answers))
 
     def delete_run(self, run_id: str) -> bool:
         """Forget a run that nobody owns; whether there was one. What it saved in its thread stays."""
@@ -135,15 +145,19 @@ class InMemorySaver:
                 return False
             if run.owned:
                 raise run_busy(run_id)
-            del self._runs[run_id]
+            self._forget(run)
             return True
 
     def delete_thread(self, thread_id: str) -> None:
         """Forget a thread in which no run is going on, with its runs and saved values."""
         with self._lock:
             self._refuse_busy_thread(thread_id)
-            self._runs = {name: run for name, run in self._runs.items() if run.row.thread_id != thread_id}
+            for run in [run for run in self._runs.values() if run.row.thread_id == thread_id]:
+                self._forget(run)
             self._states.pop(thread_id, None)
+
+    def vacuum(self) -> None:
+        """Do nothing: what is forgotten is gone."""
 
     def close(self) -> None:
         """Do nothing: memory is all there is, and it stays readable."""
@@ -172,11 +186,13 @@ class InMemorySaver:
             fence=1,
         )
         self._runs[request.run_id] = run = _Run(row)
+        self._grow(run, len(request.input))
         self._own(run)
         return row
 
     def _own(self, run: _Run) -> None:
         run.owned = True
+        self._going_on(run)
         if run.row.thread_id is not None:
             self._running[run.row.thread_id] = run.row.run_id
 
@@ -187,6 +203,7 @@ class InMemorySaver:
 
     def _write(self, run: _Run, write: Write, now: float) -> None:
         run.records.extend(write.records)
+        self._grow(run, size_of(write.records))
         batches = max((record.batch for record in write.records), default=0)
         run.row = replace(run.row, updated=now, batches=max(run.row.batches, batches))
         if write.change is not None:
@@ -194,14 +211,54 @@ class InMemorySaver:
 
     def _change(self, run: _Run, change: Change, now: float) -> None:
         run.row = replace(run.row, status=change.status, output=change.output, error=change.error)
+        self._grow(run, size_of_end(change))
         if change.status is not RunStatus.RUNNING:
             self._disown(run)
+        if change.status in self._ended:
+            self._ended[change.status][run.row.run_id] = None
         if change.saved is not None and run.row.thread_id is not None:
             self._save(run.row.thread_id, change.saved, now, run.row.run_id)
 
+    def _grow(self, run: _Run, size: int) -> None:
+        run.size += size
+        self._size += size
+
+    def _going_on(self, run: _Run) -> None:
+        for ended in self._ended.values():
+            ended.pop(run.row.run_id, None)
+
+    def _forget(self, run: _Run) -> None:
+        del self._runs[run.row.run_id]
+        self._going_on(run)
+        self._size -= run.size
+
+    def _forget_some(self, upkeep: Upkeep) -> None:
+        """Forget what is not to be kept of runs that have ended."""
+        keep, oldest = upkeep.keep, upkeep.keep.oldest(upkeep.now())
+        while True:
+            first = [self._runs[next(iter(ended))] for ended in self._ended.values() if ended]
+            if not first:
+                return
+            count = sum(map(len, self._ended.values()))
+            has_too_much = self._size > keep.most_bytes or (keep.last is not None and count > keep.last)
+            first.sort(key=lambda run: run.row.updated)
+            aged = (run for run in first if run.row.updated < oldest.get(run.row.status, -math.inf))
+            run = first[0] if has_too_much else next(aged, None)
+            if run is None:
+                return
+            self._forget(run)
+            self._forget_states(run.row)
+
+    def _forget_states(self, row: RunRow) -> None:
+        """Up to what a run has saved, but for the last of its thread."""
+        states = self._states.get(row.thread_id or "", [])
+        saved = next((index for index, state in enumerate(states) if state.run_id == row.run_id), -1)
+        del states[: min(saved + 1, len(states) - 1)]
+
     def _save(self, thread_id: str, value: bytes, created: float, run_id: str | None) -> None:
         states = self._states[thread_id]
-        states.append(ThreadState(thread_id, len(states) + 1, value, created, run_id))
+        number = states[-1].number + 1 if states else 1
+        states.append(ThreadState(thread_id, number, value, created, run_id))
 
     def _refuse_busy_thread(self, thread_id: str | None) -> None:
         if thread_id in self._running:

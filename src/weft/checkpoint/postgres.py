@@ -23,6 +23,7 @@ from weft.checkpoint import postgres_sql as sql
 from weft.checkpoint.base import Change, OpenRun, Record, RunRow, RunStatus, ThreadState, Write
 from weft.checkpoint.closing import Closing
 from weft.checkpoint.codec import Codec
+from weft.checkpoint.keep import ENDED, Keep, Upkeep, checked_keep
 from weft.checkpoint.owner import (
     LEASE,
     Others,
@@ -36,11 +37,14 @@ from weft.checkpoint.owner import (
     watch_forks,
 )
 from weft.checkpoint.postgres_link import MISFITS, Address, Database, Link, lock_key
+from weft.checkpoint.postgres_upkeep import clear, tidy
+from weft.checkpoint.postgres_upkeep import delete as delete_runs
 from weft.checkpoint.rows import (
     STATUS_CODE,
     Row,
     StoredRun,
-    highest_batch,
+    after,
+    ended,
     record_columns,
     seal,
     sealed,
@@ -52,11 +56,14 @@ from weft.checkpoint.rows import (
     to_text,
     unsealed,
 )
-from weft.errors import CorruptDataError, RunBusyError
+from weft.errors import CorruptDataError, RunBusyError, StoreError
 
 #: A commit of more records or bytes than this sends its records by COPY, which takes one or two round trips more.
 _MANY_RECORDS = 2_000
 _MANY_BYTES = 16 * 2**20
+
+#: Records of forgotten runs that are deleted in one transaction when nobody waits for it.
+_CLEARED_AT_ONCE = 5_000
 
 #: Seconds that a server is given, one after the other, to notice that an owner has died.
 _TO_NOTICE = (0.01, 0.04)
@@ -91,6 +98,8 @@ class PostgresSaver(Closing):
         connect_timeout: For how many seconds to try to connect (rounded up to whole ones).
         pooled: The address is that of a pooler in transaction mode.
         direct: An address past that pooler, for the owner's own connection.
+        keep: What it keeps of runs that have ended; everything, unless told. Each object forgets by its own, after
+            a commit that ends runs.
 
     Raises:
         InputError: An argument is none of these.
@@ -110,6 +119,7 @@ class PostgresSaver(Closing):
         connect_timeout: float = 10.0,
         pooled: bool = False,
         direct: str | None = None,
+        keep: Keep | None = None,
     ) -> None:
         self.codec = codec or Codec()
         self.lease = checked_lease(lease)
@@ -139,6 +149,8 @@ class PostgresSaver(Closing):
         self._pulse = Pulse(self.lease)
         self._others = Others()
         self._held: dict[str, _Held] = {}  # the runs that are open in this object
+        self.keep = checked_keep(keep)
+        self._upkeep = None if keep is None else Upkeep(keep)
         watch_forks(self)
 
     @classmethod
@@ -192,6 +204,7 @@ class PostgresSaver(Closing):
                 if kept is None:  # somebody has added answers meanwhile
                     draft, kept = writer.transact(lambda db: self._commit_locked(db, writes))
                 self._committed(draft, kept)
+                self._forget_some(writer, draft)
         return draft.refused
 
     def beat(self) -> None:
@@ -255,7 +268,7 @@ class PostgresSaver(Closing):
                 return False
             if held := self._held_for(db, run):
                 raise run_busy(run_id, held)
-            _delete(db, [run.key])
+            delete_runs(db, [run.key])
             return True
 
         with self._writer as writer:
@@ -294,7 +307,7 @@ class PostgresSaver(Closing):
             if not records:
                 return
             _copy(db, _record_rows(run, records))
-            _change(db, run._replace(position=run.position + len(records), updated=time.time()))
+            _change(db, after(run, records, time.time()))
 
         with self._writer as writer:
             writer.transact(add)
@@ -326,13 +339,20 @@ class PostgresSaver(Closing):
             self._refuse_busy_thread(db, thread_id)
             params = {"thread_id": to_bytes(thread_id)}
             rows = db.execute(sql.RUNS_OF_THREAD, params, binary=True).fetchall()
-            _delete(db, [row[0] for row in rows])
+            delete_runs(db, [row[0] for row in rows])
             db.execute(sql.DELETE_STATES, params)
 
         with self._writer as writer:
             writer.transact(delete)
 
     # --- Life ---------------------------------------------------------------------------------------------
+
+    def vacuum(self) -> None:
+        """Make room of what was deleted for what comes. What stays in use of the disk is the server's to say."""
+        with self._writer as writer:
+            while writer.transact(lambda db: clear(db, _CLEARED_AT_ONCE)):
+                pass
+            writer.alone(sql.VACUUM)
 
     def close(self) -> None:
         """Close the connections. Runs that are still open in this object are free for others."""
@@ -412,6 +432,7 @@ class PostgresSaver(Closing):
             fence=1,
             position=0,
             batches=0,
+            size=len(request.input),
             created=now,
             updated=now,
         )
@@ -535,6 +556,15 @@ class PostgresSaver(Closing):
             else:
                 self._held[run_id] = new
 
+    def _forget_some(self, writer: Link, draft: _Draft) -> None:
+        upkeep = self._upkeep
+        if upkeep is None:
+            return
+        upkeep.added(draft.ended, draft.bytes)
+        if draft.ended:
+            with suppress(StoreError):  # what was to be written is; this is tried again with the next
+                writer.transact(lambda db: tidy(db, upkeep, draft.ended))
+
 
 # --- Drafts of commits ------------------------------------------------------------------------------------
 
@@ -553,7 +583,8 @@ class _Held:
 
 
 _WRITE: Final = (
-    *("run", "fence", "was_at", "was_sealed", "status", "owned", "position", "batches", "updated", "seal"),
+    *("run", "fence", "was_at", "was_sealed", "status", "owned"),
+    *("position", "batches", "size", "updated", "seal"),
 )
 _RECORD: Final = (
     *("run", "position", "kind", "identity", "parent", "ordinal", "step", "value", "attempts", "started"),
@@ -574,7 +605,8 @@ class _Draft:
         self._was: dict[str, StoredRun] = {}
         self._outcomes: dict[int, Row] = {}
         self._saved: list[Row] = []
-        self._bytes = 0
+        self.ended = 0  # runs
+        self.bytes = 0
         now = time.time()
         for write in writes:
             run_id = write.run_id
@@ -587,22 +619,17 @@ class _Draft:
 
     def _after(self, known: _Held, write: Write, now: float) -> _Held:
         self.records += _record_rows(known.run, write.records)
-        self._bytes += sum(len(record.value or b"") for record in write.records)
-        run = known.run._replace(
-            position=known.run.position + len(write.records),
-            batches=highest_batch(known.run.batches, write.records),
-            updated=now,
-        )
+        self.bytes += sum(len(record.value or b"") for record in write.records)
+        run = after(known.run, write.records, now)
         if write.change is None:
             return _Held(run, known.next_state)
         return self._changed(_Held(run, known.next_state), write.change)
 
     def _changed(self, known: _Held, change: Change) -> _Held:
-        status = STATUS_CODE[change.status]
-        owner = known.run.owner if change.status is RunStatus.RUNNING else None
-        run = known.run._replace(status=status, owner=owner)
-        self._outcomes[run.key] = sealed((run.key, status, change.output, change.error))
-        self._bytes += len(change.output or b"") + len(change.error or b"") + len(change.saved or b"")
+        run = ended(known.run, change)
+        self._outcomes[run.key] = sealed((run.key, run.status, change.output, change.error))
+        self.ended += change.status in ENDED
+        self.bytes += len(change.output or b"") + len(change.error or b"") + len(change.saved or b"")
         if change.saved is None or run.thread_id is None:
             return _Held(run, known.next_state)
         state = (run.thread_id, known.next_state, change.saved, run.updated, run.run_id)
@@ -612,7 +639,7 @@ class _Draft:
     @property
     def is_big(self) -> bool:
         """Whether its records are better sent by COPY."""
-        return len(self.records) > _MANY_RECORDS or self._bytes > _MANY_BYTES
+        return len(self.records) > _MANY_RECORDS or self.bytes > _MANY_BYTES
 
     def params(self) -> dict[str, list[Any]]:
         """Of the statement, but for records and beats."""
@@ -621,7 +648,8 @@ class _Draft:
             was, run = self._was[run_id], held.run
             owned = run.owner is not None
             checked = (run.key, run.fence, was.position, seal(was))
-            rows.append((*checked, run.status, owned, run.position, run.batches, run.updated, seal(run)))
+            grown = (run.position, run.batches, run.size, run.updated, seal(run))
+            rows.append((*checked, run.status, owned, *grown))
         columns = dict(zip(_WRITE, _transposed(rows, len(_WRITE)), strict=True))
         outcomes = _columns("o", _OUTCOME, list(self._outcomes.values()))
         return {**columns, **outcomes, **_columns("s", _SAVED, self._saved)}
@@ -682,15 +710,11 @@ def _change(db: Database, run: StoredRun) -> None:
             "owner": run.owner,
             "fence": run.fence,
             "position": run.position,
+            "size": run.size,
             "updated": run.updated,
             "seal": seal(run),
         },
     )
-
-
-def _delete(db: Database, keys: list[int]) -> None:
-    for statement in sql.DELETE_RUNS:
-        db.execute(statement, {"runs": keys})
 
 
 def _record_rows(run: StoredRun, records: Iterable[Record]) -> list[Row]:

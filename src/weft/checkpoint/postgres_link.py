@@ -230,6 +230,10 @@ class Link:
             lambda: self._usable().execute(statement, params, prepare=True, binary=True).fetchall()
         )
 
+    def alone(self, statement: LiteralString) -> None:
+        """Execute what cannot be done in a transaction."""
+        self._certainly(lambda: self._usable().execute(statement))
+
     def _certainly(self, work: Callable[[], T]) -> T:
         with self.lock:
             for attempt in range(1, _ATTEMPTS + 1):

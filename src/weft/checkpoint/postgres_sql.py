@@ -75,6 +75,7 @@ CREATE TABLE runs (
     fence bigint NOT NULL,       -- how many owners it has had
     position bigint NOT NULL,    -- of its last record
     batches bigint NOT NULL,
+    size bigint NOT NULL,        -- about how many bytes were recorded of it
     created float8 NOT NULL,
     updated float8 NOT NULL,
     seal bigint NOT NULL
@@ -90,6 +91,13 @@ _OWNED_RUN_OF_THREAD: Final[LiteralString] = """
 CREATE UNIQUE INDEX owned_run_of_thread ON runs (sha256(thread_id))
     WHERE thread_id IS NOT NULL AND owner IS NOT NULL
 """
+
+# In the order in which they may be forgotten.
+_ENDED_RUNS: Final[LiteralString] = """
+CREATE INDEX ended_runs ON runs (status, updated) WHERE status IN (3, 4, 5)
+"""
+# Runs that are forgotten, but for their records: those are many, and go a few at a time.
+_REMAINS: Final[LiteralString] = "CREATE TABLE remains (run bigint PRIMARY KEY)"
 
 _INPUTS: Final[LiteralString] = """
 CREATE TABLE inputs (run bigint PRIMARY KEY, input bytea NOT NULL, seal bigint NOT NULL)
@@ -152,6 +160,8 @@ STEPS: Final[tuple[tuple[LiteralString, ...], ...]] = (
         _RUNS_BY_ID,
         _RUNS_OF_THREAD,
         _OWNED_RUN_OF_THREAD,
+        _ENDED_RUNS,
+        _REMAINS,
         _INPUTS,
         _OUTCOMES,
         _RECORDS,
@@ -186,7 +196,7 @@ DELETE_OWNER: Final[LiteralString] = "DELETE FROM owners WHERE owner = %(owner)b
 
 _RUN_COLUMNS: Final[LiteralString] = """
 SELECT runs.run, runs.run_id, runs.thread_id, runs.workflow, runs.status, runs.owner, runs.fence,
-       runs.position, runs.batches, runs.created, runs.updated, runs.seal"""
+       runs.position, runs.batches, runs.size, runs.created, runs.updated, runs.seal"""
 _RUN: Final[LiteralString] = _RUN_COLUMNS + " FROM runs "
 _WHOLE_RUN: Final[LiteralString] = (
     _RUN_COLUMNS
@@ -213,12 +223,12 @@ RUNS_OF_THREAD: Final[LiteralString] = _RUN + "WHERE" + _OF_THREAD + "ORDER BY r
 NEXT_RUN: Final[LiteralString] = "SELECT nextval('run_numbers')"
 CREATE_RUN: Final[LiteralString] = """
 INSERT INTO runs
-    (run, run_id, thread_id, workflow, status, owner, fence, position, batches, created, updated, seal)
-VALUES (%b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b)
+    (run, run_id, thread_id, workflow, status, owner, fence, position, batches, size, created, updated, seal)
+VALUES (%b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b)
 """
 CHANGE_RUN: Final[LiteralString] = """
 UPDATE runs SET status = %(status)b, owner = %(owner)b, fence = %(fence)b, position = %(position)b,
-                updated = %(updated)b, seal = %(seal)b
+                size = %(size)b, updated = %(updated)b, seal = %(seal)b
 WHERE run = %(run)b
 """
 CREATE_INPUT: Final[LiteralString] = "INSERT INTO inputs (run, input, seal) VALUES (%b, %b, %b)"
@@ -227,8 +237,39 @@ DELETE_RUNS: Final[tuple[LiteralString, ...]] = (
     "DELETE FROM runs WHERE run = ANY(%(runs)b)",
     "DELETE FROM inputs WHERE run = ANY(%(runs)b)",
     "DELETE FROM outcomes WHERE run = ANY(%(runs)b)",
-    "DELETE FROM records WHERE run = ANY(%(runs)b)",
 )
+DELETE_RECORDS: Final[LiteralString] = "DELETE FROM records WHERE run = ANY(%(runs)b)"
+
+# --- Retention --------------------------------------------------------------------------------------------
+
+COUNT_ENDED: Final[LiteralString] = "SELECT count(*) FROM runs WHERE status IN (3, 4, 5)"
+SUM_SIZES: Final[LiteralString] = "SELECT coalesce(sum(size), 0)::bigint FROM runs"
+# Not those that somebody is just opening, deleting or forgetting.
+FIRST_ENDED: Final[LiteralString] = (
+    _RUN
+    + """WHERE status = %(status)b AND status IN (3, 4, 5) AND updated < %(before)b AND owner IS NULL
+ORDER BY updated LIMIT %(limit)b FOR UPDATE SKIP LOCKED
+"""
+)
+# Up to what the run has saved, but for the last of all.
+FORGET_STATES: Final[LiteralString] = """
+DELETE FROM states WHERE sha256(thread_id) = sha256(%(thread_id)b)
+    AND number <= (
+        SELECT number FROM states WHERE sha256(thread_id) = sha256(%(thread_id)b) AND run_id = %(run_id)b
+        ORDER BY number LIMIT 1
+    )
+    AND number < (SELECT max(number) FROM states WHERE sha256(thread_id) = sha256(%(thread_id)b))
+"""
+ADD_REMAINS: Final[LiteralString] = "INSERT INTO remains (run) VALUES (%(run)b)"
+REMAINS: Final[LiteralString] = "SELECT run FROM remains ORDER BY run LIMIT 1 FOR UPDATE SKIP LOCKED"
+CLEAR_REMAINS: Final[LiteralString] = """
+DELETE FROM records WHERE run = %(run)b AND position IN (
+    SELECT position FROM records WHERE run = %(run)b ORDER BY position LIMIT %(most)b
+)
+"""
+DELETE_REMAINS: Final[LiteralString] = "DELETE FROM remains WHERE run = %(run)b"
+
+VACUUM: Final[LiteralString] = "VACUUM runs, inputs, outcomes, records, states, owners, remains"
 
 # --- Commits ----------------------------------------------------------------------------------------------
 
@@ -246,8 +287,8 @@ w AS (
     SELECT * FROM unnest(
         %(run)b::bigint[], %(fence)b::bigint[], %(was_at)b::bigint[], %(was_sealed)b::bigint[],
         %(status)b::smallint[], %(owned)b::boolean[], %(position)b::bigint[], %(batches)b::bigint[],
-        %(updated)b::float8[], %(seal)b::bigint[]
-    ) AS w (run, fence, was_at, was_sealed, status, owned, position, batches, updated, seal)
+        %(size)b::bigint[], %(updated)b::float8[], %(seal)b::bigint[]
+    ) AS w (run, fence, was_at, was_sealed, status, owned, position, batches, size, updated, seal)
 ),
 mine AS (
     SELECT runs.run, runs.position = w.was_at AND runs.seal = w.was_sealed AS fits
@@ -261,7 +302,7 @@ ready AS (
 changed AS (
     UPDATE runs SET
         status = w.status, owner = CASE WHEN w.owned THEN runs.owner END, position = w.position,
-        batches = w.batches, updated = w.updated, seal = w.seal
+        batches = w.batches, size = w.size, updated = w.updated, seal = w.seal
     FROM w, mine, ready
     WHERE runs.run = ANY(%(run)b::bigint[]) AND runs.run = w.run AND mine.run = w.run AND ready.all_fit
     RETURNING runs.run

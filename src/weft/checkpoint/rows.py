@@ -12,7 +12,8 @@ from zlib import crc32
 
 import msgspec
 
-from weft.checkpoint.base import Record, RecordKind, RunRow, RunStatus
+from weft.checkpoint.base import Change, Record, RecordKind, RunRow, RunStatus
+from weft.checkpoint.keep import size_of, size_of_end
 from weft.checkpoint.owner import shown
 from weft.errors import CorruptDataError
 
@@ -53,6 +54,7 @@ class StoredRun(NamedTuple):
     fence: int
     position: int
     batches: int
+    size: int  # about how many bytes were recorded of it
     created: float
     updated: float
 
@@ -103,7 +105,7 @@ def to_run(columns: Row) -> StoredRun:
 
 def to_run_row(run: StoredRun, stored_input: Row | None, outcome: Row | None) -> RunRow:
     """The run as callers see it, from the sealed rows of its input and, once it has ended, its outcome."""
-    _, data = unsealed(stored_input, "the input of a run")
+    *_, data = unsealed(stored_input, "the input of a run")
     _, ended_as, output, error = unsealed(outcome, "the outcome of a run") if outcome else (None,) * 4
     if run.status not in {STATUS_CODE[RunStatus.RUNNING], ended_as}:
         raise CorruptDataError(f"run {shown(to_text(run.run_id))} has ended, but its outcome is not recorded")
@@ -152,6 +154,25 @@ def to_record(columns: Row) -> Record:
         started=started,
         ended=ended,
         batch=batch,
+    )
+
+
+def after(run: StoredRun, records: Sequence[Record], now: float) -> StoredRun:
+    """A run that has these records too."""
+    return run._replace(
+        position=run.position + len(records),
+        batches=highest_batch(run.batches, records),
+        size=run.size + size_of(records),
+        updated=now,
+    )
+
+
+def ended(run: StoredRun, change: Change) -> StoredRun:
+    """A run of which this has become."""
+    return run._replace(
+        status=STATUS_CODE[change.status],
+        owner=run.owner if change.status is RunStatus.RUNNING else None,
+        size=run.size + size_of_end(change),
     )
 
 

@@ -52,6 +52,7 @@ CREATE TABLE runs (
     fence INTEGER NOT NULL,      -- how many owners it has had
     position INTEGER NOT NULL,   -- of its last record
     batches INTEGER NOT NULL,
+    size INTEGER NOT NULL,       -- about how many bytes were recorded of it
     created REAL NOT NULL,
     updated REAL NOT NULL,
     seal INTEGER NOT NULL
@@ -66,10 +67,17 @@ _OWNED_RUNS_OF_THREAD: Final[LiteralString] = """
 CREATE INDEX owned_runs_of_thread ON runs (thread_id) WHERE owner IS NOT NULL
 """
 
-# What is long and seldom changes is kept apart from `runs`, whose rows change with every commit.
+# In the order in which they may be forgotten; a running run is not in it, so that its commits need not write it.
+_ENDED_RUNS: Final[LiteralString] = """
+CREATE INDEX ended_runs ON runs (status, updated) WHERE status IN (3, 4, 5)
+"""
+
+# What is long and seldom changes is kept apart from `runs`, whose rows change with every commit. And its key is
+# made of the run's name: where a damaged page hides a run from who looks for that name, it is still here.
 _INPUTS: Final[LiteralString] = """
 CREATE TABLE inputs (
-    run INTEGER PRIMARY KEY,
+    name INTEGER PRIMARY KEY,    -- a hash of the run's id
+    run INTEGER NOT NULL,
     input BLOB NOT NULL,
     seal INTEGER NOT NULL
 )
@@ -116,6 +124,9 @@ CREATE TABLE states (
 ) WITHOUT ROWID
 """
 
+# Runs that are forgotten, but for their records: those are many, and go a few at a time.
+_REMAINS: Final[LiteralString] = "CREATE TABLE remains (run INTEGER PRIMARY KEY)"
+
 _MARK: Final[LiteralString] = "PRAGMA application_id = 0x57656674"
 _VERSION_1: Final[LiteralString] = "PRAGMA user_version = 1"
 
@@ -128,27 +139,28 @@ CREATE TABLE owners (
     seal INTEGER NOT NULL
 ) WITHOUT ROWID
 """
-_VERSION_2: Final[LiteralString] = "PRAGMA user_version = 2"
 
 STEPS: Final[tuple[tuple[LiteralString, ...], ...]] = (
     (
         _RUNS,
         _RUNS_OF_THREAD,
         _OWNED_RUNS_OF_THREAD,
+        _ENDED_RUNS,
         _INPUTS,
         _OUTCOMES,
         _RECORDS,
         _STATES,
+        _REMAINS,
+        _OWNERS,
         _MARK,
         _VERSION_1,
     ),
-    (_OWNERS, _VERSION_2),
 )
 
 # --- Runs -------------------------------------------------------------------------------------------------
 
 _RUN: Final[LiteralString] = """
-SELECT run, run_id, thread_id, workflow, status, owner, fence, position, batches, created, updated, seal
+SELECT run, run_id, thread_id, workflow, status, owner, fence, position, batches, size, created, updated, seal
 FROM runs
 """
 
@@ -156,27 +168,29 @@ RUN: Final[LiteralString] = _RUN + "WHERE run_id = ?"
 NEWEST_RUNS: Final[LiteralString] = _RUN + "ORDER BY run DESC LIMIT ?"
 NEWEST_RUNS_OF_THREAD: Final[LiteralString] = _RUN + "WHERE thread_id = ? ORDER BY run DESC LIMIT ?"
 OWNED_RUNS_OF_THREAD: Final[LiteralString] = _RUN + "WHERE thread_id = ? AND owner IS NOT NULL"
-RUNS_OF_THREAD: Final[LiteralString] = "SELECT run FROM runs WHERE thread_id = ?"
+RUNS_OF_THREAD: Final[LiteralString] = _RUN + "WHERE thread_id = ?"
 
-# Keys are not left to SQLite because the seal covers them.
-NEXT_RUN: Final[LiteralString] = "SELECT coalesce(max(run), 0) + 1 FROM runs"
+# Keys are not left to SQLite because the seal covers them. Records of a forgotten run may still be there.
+NEXT_RUN: Final[LiteralString] = """
+SELECT max(coalesce((SELECT max(run) FROM runs), 0), coalesce((SELECT max(run) FROM remains), 0)) + 1
+"""
 
 CREATE_RUN: Final[LiteralString] = """
 INSERT INTO runs
-    (run, run_id, thread_id, workflow, status, owner, fence, position, batches, created, updated, seal)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    (run, run_id, thread_id, workflow, status, owner, fence, position, batches, size, created, updated, seal)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 
 # Two statements, because naming `owner` makes SQLite write the index over it as well.
 ADVANCE_RUN: Final[LiteralString] = """
-UPDATE runs SET position = ?, batches = ?, updated = ?, seal = ? WHERE run = ?
+UPDATE runs SET position = ?, batches = ?, size = ?, updated = ?, seal = ? WHERE run = ?
 """
 CHANGE_RUN: Final[LiteralString] = """
-UPDATE runs SET status = ?, owner = ?, fence = ?, updated = ?, seal = ? WHERE run = ?
+UPDATE runs SET status = ?, owner = ?, fence = ?, size = ?, updated = ?, seal = ? WHERE run = ?
 """
 
-CREATE_INPUT: Final[LiteralString] = "INSERT INTO inputs (run, input, seal) VALUES (?, ?, ?)"
-INPUT: Final[LiteralString] = "SELECT run, input, seal FROM inputs WHERE run = ?"
+CREATE_INPUT: Final[LiteralString] = "INSERT INTO inputs (name, run, input, seal) VALUES (?, ?, ?, ?)"
+INPUT: Final[LiteralString] = "SELECT name, run, input, seal FROM inputs WHERE name = ?"
 
 SET_OUTCOME: Final[LiteralString] = """
 INSERT OR REPLACE INTO outcomes (run, status, output, error, seal) VALUES (?, ?, ?, ?, ?)
@@ -185,10 +199,41 @@ OUTCOME: Final[LiteralString] = "SELECT run, status, output, error, seal FROM ou
 
 DELETE_RUN: Final[tuple[LiteralString, ...]] = (
     "DELETE FROM runs WHERE run = :run",
-    "DELETE FROM inputs WHERE run = :run",
+    "DELETE FROM inputs WHERE name = :name",
     "DELETE FROM outcomes WHERE run = :run",
-    "DELETE FROM records WHERE place >= :run << 32 AND place < (:run + 1) << 32",
 )
+DELETE_RECORDS: Final[LiteralString] = (
+    "DELETE FROM records WHERE place >= :run << 32 AND place < (:run + 1) << 32"
+)
+
+# --- Retention --------------------------------------------------------------------------------------------
+
+COUNT_ENDED: Final[LiteralString] = "SELECT count(*) FROM runs WHERE status IN (3, 4, 5)"
+FIRST_ENDED: Final[LiteralString] = (
+    _RUN + "INDEXED BY ended_runs WHERE status = ? AND status IN (3, 4, 5) ORDER BY updated LIMIT 1"
+)
+PAGES_IN_USE: Final[LiteralString] = """
+SELECT (page_count - freelist_count) * page_size
+FROM pragma_page_count, pragma_freelist_count, pragma_page_size
+"""
+
+# Up to what the run has saved, but for the last of all.
+FORGET_STATES: Final[LiteralString] = """
+DELETE FROM states WHERE thread_id = :thread_id
+    AND number <= (SELECT number FROM states WHERE thread_id = :thread_id AND run_id = :run_id ORDER BY number LIMIT 1)
+    AND number < (SELECT max(number) FROM states WHERE thread_id = :thread_id)
+"""
+
+ADD_REMAINS: Final[LiteralString] = "INSERT INTO remains (run) VALUES (?)"
+REMAINS: Final[LiteralString] = "SELECT run FROM remains LIMIT 1"
+CLEAR_REMAINS: Final[LiteralString] = """
+DELETE FROM records WHERE place IN (
+    SELECT place FROM records WHERE place >= :run << 32 AND place < (:run + 1) << 32 LIMIT :most
+)
+"""
+DELETE_REMAINS: Final[LiteralString] = "DELETE FROM remains WHERE run = ?"
+
+VACUUM: Final[LiteralString] = "VACUUM"
 
 # --- Owners -----------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from weft.checkpoint.base import Checkpointer, RunStatus
+from weft.checkpoint.keep import Keep
 from weft.cli import report
 from weft.cli.endings import EXIT_CODES, Code, Refusal, code_of
 from weft.cli.running import execute
@@ -150,6 +151,14 @@ def run(
     metavar="[ID=]JSON",
     help="Answers an open question; without an id the only one. May be given several times.",
 )
+@click.option(
+    "--wait",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    metavar="SECONDS",
+    help="While another process owns the run, wait for so long: it may end, or be silent for its lease (30 s, "
+    "unless its store says otherwise) and lose the run. Without, the command ends with code 4.",
+)
 @_options_of_a_run
 def resume(run_id: str, target: str, answers: tuple[str, ...], **options: Any) -> int:
     """Go on with a RUN where it stopped. What it has recorded is not run again.
@@ -177,7 +186,7 @@ def _execute(workflow: Runnable, value: Any, store: Checkpointer, options: dict[
     of_the_run = {name: options.get(name) for name in _OF_THE_RUN}
     quiet = options["quiet"]
     try:
-        ending = execute(workflow, value, store, of_the_run, quiet=quiet)
+        ending = execute(workflow, value, store, of_the_run, quiet=quiet, wait=options.get("wait", 0.0))
     finally:
         store.close()
     report.show_ending(ending, again, as_json=options["as_json"], quiet=quiet)
@@ -241,6 +250,39 @@ def runs(
             report.show_runs(found)
         else:
             report.note("no runs")
+
+
+@weft.command(epilog=EXIT_CODES)
+@_store_option
+@click.option("--days", type=float, metavar="N", help="Forget what has finished longer ago.")
+@click.option(
+    "--failed-days",
+    type=float,
+    metavar="N",
+    help="The same for what failed or was cancelled; else as --days.",
+)
+@click.option("--last", type=int, metavar="N", help="Forget all but so many, those that ended last.")
+def prune(*, url: str | None, days: float | None, failed_days: float | None, last: int | None) -> None:
+    """Forget old runs that have ended. Those that are running, or wait for an answer, stay.
+
+    A store can do that by itself: --checkpointer 'sqlite:///weft.db?days=30&max_bytes=2GB'.
+    """
+    if days is None and failed_days is None and last is None:
+        raise Refusal("say what is to be forgotten: --days, --failed-days or --last")
+    keep = Keep(days=days, failed_days=failed_days, last=last)
+    with existing_store(url) as store:
+        forgotten = Runs(store).prune(keep)
+        report.note(
+            f"{forgotten} run{'' if forgotten == 1 else 's'} forgotten; `weft vacuum` gives their room back"
+        )
+
+
+@weft.command(epilog=EXIT_CODES)
+@_store_option
+def vacuum(url: str | None) -> None:
+    """Give the room of deleted runs back to the disk. Nothing else can write to a SQLite file meanwhile."""
+    with existing_store(url) as store:
+        Runs(store).vacuum()
 
 
 @weft.command(epilog=EXIT_CODES)

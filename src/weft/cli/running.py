@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,10 +13,13 @@ from weft.cli.endings import Code, Refusal, code_of
 from weft.engine.drive import run_here
 from weft.engine.events import Event, Observer, RunStarted
 from weft.engine.options import RunOptions
-from weft.errors import OwnerLostError, StoreError, WeftError
+from weft.errors import OwnerLostError, RunBusyError, StoreError, WeftError
 from weft.history import QuestionInfo, Runs
 from weft.observe.progress import Progress
 from weft.runnable import Runnable
+
+#: Seconds between two attempts to have a run, at least.
+_ASK_AGAIN = 0.2
 
 
 @dataclass(frozen=True)
@@ -32,9 +36,15 @@ class Ending:
 
 
 def execute(
-    workflow: Runnable, input: Any, store: Checkpointer, options: Mapping[str, Any], *, quiet: bool
+    workflow: Runnable,
+    input: Any,
+    store: Checkpointer,
+    options: Mapping[str, Any],
+    *,
+    quiet: bool,
+    wait: float = 0.0,
 ) -> Ending:
-    """Run to the end.
+    """Run to the end. While somebody else owns the run, ask again for ``wait`` seconds.
 
     Raises:
         Refusal: The run could not begin.
@@ -47,7 +57,9 @@ def execute(
         with ExitStack() as shown:
             if not quiet:
                 observers.append(shown.enter_context(Progress()))
-            value = run_here(workflow, input, parsed, observers)
+            value = _asked_again(
+                lambda: run_here(workflow, input, parsed, observers), has_begun, seconds=wait
+            )
     except KeyboardInterrupt as error:
         return Ending(run_id, "cancelled", Code.INTERRUPTED, error=error)
     except (StoreError, OwnerLostError) as error:
@@ -60,6 +72,22 @@ def execute(
     if questions is not None:
         return Ending(run_id, "suspended", Code.SUSPENDED, questions=questions)
     return Ending(run_id, "finished", Code.FINISHED, value, is_recorded=not has_begun.yes)
+
+
+def _asked_again(run: Callable[[], Any], has_begun: _HasBegun, *, seconds: float) -> Any:
+    """Run, waiting for another owner to end, or to be silent for so long that it is taken for dead.
+
+    It is one store object that has to ask again: how long an owner is silent, each of them measures by itself.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return run()
+        except RunBusyError as error:
+            left = deadline - time.monotonic()
+            if has_begun.yes or left <= 0:
+                raise
+            time.sleep(min(left, max(error.retry_after or 0.0, _ASK_AGAIN)))
 
 
 class _HasBegun:

@@ -1,0 +1,159 @@
+"""How runs, records and saved values are read from a SQLite database and written to it."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from hashlib import blake2b
+
+from weft.checkpoint import sql
+from weft.checkpoint.base import Change, Record, RunRow, ThreadState
+from weft.checkpoint.owner import shown
+from weft.checkpoint.rows import (
+    STATUS_CODE,
+    Row,
+    StoredRun,
+    ended,
+    record_columns,
+    seal,
+    sealed,
+    time_of,
+    to_bytes,
+    to_record,
+    to_run,
+    to_run_row,
+    to_text,
+    unsealed,
+)
+from weft.errors import CorruptDataError
+
+
+def load(db: sqlite3.Connection, run_id: str) -> StoredRun | None:
+    """The run, if there is one.
+
+    Raises:
+        CorruptDataError: There is one that cannot be found by its name any more.
+    """
+    name = to_bytes(run_id)
+    columns = db.execute(sql.RUN, (name,)).fetchone()
+    if columns is not None:
+        return to_run(columns)
+    if db.execute(sql.INPUT, (_hash(name),)).fetchone() is not None:
+        raise CorruptDataError(
+            f"the database is damaged: run {shown(run_id)} was recorded, but cannot be found by its name; "
+            "put a backup in its place, or try `.recover` of sqlite3"
+        )
+    return None
+
+
+def create(db: sqlite3.Connection, run: StoredRun, given: bytes) -> None:
+    """Store a run that is new."""
+    db.execute(sql.CREATE_RUN, sealed(run))
+    db.execute(sql.CREATE_INPUT, sealed((_hash(run.run_id), run.key, given)))
+
+
+def _hash(name: bytes) -> int:
+    """63 bits, as a key of SQLite's has."""
+    return int.from_bytes(blake2b(name, digest_size=8).digest()) >> 1
+
+
+def advance(db: sqlite3.Connection, run: StoredRun) -> None:
+    """Store a run that has more records."""
+    db.execute(sql.ADVANCE_RUN, (run.position, run.batches, run.size, run.updated, seal(run), run.key))
+
+
+def change(db: sqlite3.Connection, run: StoredRun) -> None:
+    """Store a run that has another status or owner."""
+    db.execute(sql.CHANGE_RUN, (run.status, run.owner, run.fence, run.size, run.updated, seal(run), run.key))
+
+
+def end(db: sqlite3.Connection, run: StoredRun, outcome: Change) -> None:
+    """Store what becomes of a run."""
+    change(db, ended(run, outcome))
+    status = STATUS_CODE[outcome.status]
+    db.execute(sql.SET_OUTCOME, sealed((run.key, status, outcome.output, outcome.error)))
+    if outcome.saved is not None and run.thread_id is not None:
+        append_state(db, run.thread_id, outcome.saved, run.updated, run.run_id)
+
+
+def append_state(
+    db: sqlite3.Connection, thread_id: bytes, value: bytes, created: float, run_id: bytes | None
+) -> None:
+    (number,) = db.execute(sql.NEXT_STATE, (thread_id,)).fetchone()
+    db.execute(sql.APPEND_STATE, sealed((thread_id, number, value, time_of(created), run_id)))
+
+
+def delete(db: sqlite3.Connection, run: StoredRun) -> None:
+    """Forget a run and all of its records now."""
+    _delete_rows(db, run)
+    db.execute(sql.DELETE_RECORDS, {"run": run.key})
+
+
+def forget(db: sqlite3.Connection, run: StoredRun) -> None:
+    """Forget a run and what it saved; its records go later, by :func:`clear`."""
+    _delete_rows(db, run)
+    if run.position:
+        db.execute(sql.ADD_REMAINS, (run.key,))
+    if run.thread_id is not None:
+        db.execute(sql.FORGET_STATES, {"thread_id": run.thread_id, "run_id": run.run_id})
+
+
+def clear(db: sqlite3.Connection, most: int) -> int:
+    """Delete so many records of forgotten runs; how many there were."""
+    deleted = 0
+    while deleted < most and (found := db.execute(sql.REMAINS).fetchone()) is not None:
+        wanted = most - deleted
+        gone = db.execute(sql.CLEAR_REMAINS, {"run": found[0], "most": wanted}).rowcount
+        deleted += gone
+        if gone < wanted:
+            db.execute(sql.DELETE_REMAINS, found)
+    return deleted
+
+
+def _delete_rows(db: sqlite3.Connection, run: StoredRun) -> None:
+    for statement in sql.DELETE_RUN:
+        db.execute(statement, {"run": run.key, "name": _hash(run.run_id)})
+
+
+def row(db: sqlite3.Connection, run: StoredRun) -> RunRow:
+    """The run as callers see it."""
+    return to_run_row(
+        run,
+        _input(db, run),
+        db.execute(sql.OUTCOME, (run.key,)).fetchone(),
+    )
+
+
+def _input(db: sqlite3.Connection, run: StoredRun) -> Row | None:
+    columns: Row | None = db.execute(sql.INPUT, (_hash(run.run_id),)).fetchone()
+    if columns is not None and columns[1] != run.key:
+        raise CorruptDataError(
+            f"the database is damaged: another run has the input of run {shown(to_text(run.run_id))}"
+        )
+    return columns
+
+
+def _place(run: StoredRun, position: int) -> int:
+    return (run.key << 32) + position
+
+
+def record_rows(run: StoredRun, records: Iterable[Record]) -> Iterator[Row]:
+    """The rows of records that follow what the run has."""
+    for place, each in enumerate(records, _place(run, run.position + 1)):
+        yield sealed((place, *record_columns(each)))
+
+
+def page(db: sqlite3.Connection, run: StoredRun, first: int, last: int) -> list[Row]:
+    """The rows of the records after one position and up to another."""
+    return db.execute(sql.PAGE_OF_RECORDS, (_place(run, first), _place(run, last))).fetchall()
+
+
+def record(columns: Row) -> Record:
+    return to_record(unsealed(columns, "a record")[1:])
+
+
+def state(columns: Row) -> ThreadState:
+    thread_id, number, value, created, run_id = unsealed(columns, "a saved value")
+    return ThreadState(
+        to_text(thread_id), number, value, created, None if run_id is None else to_text(run_id)
+    )
