@@ -12,45 +12,156 @@ import time
 from pathlib import Path
 
 import pytest
+from commit_points import Point
 from killing import Program, kill_at_effect, seeded
+
+from weft import InMemorySaver
+from weft.checkpoint.base import OpenRun, Record, RecordKind, Write
 
 ROOT = Path(__file__).parents[2]
 HARNESS = ROOT / "scripts" / "kill_harness.py"
 
+CALL, OTHER = "0a" * 16, "0b" * 16
 
-@pytest.mark.parametrize(
-    "args",
-    [("--kills", "105"), ("--kills", "200", "--flow", "racing", "--flow", "racing_threads")],
-    ids=["all", "races"],
-)
-def test_kills_at_random_moments_lose_nothing_repeat_nothing_used_and_decide_races_again(
-    args: tuple[str, ...],
-):
-    seed = seeded("kills").randrange(2**32)
+
+def harness(*args: object, patience: float = 110) -> subprocess.CompletedProcess[str]:
+    """The kill harness, in an interpreter of its own: it forks, so it must have no threads."""
     done = subprocess.run(
-        [sys.executable, "-W", "error", HARNESS, *args, "--seed", str(seed)],
+        [sys.executable, "-W", "error", str(HARNESS), *map(str, args)],
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=patience,
         check=False,
         env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
     )
     print(done.stdout, done.stderr)
+    return done
+
+
+def seed_of(name: str) -> list[object]:
+    return ["--seed", seeded(name).randrange(2**32)]
+
+
+@pytest.mark.parametrize(
+    "args",
+    [("--kills", 40), ("--kills", 60, "--flow", "racing", "--flow", "racing_threads")],
+    ids=["all", "races"],
+)
+def test_kills_at_random_moments_lose_nothing_repeat_nothing_used_and_decide_races_again(
+    args: tuple[object, ...],
+):
+    done = harness("--store", "sqlite", *args, *seed_of("kills"))
     assert done.returncode == 0
+    assert " 0 runs with violations" in done.stdout
+
+
+@pytest.mark.parametrize(("store", "each"), [("sqlite", 10), ("postgres", 3)])
+def test_kills_at_every_commit_point_lose_nothing_repeat_nothing_used_and_decide_races_again(
+    store: str, each: int
+):
+    done = harness("--store", store, "--each", each, *seed_of("points"))
+    assert done.returncode == 0
+    assert " 0 runs with violations" in done.stdout
+    for point in Point:
+        (line,) = [line for line in done.stdout.splitlines() if line.startswith(point.value)]
+        assert int(line.split()[-1]) >= each
+
+
+@pytest.mark.parametrize(
+    ("plant", "args", "seen"),
+    [
+        ("lost", ("--point", "committed"), "was used, and is lost"),
+        ("doubled", ("--point", "acknowledged"), "ran again after its result was used"),
+        ("answer", ("--point", "acknowledged", "--flow", "gathered"), "the answer is "),
+        ("order", ("--point", "acknowledged", "--flow", "racing"), " later"),
+        ("missing", ("--point", "after_row"), "is missing though it was accepted"),
+        ("hang", ("--point", "committed", "--each", 1, "--patience", 1.5), "a life hangs"),
+    ],
+)
+def test_the_audit_sees_a_product_that_is_broken(plant: str, args: tuple[object, ...], seen: str):
+    """In real runs that are really killed: the product does wrong, and the harness says so and fails."""
+    done = harness("--store", "sqlite", "--plant", plant, "--each", 3, *args, *seed_of("plants"))
+    assert done.returncode == 1
+    assert seen in done.stdout
+    assert " 0 runs with violations" not in done.stdout
+
+
+@pytest.mark.parametrize("store", ["sqlite", "postgres"])
+def test_the_audit_sees_what_a_weaker_durability_loses(store: str):
+    """As above, without anything broken; and in a server, too."""
+    done = harness(
+        *("--store", store, "--durability", "async", "--point", "acknowledged", "--each", 12),
+        *seed_of("async"),
+    )
+    assert done.returncode == 1
+    assert "was used, and is lost" in done.stdout
+
+
+def test_a_point_that_is_never_hit_is_a_failure():
+    """No branches come together in this workflow."""
+    done = harness("--store", "sqlite", "--each", 1, "--point", "join", "--flow", "completed", "--seed", 1)
+    assert done.returncode == 1
+    assert "hit too seldom: sqlite: where branches have joined: 0 of 1" in done.stdout
     assert "0 runs with violations" in done.stdout
 
 
-def test_the_audit_sees_each_kind_of_violation():
+def loaded_harness():
     spec = importlib.util.spec_from_file_location("kill_harness", HARNESS)
     assert spec is not None
     assert spec.loader is not None
-    harness = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(harness)
-    audit = harness.audit
-    assert audit(["ran a", "used a", "ran b", "chose x 1", "chose x 1"]) == []
-    assert audit(["ran a", "ran a", "used a"]) == []  # in flight when it was killed: that is allowed
-    assert len(audit(["ran a", "used a", "ran a"])) == 1
-    assert len(audit(["chose x 1", "chose x 2"])) == 1
+    module = sys.modules["kill_harness"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("effects", "violations"),
+    [
+        (["ran a", "used a", "ran b", "chose x 1", "chose x 1"], []),
+        (["ran a", "ran a", "used a"], []),  # in flight when it was killed: that is allowed
+        (["ran a", "used a", "anew", "ran a", "used a"], []),  # nobody had the first run
+        (["ran a", "used a", "ran a"], ["a ran again after its result was used"]),
+        (["used a"], ["a was used and never ran"]),
+        (["chose x 1", "chose x 2"], ["x: chose 1 first and 2 later"]),
+        (["accepted r", "missing r"], ["run r is missing though it was accepted"]),
+    ],
+)
+def test_what_the_audit_of_effects_sees(effects: list[str], violations: list[str]):
+    assert loaded_harness().audit([line.split() for line in effects]) == violations
+
+
+@pytest.mark.parametrize(
+    ("effects", "violations"),
+    [
+        (["opened r", f"ran a r:{CALL} 10.0", "used a"], []),
+        (["opened r", f"ran a r:{CALL} 9.0", f"ran a r:{CALL} 10.0"], []),  # the first was killed
+        (["opened q"], ["run q is missing though it was accepted"]),
+        (["accepted q"], ["run q is missing though it was accepted"]),
+        (
+            ["opened r", f"ran a r:{CALL} 10.0", f"ran a r:{CALL} 12.0"],
+            ["a ran again after its result was recorded"],
+        ),
+        (["opened r", f"ran b r:{OTHER} 10.0"], []),  # at work, not used
+        (["opened r", f"ran b r:{OTHER} 10.0", "used b"], ["the result of b was used, and is lost"]),
+        (["opened r", f"ran b r:{OTHER} 10.0", "used b", "anew"], []),
+    ],
+)
+def test_what_the_audit_of_a_store_sees(effects: list[str], violations: list[str]):
+    store = stored(Record(RecordKind.OK, bytes.fromhex(CALL), step="a", started=9.0, ended=11.0))
+    assert loaded_harness().audit_store(store, [line.split() for line in effects]) == violations
+
+
+def test_the_audit_of_a_store_sees_what_is_recorded_twice():
+    record = Record(RecordKind.OK, bytes.fromhex(CALL), step="a", started=9.0, ended=11.0)
+    violations = loaded_harness().audit_store(stored(record, record), [["opened", "r"]])
+    assert violations == [f"a (r:{CALL}) is recorded twice"]
+
+
+def stored(*records: Record) -> InMemorySaver:
+    store = InMemorySaver()
+    row = store.open(OpenRun("r", "flow", input=b"0"))
+    store.commit([Write("r", row.fence, records)])
+    return store
 
 
 PARALLEL = """
@@ -100,18 +211,38 @@ def test_a_finished_run_gives_its_recorded_output_and_runs_nothing(tmp_path: Pat
     assert program.effects() == before
 
 
+HELD = """
+    import os, time
+    from weft import SqliteSaver, entrypoint, task
+
+    @task
+    def step():
+        open(os.environ["EFFECTS"], "a").write("step\\n")
+        while not os.path.exists("go"):
+            time.sleep(0.005)
+
+    @entrypoint(checkpointer=SqliteSaver("runs.db"))
+    def flow(_):
+        step().result()
+
+    if __name__ == "__main__":
+        flow.invoke("go", run_id="r")
+"""
+
+
 def test_a_second_process_that_starts_the_run_meanwhile_is_told_so(tmp_path: Path):
-    program = Program(tmp_path, PARALLEL)
+    program = Program(tmp_path, HELD)
     first = program.start()
-    while not program.effects_path.exists() and first.poll() is None:
+    while not program.effects() and first.poll() is None:
         time.sleep(0.005)
     second = program.run()
+    (tmp_path / "go").touch()
+    out, err = first.communicate(timeout=30)
+    assert first.returncode == 0, err
     assert second.returncode != 0
     assert "RunBusyError" in second.stderr
     assert "'r'" in second.stderr
-    out, err = first.communicate(timeout=30)
-    assert first.returncode == 0, err
-    assert max(program.effects().values()) == 1
+    assert program.effects() == {"step": 1}
 
 
 QUESTIONS = """

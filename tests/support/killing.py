@@ -1,20 +1,32 @@
-"""Real processes that are really killed, and the effects that they leave in an append-only file; stores that die."""
+"""Real processes that are really killed, and the effects that they leave in an append-only file.
+
+And what goes wrong by itself: stores that die, and a product that breaks its promises.
+"""
 
 from __future__ import annotations
 
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+from msgspec import structs
 
 from weft import InMemorySaver, SqliteSaver, StoreError
-from weft.checkpoint.base import Write
+from weft.checkpoint.base import OpenRun, Record, RunRow, Write
+from weft.engine import opening
+from weft.engine.call import Call
+from weft.engine.recorder import Loaded, Recorder
 
 
 def seeded(name: str) -> random.Random:
@@ -122,3 +134,92 @@ class MortalFile(SqliteSaver):
             raise StoreError("gone")
         self.left -= 1
         return super().commit(writes)
+
+
+# --- Things that go wrong ---------------------------------------------------------------------------------
+#
+# Each breaks the product in the process that calls it, in a way that an audit of killed runs has to see.
+
+
+def forget_results() -> None:
+    """Commits are acknowledged, and every other record is not written."""
+    commit = SqliteSaver.commit
+
+    def broken(self: SqliteSaver, writes: Sequence[Write]) -> set[str]:
+        return commit(self, [replace(write, records=write.records[::2]) for write in writes])
+
+    SqliteSaver.commit = broken
+
+
+def run_again() -> None:
+    """A resume does not find the first result of each body."""
+
+    def drop(loaded: Loaded) -> None:
+        for records in loaded.outcomes.values():
+            del records[0]
+
+    _break_resumes(drop)
+
+
+def give_another_value() -> None:
+    """What is read back is not what was recorded."""
+    read = Recorder.read
+
+    def broken(self: Recorder, call: Call, record: Record) -> tuple[Any, BaseException | None]:
+        value, error = read(self, call, record)
+        return (value + 1 if isinstance(value, int) else value), error
+
+    Recorder.read = broken
+
+
+def forget_the_order() -> None:
+    """A resume hands results out in the opposite order."""
+
+    def turn_round(loaded: Loaded) -> None:
+        for parent, records in loaded.outcomes.items():
+            last = max(record.batch for record in records)
+            loaded.outcomes[parent] = [
+                structs.replace(r, batch=last + 1 - r.batch) for r in reversed(records)
+            ]
+
+    _break_resumes(turn_round)
+
+
+def forget_the_run() -> None:
+    """A run that is accepted is not there."""
+    open_ = SqliteSaver.open
+
+    def broken(self: SqliteSaver, request: OpenRun) -> RunRow:
+        row = open_(self, request)
+        with closing(sqlite3.connect(self.path)) as db, db:
+            for table in ("runs", "inputs", "outcomes", "records"):
+                db.execute(f"DELETE FROM {table}")
+        return row
+
+    SqliteSaver.open = broken
+
+
+def hang() -> None:
+    """A resume never gets through."""
+    _break_resumes(lambda _: time.sleep(1e6))
+
+
+def _break_resumes(wrong: Callable[[Loaded], object]) -> None:
+    load = opening.load_run
+
+    def broken(*args: Any) -> Loaded:
+        loaded = load(*args)
+        wrong(loaded)
+        return loaded
+
+    opening.load_run = broken
+
+
+PLANTS = {
+    "lost": forget_results,
+    "doubled": run_again,
+    "answer": give_another_value,
+    "order": forget_the_order,
+    "missing": forget_the_run,
+    "hang": hang,
+}
