@@ -265,12 +265,16 @@ def zombie(make: Make, run: str, seconds: float) -> tuple[str, list[str]]:
 
 def take_over(store: Checkpointer, run: str, pid: int) -> str:
     """Go on with a run whose owner is stopped, as soon as that is possible."""
-    happened = "taken over"
-    deadline = time.monotonic() + 30
+    happened, pause = "taken over", 0.005
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        before = store.find(run)
-        if before is None:  # stopped before it had begun
-            nudge(pid)
+        try:
+            before = store.find(run)
+        except StoreError:  # stopped while it opened the file
+            before = None
+        if before is None:  # or before it had begun
+            pause *= 1.2
+            nudge(pid, pause)
             continue
         if before.status is RunStatus.FINISHED:
             return "finished before"
@@ -279,15 +283,15 @@ def take_over(store: Checkpointer, run: str, pid: int) -> str:
         except RunBusyError as error:
             time.sleep(vars(error)["retry_after"] + 0.001)
         except StoreError:  # SQLite: stopped in the middle of a commit, it keeps the file locked
-            nudge(pid)
+            nudge(pid, 0.005)
         else:
             return happened
-    raise AssertionError(f"{run} could not be taken over in 30 s")
+    raise AssertionError(f"{run} could not be taken over in 60 s")
 
 
-def nudge(pid: int) -> None:
+def nudge(pid: int, seconds: float) -> None:
     os.kill(pid, signal.SIGCONT)
-    time.sleep(0.005)
+    time.sleep(seconds)
     os.kill(pid, signal.SIGSTOP)
 
 

@@ -767,7 +767,7 @@ def test_a_plan_made_while_the_tables_were_empty_is_not_slow_when_they_are_full(
     for number in range(20):
         store.commit([Write("r", fence, [record(number)])])
     admin.execute(
-        "INSERT INTO runs SELECT i + 1000000, ('x' || i)::bytea, NULL, 'f', 1, NULL, 1, 0, 0, 0, 0, 0 "
+        "INSERT INTO runs SELECT i + 1000000, ('x' || i)::bytea, NULL, 'f', 1, NULL, 1, 0, 0, 0, 0, 0, 0 "
         "FROM generate_series(1, 100000) AS i"
     )
     best = 1.0

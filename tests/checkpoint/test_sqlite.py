@@ -1024,3 +1024,16 @@ def test_advice_for_what_python_cannot_quote():
     file = Database("x.db", 1.0)
     error = UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
     assert "damaged" in str(file.failure(error, "read"))
+
+
+def test_a_process_that_is_stopped_while_it_opens_the_file_is_not_waited_for_without_end(tmp_path):
+    stopped = SqliteSaver(tmp_path / "runs.db")
+    database = Database(stopped.path, 60.0)
+    with database._one_at_a_time():
+        other = SqliteSaver(tmp_path / "runs.db", timeout=0.2)
+        with pytest.raises(
+            StoreError, match=r"another process has been opening .* 0\.2 s; wait for it, or end it"
+        ):
+            other.find("r")
+    assert other.find("r") is None
+    other.close()

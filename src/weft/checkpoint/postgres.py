@@ -12,10 +12,10 @@ from __future__ import annotations
 import math
 import secrets
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Final, Self
+from typing import Any, Final, LiteralString, Self
 
 from msgspec import structs
 
@@ -56,6 +56,7 @@ from weft.checkpoint.rows import (
     to_text,
     unsealed,
 )
+from weft.checkpoint.sharing import LEAST_RECORD, LEAST_RESULT, taken_apart
 from weft.errors import CorruptDataError, RunBusyError, StoreError
 
 #: A commit of more records or bytes than this sends its records by COPY, which takes one or two round trips more.
@@ -217,8 +218,9 @@ class PostgresSaver(Closing):
         owner = self._owner
         if owner is None:
             return
-        link = self._own if self._locks else self._writer
-        link.transact(lambda db: self._say_alive(db, owner))
+        with self._own if self._locks else self._writer as link:
+            if self._owner == owner:  # else this was closed while we waited
+                link.transact(lambda db: self._say_alive(db, owner))
 
     def release(self, run_id: str, fence: int) -> None:
         """Give a run up without changing what it is: it stays RUNNING, and anybody may take it over.
@@ -242,18 +244,24 @@ class PostgresSaver(Closing):
 
     def find(self, run_id: str) -> RunRow | None:
         """The run, if there is one."""
-        rows = self._reader.single(sql.WHOLE_RUN, {"run_id": to_bytes(run_id)})
-        return _whole(rows[0])[1] if rows else None
+        rows = self._whole_runs(sql.WHOLE_RUN, {"run_id": to_bytes(run_id)})
+        return rows[0] if rows else None
 
     def runs(self, *, thread_id: str | None = None, limit: int = 100) -> list[RunRow]:
         """The newest runs first."""
         most = _count(limit)
         if thread_id is None:
-            rows = self._reader.single(sql.NEWEST_RUNS, {"limit": most})
-        else:
-            params = {"thread_id": to_bytes(thread_id), "limit": most}
-            rows = self._reader.single(sql.NEWEST_RUNS_OF_THREAD, params)
-        return [_whole(row)[1] for row in rows]
+            return self._whole_runs(sql.NEWEST_RUNS, {"limit": most})
+        params = {"thread_id": to_bytes(thread_id), "limit": most}
+        return self._whole_runs(sql.NEWEST_RUNS_OF_THREAD, params)
+
+    def _whole_runs(self, statement: LiteralString, params: dict[str, Any]) -> list[RunRow]:
+        rows = self._reader.single(statement, params)
+        if not any(map(_is_apart, rows)):
+            return [_whole(None, row)[1] for row in rows]
+        return self._reader.transact(  # they are of one moment with the records
+            lambda db: [_whole(db, row)[1] for row in db.execute(statement, params, binary=True).fetchall()]
+        )
 
     def delete_run(self, run_id: str) -> bool:
         """Forget a run that no living owner runs; whether there was one.
@@ -395,7 +403,7 @@ class PostgresSaver(Closing):
         columns = db.execute(sql.WHOLE_RUN, {"run_id": to_bytes(request.run_id)}, binary=True).fetchone()
         if columns is None:
             return self._create(db, request)
-        run, row = _whole(columns)
+        run, row = _whole(db, columns)
         refuse_mismatch(row, request)
         if row.status is RunStatus.FINISHED:
             return row, None
@@ -439,12 +447,19 @@ class PostgresSaver(Closing):
         stored_input = sealed((run.key, request.input))
         db.execute(sql.CREATE_RUN, sealed(run))
         db.execute(sql.CREATE_INPUT, stored_input)
-        return to_run_row(run, stored_input, None), _Held.of(db, run)
+        return to_run_row(run, stored_input, None, _no_values), _Held.of(db, run)
 
     def _lock_name(self, db: Database, kind: bytes, name: str) -> None:
         """Let nobody else create, open or delete what has this name, until the end of the transaction."""
         key = lock_key(self._address.schema.encode(), kind, to_bytes(name))
         db.execute(sql.LOCK_NAME, {"key": key})
+
+    def _is_free(self, db: Database, run: StoredRun) -> bool:
+        """Whether nobody has locked the name of a run; it is locked then."""
+        key = lock_key(self._address.schema.encode(), b"run", run.run_id)
+        row = db.execute(sql.TRY_TO_LOCK_NAME, {"key": key}).fetchone()
+        assert row is not None
+        return bool(row[0])
 
     def _held_for(self, db: Database, run: StoredRun) -> float:
         """For how many seconds the run is its owner's at least; 0: nobody has it, or nobody alive."""
@@ -501,8 +516,13 @@ class PostgresSaver(Closing):
         if not self._locks:
             return
         db.execute(sql.HURRIED)
-        if self._owner is not None:
-            db.execute(sql.TAKE_LOCK, {"key": _key_of(self._owner)})
+        if self._owner is None:
+            return
+        key = {"key": _key_of(self._owner)}
+        if not _scalar(db.execute(sql.TAKE_FREE_LOCK, key).fetchone()):
+            # A connection that was lost here may be alive there for hours: the server was told nothing.
+            db.execute(sql.END_FORMER_SESSION, key)
+            db.execute(sql.TAKE_LOCK, key)
 
     def _say_alive(self, db: Database, owner: str) -> None:
         db.execute(sql.BEAT, dict(zip(_BEAT, self._next_beat(owner), strict=True)))
@@ -519,9 +539,13 @@ class PostgresSaver(Closing):
 
     def _drafted(self, writes: Sequence[Write]) -> _Draft:
         try:
-            return _Draft(self._held, writes)
+            return _Draft(self._held, writes, self._values)
         except MISFITS as error:  # a number that no column holds, or what is no value at all
             raise self._address.failure(error, "write to") from error
+
+    def _values(self, run: StoredRun) -> list[tuple[int, bytes]]:
+        params = {"run": run.key, "last": run.position, "least": LEAST_RECORD}
+        return self._reader.single(sql.VALUES, params)
 
     def _commit(self, writer: Link, draft: _Draft, beats: list[Row]) -> set[int] | None:
         """Commit what is drafted: the runs whose fence was not refused, or None when a draft did not fit."""
@@ -563,7 +587,7 @@ class PostgresSaver(Closing):
         upkeep.added(draft.ended, draft.bytes)
         if draft.ended:
             with suppress(StoreError):  # what was to be written is; this is tried again with the next
-                writer.transact(lambda db: tidy(db, upkeep, draft.ended))
+                writer.transact(lambda db: tidy(db, upkeep, draft.ended, lambda run: self._is_free(db, run)))
 
 
 # --- Drafts of commits ------------------------------------------------------------------------------------
@@ -590,7 +614,9 @@ _RECORD: Final = (
     *("run", "position", "kind", "identity", "parent", "ordinal", "step", "value", "attempts", "started"),
     *("ended", "batch", "seal"),
 )
-_OUTCOME: Final = ("run", "status", "output", "error", "seal")
+_POSITION, _VALUE = _RECORD.index("position"), _RECORD.index("value")
+_Values = Callable[[StoredRun], list[tuple[int, bytes]]]
+_OUTCOME: Final = ("run", "status", "output", "error", "is_apart", "seal")
 _SAVED: Final = ("run", "thread_id", "number", "value", "created", "run_id", "seal")
 _BEAT: Final = ("owner", "key", "locks", "beat", "lease", "seal")
 
@@ -598,7 +624,8 @@ _BEAT: Final = ("owner", "key", "locks", "beat", "lease", "seal")
 class _Draft:
     """The rows that a commit writes, worked out from what is known of the runs."""
 
-    def __init__(self, held: dict[str, _Held], writes: Sequence[Write]) -> None:
+    def __init__(self, held: dict[str, _Held], writes: Sequence[Write], values: _Values) -> None:
+        self._values = values
         self.runs: dict[str, _Held] = {}  # as they will be
         self.refused: set[str] = set()
         self.records: list[Row] = []
@@ -627,7 +654,9 @@ class _Draft:
 
     def _changed(self, known: _Held, change: Change) -> _Held:
         run = ended(known.run, change)
-        self._outcomes[run.key] = sealed((run.key, run.status, change.output, change.error))
+        pieces = self._taken_apart(run, change.output)
+        output = change.output if pieces is None else pieces
+        self._outcomes[run.key] = sealed((run.key, run.status, output, change.error, int(pieces is not None)))
         self.ended += change.status in ENDED
         self.bytes += len(change.output or b"") + len(change.error or b"") + len(change.saved or b"")
         if change.saved is None or run.thread_id is None:
@@ -635,6 +664,13 @@ class _Draft:
         state = (run.thread_id, known.next_state, change.saved, run.updated, run.run_id)
         self._saved.append((run.key, *sealed(state)))
         return _Held(run, known.next_state + 1)
+
+    def _taken_apart(self, run: StoredRun, output: bytes | None) -> bytes | None:
+        """A result without what the run's records hold, those of this commit among them."""
+        if output is None or len(output) < LEAST_RESULT:
+            return None
+        here = [(row[_POSITION], row[_VALUE]) for row in self.records if row[0] == run.key]
+        return taken_apart(output, [*self._values(run), *here])
 
     @property
     def is_big(self) -> bool:
@@ -688,8 +724,17 @@ def _load(db: Database, run_id: str) -> StoredRun | None:
     return to_run(columns) if columns else None
 
 
-def _whole(columns: Row) -> tuple[StoredRun, RunRow]:
-    """A run with its input and outcome."""
+def _is_apart(columns: Row) -> bool:
+    """Whether the result of a whole run is to be put together of its records."""
+    return bool(columns[-2])
+
+
+def _no_values(_positions: Sequence[int]) -> dict[int, bytes]:
+    return {}
+
+
+def _whole(db: Database | None, columns: Row) -> tuple[StoredRun, RunRow]:
+    """A run with its input and outcome; without a database, one whose result is not to be put together."""
     width = len(StoredRun._fields) + 1
     run, stored_input, outcome = columns[:width], columns[width : width + 3], columns[width + 3 :]
     loaded = to_run(run)
@@ -697,8 +742,14 @@ def _whole(columns: Row) -> tuple[StoredRun, RunRow]:
         loaded,
         None if stored_input[0] is None else stored_input,
         None if outcome[0] is None else outcome,
+        _no_values if db is None else lambda positions: _values_at(db, loaded, positions),
     )
     return loaded, row
+
+
+def _values_at(db: Database, run: StoredRun, positions: Sequence[int]) -> dict[int, bytes]:
+    params = {"run": run.key, "positions": list(positions)}
+    return dict(db.execute(sql.VALUES_AT, params, binary=True).fetchall())
 
 
 def _change(db: Database, run: StoredRun) -> None:

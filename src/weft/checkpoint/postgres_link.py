@@ -33,26 +33,42 @@ Database = psycopg.Connection[Any]
 #: Seconds that we wait longer for the server than it waits by itself, before its connection is given up.
 _MARGIN = 5.0
 
+#: The share of the time for a statement that it may wait for a lock: so the server can say that it was a lock.
+_OF_LOCKS = 0.9
+
 #: How often a transaction is tried that the server has rolled back only because of others.
 _ATTEMPTS = 5
 
 _ROLLED_BACK_FOR_OTHERS: Final = {"40001", "40P01"}  # serialization failure, deadlock
 
+#: What to do when the server refuses a statement, by SQLSTATE. It has done nothing of the transaction then.
 _ADVICE: Final = {
     "53100": "; free some space, then resume: what was committed is safe",
-    "53300": "; close some connections, or raise max_connections: each store in use has up to three",
-    "55P03": "; somebody has kept it locked for {timeout:g} s: see pg_locks, then resume",
+    "55P03": "; somebody has kept it locked for nearly {timeout:g} s: see pg_locks, then resume",
     "57014": "; the server did not do it within {timeout:g} s: see pg_stat_activity, then resume",
-    "25006": "; this server cannot be written to: give the address of the primary, then resume",
+    "25006": "; this server cannot be written to: give the address of the primary, or see to "
+    "default_transaction_read_only, then resume",
     "42501": "; let a role that may create the tables call `setup()` once, and grant this one their use",
     "3F000": "; the schema is gone: it is made anew with the next use",
-    "42P01": "; a table of ours is gone: if all are, they are made anew with the next use",
-    "42P07": "; the schema holds tables of another application: give another schema=",
-    "28P01": "; see to user and password",
-    "28000": "; see to user, password and pg_hba.conf",
-    "3D000": "; create the database first",
+    "42P01": "; a table of ours is gone: if all are, they are made anew with the next use; if others are there, "
+    "put it back from a backup, or drop the schema with what is left in it",
+    "42P07": "; the schema holds tables of another application: give another schema=; or, if they "
+    "are of Weft, put their table weft_version back",
 }
-_TABLES_GONE: Final = {"3F000", "42P01"}
+_REFUSED: Final = "; it was not done, and what was committed is safe: see to it, then resume"
+
+#: Each of the servers' ways to end a session, by SQLSTATE: with what it was at, nobody knows how far it came.
+_SESSION_ENDED: Final = {"57P01", "57P02"}
+_UNKNOWN: Final = "; whether it was done is not known: resume the run, which finds what was committed"
+
+# The reason is in the message only, and in the server's language: psycopg has no SQLSTATE of a failed attempt.
+_NOT_CONNECTED: Final = (
+    "; there is no connection, so nothing was done: see to host, port, database, user and password, and to how "
+    "many connections the server allows (each store in use has up to three), then resume"
+)
+
+#: What a new session may be spared: it makes tables that are gone, and hears that the server may be written to again.
+_SESSION_OUTDATED: Final = {"3F000", "42P01", "25006"}
 
 # What a dumper of parameters raises when a value does not fit; nothing has been sent then.
 MISFITS: Final = (OverflowError, ValueError, TypeError, struct.error)
@@ -120,14 +136,26 @@ class Address:
 
     def failure(self, error: Exception, doing: str) -> StoreError:
         """What went wrong, where, and what to do about it."""
-        code = getattr(error, "sqlstate", None)
-        if code is None and isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
-            advice = "; whether it was done is not known: resume the run, which finds what was committed"
-        else:
-            advice = _ADVICE.get(code or "", "").format(timeout=self.timeout)
+        advice = _advice(error).format(timeout=self.timeout)
         primary = error.diag.message_primary if isinstance(error, psycopg.Error) else None
         said = " ".join((primary or str(error)).split())  # what else the server says may show values
         return StoreError(f"cannot {doing} {self}: {said}{advice}")
+
+
+class _NotConnected(psycopg.OperationalError):
+    """An attempt to connect has failed."""
+
+
+def _advice(error: Exception) -> str:
+    if not isinstance(error, psycopg.Error):
+        return ""  # a value that no column holds: its message says it all
+    if isinstance(error, _NotConnected):
+        return _NOT_CONNECTED
+    if error.sqlstate in _SESSION_ENDED or (
+        error.sqlstate is None and isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+    ):
+        return _UNKNOWN
+    return _ADVICE.get(error.sqlstate or "", _REFUSED)
 
 
 def lock_key(*parts: bytes) -> int:
@@ -270,7 +298,7 @@ class Link:
     def _failed(self, error: Exception) -> StoreError:
         if self._db is not None:
             status = self._db.pgconn.transaction_status
-            if status != pq.TransactionStatus.IDLE or getattr(error, "sqlstate", None) in _TABLES_GONE:
+            if status != pq.TransactionStatus.IDLE or getattr(error, "sqlstate", None) in _SESSION_OUTDATED:
                 self.close()
         return self._address.failure(error, self._doing)
 
@@ -285,7 +313,10 @@ class Link:
 
     def _connect(self) -> _Connection:
         options: dict[str, Any] = {"prepare_threshold": None} if self._address.pooled else {}
-        db = _Connection.connect(**self._address.params, autocommit=True, **options)
+        try:
+            db = _Connection.connect(**self._address.params, autocommit=True, **options)
+        except psycopg.OperationalError as error:
+            raise _NotConnected(str(error)) from error
         try:
             db.patience = self._address.timeout + _MARGIN
             db.adapters.register_dumper(
@@ -304,7 +335,8 @@ class Link:
 
     def _set_up(self, db: _Connection, *, local: bool) -> None:
         timeout, idle = math.ceil(self._address.timeout * 1000), math.ceil(self._address.idle * 1000)
-        settings = {"statement": f"{timeout}ms", "lock": f"{timeout}ms", "idle": f"{idle}ms"}
+        lock = math.ceil(self._address.timeout * 1000 * _OF_LOCKS)
+        settings = {"statement": f"{timeout}ms", "lock": f"{lock}ms", "idle": f"{idle}ms"}
         db.execute(sql.SETTINGS, {**settings, "schema": self._address.schema, "local": local})
 
     def close(self) -> None:

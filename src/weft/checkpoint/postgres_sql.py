@@ -35,12 +35,14 @@ HURRIED: Final[LiteralString] = (
     "SET synchronous_commit = off"  # what may be forgotten need not reach the disk
 )
 
-BEGIN_WRITING: Final[LiteralString] = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
+# Not READ WRITE: where the default is to read only, somebody has frozen the database, or it is a standby.
+BEGIN_WRITING: Final[LiteralString] = "BEGIN ISOLATION LEVEL READ COMMITTED"
 BEGIN_READING: Final[LiteralString] = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"  # one snapshot
 COMMIT: Final[LiteralString] = "COMMIT"
 ROLLBACK: Final[LiteralString] = "ROLLBACK"
 
 LOCK_NAME: Final[LiteralString] = "SELECT pg_advisory_xact_lock(%(key)b)"
+TRY_TO_LOCK_NAME: Final[LiteralString] = "SELECT pg_try_advisory_xact_lock(%(key)b)"
 
 # --- The schema: step n leads from version n-1 to n --------------------------------------------------------
 
@@ -108,6 +110,7 @@ CREATE TABLE outcomes (          -- how a run ended, the last time it did
     status smallint NOT NULL,
     output bytea,
     error bytea,
+    is_apart smallint NOT NULL,  -- whether the output is pieces of records
     seal bigint NOT NULL
 )
 """
@@ -174,6 +177,15 @@ STEPS: Final[tuple[tuple[LiteralString, ...], ...]] = (
 # --- Owners -----------------------------------------------------------------------------------------------
 
 TAKE_LOCK: Final[LiteralString] = "SELECT pg_advisory_lock(%(key)b)"
+TAKE_FREE_LOCK: Final[LiteralString] = "SELECT pg_try_advisory_lock(%(key)b)"
+
+# Who has an owner's lock to himself is that owner: others only ever share it, for a moment.
+END_FORMER_SESSION: Final[LiteralString] = """
+SELECT pg_terminate_backend(pid) FROM pg_locks
+WHERE locktype = 'advisory' AND mode = 'ExclusiveLock' AND granted AND objsubid = 1 AND pid <> pg_backend_pid()
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND (classid::bigint << 32) | objid::bigint = %(key)b
+"""
 
 # The lock is tried for together with others who do the same, and kept to the end of the transaction at most: two
 # who look at the same dead owner at the same moment must both see that it is dead.
@@ -202,7 +214,7 @@ _WHOLE_RUN: Final[LiteralString] = (
     _RUN_COLUMNS
     + """,
        inputs.run, inputs.input, inputs.seal,
-       outcomes.run, outcomes.status, outcomes.output, outcomes.error, outcomes.seal
+       outcomes.run, outcomes.status, outcomes.output, outcomes.error, outcomes.is_apart, outcomes.seal
 FROM runs LEFT JOIN inputs ON inputs.run = runs.run LEFT JOIN outcomes ON outcomes.run = runs.run """
 )
 _OF_THREAD: Final[LiteralString] = " sha256(runs.thread_id) = sha256(%(thread_id)b) "
@@ -319,14 +331,15 @@ appended AS (
     WHERE r.run IN (SELECT run FROM changed)
 ),
 outcome AS (
-    INSERT INTO outcomes (run, status, output, error, seal)
+    INSERT INTO outcomes (run, status, output, error, is_apart, seal)
     SELECT o.* FROM unnest(
         %(o_run)b::bigint[], %(o_status)b::smallint[], %(o_output)b::bytea[], %(o_error)b::bytea[],
-        %(o_seal)b::bigint[]
-    ) AS o (run, status, output, error, seal)
+        %(o_is_apart)b::smallint[], %(o_seal)b::bigint[]
+    ) AS o (run, status, output, error, is_apart, seal)
     WHERE o.run IN (SELECT run FROM changed)
     ON CONFLICT (run) DO UPDATE SET
-        status = excluded.status, output = excluded.output, error = excluded.error, seal = excluded.seal
+        status = excluded.status, output = excluded.output, error = excluded.error,
+        is_apart = excluded.is_apart, seal = excluded.seal
 ),
 saved AS (
     INSERT INTO states (thread_id, number, value, created, run_id, seal)
@@ -361,6 +374,15 @@ RECORD_TYPES: Final = (
 PAGE_OF_RECORDS: Final[LiteralString] = """
 SELECT run, position, kind, identity, parent, ordinal, step, value, attempts, started, ended, batch, seal
 FROM records WHERE run = %(run)b AND position > %(after)b AND position <= %(last)b ORDER BY position
+"""
+
+# For results that are put together of them.
+VALUES: Final[LiteralString] = """
+SELECT position, value FROM records
+WHERE run = %(run)b AND position <= %(last)b AND length(value) >= %(least)b ORDER BY position
+"""
+VALUES_AT: Final[LiteralString] = """
+SELECT position, value FROM records WHERE run = %(run)b AND position = ANY(%(positions)b::bigint[])
 """
 
 # --- Saved values of threads ------------------------------------------------------------------------------

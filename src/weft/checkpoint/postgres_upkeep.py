@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from weft.checkpoint import postgres_sql as sql
@@ -17,15 +17,23 @@ from weft.errors import CorruptDataError
 _AT_ONCE = 200
 
 
-def tidy(db: Database, upkeep: Upkeep, ended: int) -> None:
-    """Forget some of what is not to be kept, in a transaction of its own, after so many runs have ended."""
+def tidy(db: Database, upkeep: Upkeep, ended: int, is_free: Callable[[StoredRun], bool]) -> None:
+    """Forget some of what is not to be kept, in a transaction of its own, after so many runs have ended.
+
+    Args:
+        db: Where.
+        upkeep: What is to be kept.
+        ended: How many runs have ended.
+        is_free: Whether nobody is just looking at a run to open it; if so, nobody can until the end of this.
+    """
     if upkeep.wants_count:
         upkeep.counted(_one(db.execute(sql.COUNT_ENDED).fetchone()))
     if upkeep.wants_sum:
         upkeep.summed(_one(db.execute(sql.SUM_SIZES).fetchone()))
     oldest = upkeep.keep.oldest(upkeep.now())
     for run in _first_ended(db, oldest, upkeep, STRIDE * ended):
-        if upkeep.has_too_much or run.updated < oldest.get(STATUS[run.status], -math.inf):
+        is_old = run.updated < oldest.get(STATUS[run.status], -math.inf)
+        if (is_old or upkeep.has_too_much) and is_free(run):
             _forget(db, run)
             upkeep.forgot(run.size)
     clear(db, _AT_ONCE * ended)

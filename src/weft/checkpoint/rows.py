@@ -15,6 +15,7 @@ import msgspec
 from weft.checkpoint.base import Change, Record, RecordKind, RunRow, RunStatus
 from weft.checkpoint.keep import size_of, size_of_end
 from weft.checkpoint.owner import shown
+from weft.checkpoint.sharing import ValuesAt, put_together
 from weft.errors import CorruptDataError
 
 # Codes in databases: never change one, only add.
@@ -103,12 +104,23 @@ def to_run(columns: Row) -> StoredRun:
     return StoredRun._make(unsealed(columns, "a run"))
 
 
-def to_run_row(run: StoredRun, stored_input: Row | None, outcome: Row | None) -> RunRow:
-    """The run as callers see it, from the sealed rows of its input and, once it has ended, its outcome."""
+def to_run_row(run: StoredRun, stored_input: Row | None, outcome: Row | None, values_at: ValuesAt) -> RunRow:
+    """The run as callers see it, from the sealed rows of its input and, once it has ended, its outcome.
+
+    Args:
+        run: The run.
+        stored_input: The row of its input.
+        outcome: The row of its outcome.
+        values_at: The values of its records, of which its result may be put together.
+    """
     *_, data = unsealed(stored_input, "the input of a run")
-    _, ended_as, output, error = unsealed(outcome, "the outcome of a run") if outcome else (None,) * 4
+    _, ended_as, output, error, is_apart = (
+        unsealed(outcome, "the outcome of a run") if outcome else (None,) * 5
+    )
     if run.status not in {STATUS_CODE[RunStatus.RUNNING], ended_as}:
         raise CorruptDataError(f"run {shown(to_text(run.run_id))} has ended, but its outcome is not recorded")
+    if is_apart:
+        output = put_together(output, values_at)
     return RunRow(
         run_id=to_text(run.run_id),
         workflow=to_text(run.workflow),

@@ -89,6 +89,7 @@ CREATE TABLE outcomes (          -- how a run ended, the last time it did
     status INTEGER NOT NULL,
     output BLOB,
     error BLOB,
+    is_apart INTEGER NOT NULL,   -- whether the output is pieces of records
     seal INTEGER NOT NULL
 )
 """
@@ -193,9 +194,11 @@ CREATE_INPUT: Final[LiteralString] = "INSERT INTO inputs (name, run, input, seal
 INPUT: Final[LiteralString] = "SELECT name, run, input, seal FROM inputs WHERE name = ?"
 
 SET_OUTCOME: Final[LiteralString] = """
-INSERT OR REPLACE INTO outcomes (run, status, output, error, seal) VALUES (?, ?, ?, ?, ?)
+INSERT OR REPLACE INTO outcomes (run, status, output, error, is_apart, seal) VALUES (?, ?, ?, ?, ?, ?)
 """
-OUTCOME: Final[LiteralString] = "SELECT run, status, output, error, seal FROM outcomes WHERE run = ?"
+OUTCOME: Final[LiteralString] = (
+    "SELECT run, status, output, error, is_apart, seal FROM outcomes WHERE run = ?"
+)
 
 DELETE_RUN: Final[tuple[LiteralString, ...]] = (
     "DELETE FROM runs WHERE run = :run",
@@ -254,6 +257,12 @@ PAGE_OF_RECORDS: Final[LiteralString] = """
 SELECT place, kind, identity, parent, ordinal, step, value, attempts, started, ended, batch, seal
 FROM records WHERE place > ? AND place <= ? ORDER BY place
 """
+
+# For results that are put together of them.
+VALUES: Final[LiteralString] = """
+SELECT place & 0xFFFFFFFF, value FROM records WHERE place > ? AND place <= ? AND length(value) >= ? ORDER BY place
+"""
+VALUE: Final[LiteralString] = "SELECT value FROM records WHERE place = ?"
 
 # --- Saved values of threads ------------------------------------------------------------------------------
 

@@ -361,6 +361,8 @@ class SqliteSaver(Closing):
             run = after(run, write.records, now)
             stored.advance(db, run)
             if write.change is not None:
+                db.executemany(sql.APPEND_RECORD, chain.from_iterable(rows))
+                rows.clear()
                 stored.end(db, run, write.change)
                 ended += write.change.status in ENDED
         db.executemany(sql.APPEND_RECORD, chain.from_iterable(rows))

@@ -9,7 +9,7 @@ import sqlite3
 import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, LiteralString, Self
@@ -149,10 +149,24 @@ class Database:
             yield
             return
         try:
-            fcntl.flock(folder, fcntl.LOCK_EX)
+            self._wait_for_lock(lambda: fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB))
             yield
         finally:
             os.close(folder)
+
+    def _wait_for_lock(self, lock: Callable[[], None]) -> None:
+        """Take a lock, but wait no longer than for a commit: one that was stopped while it had it may never go on."""
+        deadline = time.monotonic() + self._timeout
+        while True:
+            try:
+                return lock()
+            except BlockingIOError as error:
+                if time.monotonic() >= deadline:
+                    raise StoreError(
+                        f"cannot open {self.path}: another process has been opening a database in this folder for "
+                        f"{self._timeout:g} s; wait for it, or end it"
+                    ) from error
+                time.sleep(_ASK_SELDOM)
 
     def wait_for(
         self, db: sqlite3.Connection, statement: LiteralString, patience: float | None = None

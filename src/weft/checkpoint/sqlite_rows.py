@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 
 from weft.checkpoint import sql
@@ -25,6 +25,7 @@ from weft.checkpoint.rows import (
     to_text,
     unsealed,
 )
+from weft.checkpoint.sharing import LEAST_RECORD, LEAST_RESULT, taken_apart
 from weft.errors import CorruptDataError
 
 
@@ -68,10 +69,15 @@ def change(db: sqlite3.Connection, run: StoredRun) -> None:
 
 
 def end(db: sqlite3.Connection, run: StoredRun, outcome: Change) -> None:
-    """Store what becomes of a run."""
+    """Store what becomes of a run, whose records are stored."""
     change(db, ended(run, outcome))
-    status = STATUS_CODE[outcome.status]
-    db.execute(sql.SET_OUTCOME, sealed((run.key, status, outcome.output, outcome.error)))
+    pieces = None
+    if outcome.output is not None and len(outcome.output) >= LEAST_RESULT:
+        places = (_place(run, 0), _place(run, run.position), LEAST_RECORD)
+        pieces = taken_apart(outcome.output, db.execute(sql.VALUES, places))
+    output = outcome.output if pieces is None else pieces
+    row = (run.key, STATUS_CODE[outcome.status], output, outcome.error, int(pieces is not None))
+    db.execute(sql.SET_OUTCOME, sealed(row))
     if outcome.saved is not None and run.thread_id is not None:
         append_state(db, run.thread_id, outcome.saved, run.updated, run.run_id)
 
@@ -121,6 +127,7 @@ def row(db: sqlite3.Connection, run: StoredRun) -> RunRow:
         run,
         _input(db, run),
         db.execute(sql.OUTCOME, (run.key,)).fetchone(),
+        lambda positions: _values_at(db, run, positions),
     )
 
 
@@ -131,6 +138,11 @@ def _input(db: sqlite3.Connection, run: StoredRun) -> Row | None:
             f"the database is damaged: another run has the input of run {shown(to_text(run.run_id))}"
         )
     return columns
+
+
+def _values_at(db: sqlite3.Connection, run: StoredRun, positions: Sequence[int]) -> dict[int, bytes]:
+    found = ((at, db.execute(sql.VALUE, (_place(run, at),)).fetchone()) for at in positions)
+    return {at: columns[0] for at, columns in found if columns is not None}
 
 
 def _place(run: StoredRun, position: int) -> int:
