@@ -40,6 +40,8 @@ class CallInfo:
         parent: The id of the call that asked for it; "" for the run's own body.
         outcome: "ok", "failed" or "timed_out".
         attempts: How many attempts there were.
+        asked: When it began to wait for its limits, or else its first attempt; None if it is not known.
+        limits: The limits that it had to wait for.
         started: When the last attempt began; None if it is not known.
         ended: When the outcome was recorded.
         value: What it returned, as plain data (see :meth:`weft.Codec.describe`).
@@ -55,6 +57,8 @@ class CallInfo:
     ended: datetime | None
     value: Any = None
     error: str | None = None
+    asked: datetime | None = None
+    limits: tuple[str, ...] = ()
 
     @property
     def seconds(self) -> float | None:
@@ -400,6 +404,8 @@ def call_info(record: Record, root: bytes, codec: Codec) -> CallInfo:
         _moment(record.ended),
         _described(codec.describe(record.value)) if ok else None,
         None if ok else _summary(record.value, codec),
+        _moment(record.asked),
+        record.limits,
     )
 
 

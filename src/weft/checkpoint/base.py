@@ -57,6 +57,8 @@ class Record(Struct, frozen=True, gc=False):
     started: float = 0.0  # seconds since the epoch
     ended: float = 0.0
     batch: int = 0  # which commit of the run made it visible; given by the journal
+    asked: float = 0.0  # when the call was asked for, in seconds since the epoch
+    limits: tuple[str, ...] = ()  # that it had to wait for, by name; a NUL in a name may part it in two
 
 
 @dataclass(frozen=True, slots=True)

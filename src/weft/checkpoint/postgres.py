@@ -612,7 +612,7 @@ _WRITE: Final = (
 )
 _RECORD: Final = (
     *("run", "position", "kind", "identity", "parent", "ordinal", "step", "value", "attempts", "started"),
-    *("ended", "batch", "seal"),
+    *("ended", "batch", "asked", "limits", "seal"),
 )
 _POSITION, _VALUE = _RECORD.index("position"), _RECORD.index("value")
 _Values = Callable[[StoredRun], list[tuple[int, bytes]]]

@@ -128,6 +128,8 @@ CREATE TABLE records (
     started float8 NOT NULL,
     ended float8 NOT NULL,
     batch bigint NOT NULL,
+    asked float8 NOT NULL,
+    limits bytea,                -- that it had to wait for; NULL: none
     seal bigint NOT NULL,
     PRIMARY KEY (run, position)
 )
@@ -321,13 +323,15 @@ changed AS (
 ),
 appended AS (
     INSERT INTO records
-        (run, position, kind, identity, parent, ordinal, step, value, attempts, started, ended, batch, seal)
+        (run, position, kind, identity, parent, ordinal, step, value, attempts, started, ended, batch, asked, limits,
+         seal)
     SELECT r.* FROM unnest(
         %(r_run)b::bigint[], %(r_position)b::bigint[], %(r_kind)b::smallint[], %(r_identity)b::bytea[],
         %(r_parent)b::bytea[], %(r_ordinal)b::bigint[], %(r_step)b::bytea[], %(r_value)b::bytea[],
         %(r_attempts)b::bigint[], %(r_started)b::float8[], %(r_ended)b::float8[], %(r_batch)b::bigint[],
-        %(r_seal)b::bigint[]
-    ) AS r (run, position, kind, identity, parent, ordinal, step, value, attempts, started, ended, batch, seal)
+        %(r_asked)b::float8[], %(r_limits)b::bytea[], %(r_seal)b::bigint[]
+    ) AS r (run, position, kind, identity, parent, ordinal, step, value, attempts, started, ended, batch, asked, limits,
+            seal)
     WHERE r.run IN (SELECT run FROM changed)
 ),
 outcome AS (
@@ -363,16 +367,18 @@ SELECT mine.run, ready.all_fit FROM mine, ready
 # --- Records ----------------------------------------------------------------------------------------------
 
 COPY_RECORDS: Final[LiteralString] = """
-COPY records (run, position, kind, identity, parent, ordinal, step, value, attempts, started, ended, batch, seal)
+COPY records (
+    run, position, kind, identity, parent, ordinal, step, value, attempts, started, ended, batch, asked, limits, seal
+)
 FROM STDIN (FORMAT BINARY)
 """
 RECORD_TYPES: Final = (
     *("int8", "int8", "int2", "bytea", "bytea", "int8", "bytea", "bytea"),
-    *("int8", "float8", "float8", "int8", "int8"),
+    *("int8", "float8", "float8", "int8", "float8", "bytea", "int8"),
 )
 
 PAGE_OF_RECORDS: Final[LiteralString] = """
-SELECT run, position, kind, identity, parent, ordinal, step, value, attempts, started, ended, batch, seal
+SELECT run, position, kind, identity, parent, ordinal, step, value, attempts, started, ended, batch, asked, limits, seal
 FROM records WHERE run = %(run)b AND position > %(after)b AND position <= %(last)b ORDER BY position
 """
 

@@ -149,12 +149,14 @@ def record_columns(record: Record) -> Row:
         time_of(record.started),
         time_of(record.ended),
         record.batch,
+        time_of(record.asked),
+        to_bytes("\0".join(record.limits)) if record.limits else None,
     )
 
 
 def to_record(columns: Row) -> Record:
     """The record that such columns are."""
-    kind, identity, parent, ordinal, step, value, attempts, started, ended, batch = columns
+    kind, identity, parent, ordinal, step, value, attempts, started, ended, batch, asked, limits = columns
     return Record(
         kind=KIND[kind],
         identity=identity,
@@ -166,6 +168,8 @@ def to_record(columns: Row) -> Record:
         started=started,
         ended=ended,
         batch=batch,
+        asked=asked,
+        limits=() if limits is None else tuple(to_text(limits).split("\0")),
     )
 
 

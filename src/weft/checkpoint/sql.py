@@ -109,6 +109,8 @@ CREATE TABLE records (
     started REAL NOT NULL,
     ended REAL NOT NULL,
     batch INTEGER NOT NULL,
+    asked REAL NOT NULL,
+    limits BLOB,                 -- that it had to wait for; NULL: none
     seal INTEGER NOT NULL
 )
 """
@@ -249,12 +251,12 @@ DELETE_OWNER: Final[LiteralString] = "DELETE FROM owners WHERE owner = ?"
 
 APPEND_RECORD: Final[LiteralString] = """
 INSERT INTO records
-    (place, kind, identity, parent, ordinal, step, value, attempts, started, ended, batch, seal)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    (place, kind, identity, parent, ordinal, step, value, attempts, started, ended, batch, asked, limits, seal)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 
 PAGE_OF_RECORDS: Final[LiteralString] = """
-SELECT place, kind, identity, parent, ordinal, step, value, attempts, started, ended, batch, seal
+SELECT place, kind, identity, parent, ordinal, step, value, attempts, started, ended, batch, asked, limits, seal
 FROM records WHERE place > ? AND place <= ? ORDER BY place
 """
 

@@ -67,6 +67,8 @@ class Call:
     aside: Any = None  # what is recorded beside the value, and not part of it
     attempt = 0
     started = 0.0
+    asked_at = 0.0  # when it began to wait for its limits, or else its first attempt
+    waited_for: tuple[str, ...] = ()  # the limits
     stopping: Stop | None = None
     told = False  # its body was told to stop
     timed_out = False  # the current attempt
@@ -284,8 +286,10 @@ class Call:
         # A child of a call at work goes before new starts: what has begun is finished first.
         if self.permit.ask(ahead=self.parent is not None and self.parent.parent is not None):
             return True
+        self.asked_at = self.asked_at or self.run.clock.wall()
+        self.waited_for = tuple(each.name for each in needs)
         if self.run.is_observed:
-            self._tell(events.CallQueued, limits=tuple(each.name for each in needs))
+            self._tell(events.CallQueued, limits=self.waited_for)
         return False
 
     def permitted(self) -> None:
@@ -357,6 +361,7 @@ class Call:
         self.questions = 0
         self.told = False
         self.started = self.run.clock.wall()
+        self.asked_at = self.asked_at or self.started
         if self.step.retry:
             self._keep_context()
         if self.run.recorder is not None and not self.step.is_async:

@@ -384,6 +384,8 @@ class Recorder:
             call.attempt,
             call.started,
             call.run.clock.wall(),
+            asked=call.asked_at,
+            limits=call.waited_for,
         )
 
     def read(self, call: Call, record: Record) -> tuple[Any, BaseException | None]:

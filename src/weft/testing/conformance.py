@@ -100,6 +100,8 @@ def record(number: int = 0, *, batch: int = 1, value: bytes = b"value", **change
         "started": 1.25,
         "ended": 2.5,
         "batch": batch,
+        "asked": 0.75,
+        "limits": ("all", "calls\n of \ud800"),
     }
     return Record(**(columns | changes))
 
