@@ -350,6 +350,7 @@ def test_failures_in_the_error_that_ended_the_run_are_tried_again(saver, kind):
         world.step("b", kind),
         world.step("c", kind),
         on_error=tolerate(count=1),
+        max_concurrent=1,  # "b" has ended when "c" fails
         name="block",
     )
     world.broken = {"a", "c"}
