@@ -784,3 +784,31 @@ def test_a_store_in_a_url_keeps_what_the_url_says(cli):
         cli("run", "flows.py:echo", "--run-id", name, "--checkpointer", url)
     runs = json.loads(cli("runs", "--json", "--checkpointer", url).stdout)
     assert [run["run_id"] for run in runs] == ["d", "c"]
+
+
+# Following a run
+
+
+def test_a_run_of_another_process_is_followed_to_its_end(cli, begin, folder):
+    process = begin("run", "flows.py:work", "-i", '{"n": 60}', "--run-id", "r", "--max-concurrent", "2")
+    wait_for_effects(folder, 5)
+    done = cli("tail", "r", "--last", "1000")
+    assert process.wait(30) == 0
+    lines = done.stdout.splitlines()
+    assert len(lines) == 60
+    assert all(re.fullmatch(r"\d\d:\d\d:\d\d  ok +\d+ ms  effect  \d+", line) for line in lines), lines[0]
+    assert sorted(int(line.split()[-1]) for line in lines) == list(range(60))
+    assert done.stderr.strip() == "run r is finished"
+
+
+def test_only_the_last_of_what_is_there_and_json_and_how_it_ended(cli):
+    cli("run", "flows.py:work", "-i", '{"n": 12}', "--run-id", "r")
+    assert len(cli("tail", "r").stdout.splitlines()) == 10
+    assert cli("tail", "r", "--last", "0").stdout == ""
+    told = [json.loads(line) for line in cli("tail", "r", "--json").stdout.splitlines()]
+    assert {call["step"] for call in told} == {"effect"}
+    cli("run", "flows.py:failing", "--run-id", "f", code=1)
+    assert "run f is failed: ValueError: it broke" in cli("tail", "f", code=1).stderr
+    cli("run", "flows.py:asking", "-i", '["a"]', "--run-id", "q", code=3)
+    assert "asks" in cli("tail", "q", code=3).stdout
+    assert "no run 'nope'" in cli("tail", "nope", code=2).stderr

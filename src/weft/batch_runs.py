@@ -525,7 +525,9 @@ class ItemRun:
 
     def _fall_back(self, error: Exception, attempts: int) -> None:
         hook, name = self._fallback, f"{self._step.name}.exec_fallback"
-        step = Step(_Counted(hook, hook, attempts), name, is_async=is_async_callable(hook))
+        # A limit of time is one for whatever stands for an attempt, not only for those that went well.
+        limit = self._step.timeout
+        step = Step(_Counted(hook, hook, attempts), name, is_async=is_async_callable(hook), timeout=limit)
         # An error may hold anything, so it is no part of the call's identity; there is only one here anyway.
         identity = self._call.identify(name, b"") if self._call.run.recorder is not None else None
         self._call.start(Branch(self._call, 1), step, (self._item, error), {}, identity=identity)

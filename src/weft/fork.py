@@ -10,12 +10,12 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from weft.checkpoint.base import Checkpointer, OpenRun, Record, RecordKind, Write, all_records
+from weft.checkpoint.base import Checkpointer, OpenRun, Record, RecordKind, RunStatus, Write, all_records
 from weft.checkpoint.codec import Codec
 from weft.core.identity import question_id
 from weft.core.outcome import Composed
 from weft.engine.recorder import OUTCOMES, ancestors
-from weft.errors import InputError, RunNotFoundError
+from weft.errors import InputError, RunMismatchError, RunNotFoundError
 
 #: What is said of how calls ended; the rest is questions and answers.
 _OF_OUTCOMES = OUTCOMES | {RecordKind.WENT_ON, RecordKind.RETRY}
@@ -46,7 +46,7 @@ def fork_run(store: Checkpointer, run_id: str, cut: Cut, *, new_id: str | None, 
         RunNotFoundError: There is no such run.
         InputError: The cut names a call that it has not recorded.
         UnstorableError: A value cannot be recorded.
-        RunMismatchError: There is a run of the new id, and it is another one.
+        RunMismatchError: There is a run of the new id.
     """
     row = store.find(run_id)
     if row is None:
@@ -56,8 +56,13 @@ def fork_run(store: Checkpointer, run_id: str, cut: Cut, *, new_id: str | None, 
     _refuse_failed_blocks(journal, cut)
     named = new_id or uuid.uuid4().hex
     records = list(_renamed(_kept(journal, cut, store.codec), run_id, named))
+    taken = RunMismatchError(f"there is a run {named!r} already; give the fork an id of its own, or none")
+    if store.find(named) is not None:
+        raise taken
     opened = store.open(OpenRun(named, row.workflow, thread_id, row.input, time.time()))
     try:
+        if (opened.fence, opened.status) != (1, RunStatus.RUNNING):  # begun by another between these lines
+            raise taken
         for first in range(0, len(records), _PAGE):
             store.commit([Write(named, opened.fence, records[first : first + _PAGE])])
     finally:

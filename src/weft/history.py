@@ -174,6 +174,34 @@ class Runs:
         assert info._journal is not None  # read now: what is shown is of one moment
         return info
 
+    def follow(
+        self, run_id: str, *, last: int | None = None, every: float = 0.5
+    ) -> Iterator[CallInfo | QuestionInfo]:
+        """What a run records, while it does, whoever runs it: its calls as they end, and its questions.
+
+        It ends when the run has, or is put aside. A run whose process has died goes on for ever here, until somebody
+        resumes it to its end.
+
+        Args:
+            run_id: The run.
+            last: So many of those that are there already, the last ones; all unless told.
+            every: Seconds between two looks.
+
+        Raises:
+            RunNotFoundError: There is none, or it was deleted meanwhile.
+        """
+        row = self._find(run_id)
+        position, left_out = 0, last
+        while True:
+            is_over = row.status is not RunStatus.RUNNING  # looked at before what it had recorded until then
+            position, found = _told(self.store, row, position)
+            yield from found if left_out is None else found[len(found) - min(left_out, len(found)) :]
+            left_out = None
+            if is_over:
+                return
+            time.sleep(every)
+            row = self._find(run_id)
+
     def resume(self, run_id: str, workflow: Runnable, **options: Any) -> Any:
         """Go on with a run, and return its result; see :meth:`weft.Runnable.invoke`.
 
@@ -389,6 +417,23 @@ def _read(
         [call_info(record, root, codec) for record in calls.values()],
         [_question(key, record, codec) for key, record in questions.items() if key not in answered],
     )
+
+
+def _told(
+    store: Checkpointer, row: RunRow, position: int
+) -> tuple[int, builtins.list[CallInfo | QuestionInfo]]:
+    """The calls and questions that a journal tells of after a position, and how far it goes."""
+    root, codec = root_identity(row.workflow), store.codec
+    found: list[CallInfo | QuestionInfo] = []
+    while page := store.records(row.run_id, after=position):
+        for _, record in page:
+            if record.kind in _OUTCOMES:
+                found.append(call_info(record, root, codec))
+            elif record.kind is RecordKind.QUESTION:
+                key = question_id(row.run_id, record.identity, record.ordinal)
+                found.append(_question(key, record, codec))
+        position = page[-1][0]
+    return position, found
 
 
 def call_info(record: Record, root: bytes, codec: Codec) -> CallInfo:

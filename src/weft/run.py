@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Generator, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 from weft.core.outcome import Outcome
@@ -15,6 +15,7 @@ from weft.engine.events import CallFinished, Event, RunFinished
 from weft.engine.execution import Execution
 from weft.engine.futures import LoopFuture, ThreadFuture
 from weft.engine.states import GivenUpBody
+from weft.engine.tape import Tape
 from weft.errors import AnswerError, UsageError
 
 T = TypeVar("T")
@@ -28,9 +29,7 @@ class Run(Generic[T]):
 
     def __init__(self, execution: Execution) -> None:
         self._execution = execution
-        self._events: list[Event] = []
-        self._listeners: list[Callable[[Event], object]] = []
-        self._lock = threading.Lock()
+        self._tape = Tape(_KEPT)
         self._outcomes: list[Outcome[Any]] = []
         execution.observe(self._note)
 
@@ -106,7 +105,10 @@ class Run(Generic[T]):
         _raise(done.get())
 
     def events(self) -> Iterator[Event]:
-        """Every event so far and to come, until the run has ended.
+        """Every event so far and to come, until the run has ended; see :mod:`weft.engine.events`.
+
+        Of what nobody has read yet the last 10,000 are kept. Who is further behind, or comes later, is told by an
+        :class:`~weft.engine.events.EventsLost` how many are missing. The run waits for no reader.
 
         Raises:
             UsageError: The run goes on in the loop of this very thread: use :meth:`aevents`.
@@ -115,48 +117,49 @@ class Run(Generic[T]):
             raise UsageError(
                 "this run goes on in the event loop that you would block: use `async for` on aevents()"
             )
-        mine: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        with self._listening(mine.put):
-            event = None
-            while not isinstance(event, RunFinished):
-                event = mine.get()
-                yield event
+        news = threading.Event()
+        place = 0
+        with self._tape.waking(news.set):
+            while True:
+                news.clear()
+                place, found = self._tape.read(place)
+                yield from found
+                if _has_ended(found):
+                    return
+                news.wait()
 
     async def aevents(self) -> AsyncIterator[Event]:
         """As :meth:`events`, on a loop."""
         loop = asyncio.get_running_loop()
-        mine: asyncio.Queue[Event] = asyncio.Queue()
-        with self._listening(lambda event: _put(loop, mine, event)):
-            event = None
-            while not isinstance(event, RunFinished):
-                event = await mine.get()
-                yield event
+        news = asyncio.Event()
 
-    @contextmanager
-    def _listening(self, listener: Callable[[Event], object]) -> Iterator[None]:
-        """Tell the listener every event so far, and from then on each that comes."""
-        with self._lock:
-            for event in self._events:
-                listener(event)
-            self._listeners.append(listener)
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._listeners.remove(listener)
+        def wake() -> None:
+            with suppress(RuntimeError):  # who listened has left, and its loop with it
+                loop.call_soon_threadsafe(news.set)
+
+        place = 0
+        with self._tape.waking(wake):
+            while True:
+                news.clear()
+                place, found = self._tape.read(place)
+                for event in found:
+                    yield event
+                if _has_ended(found):
+                    return
+                await news.wait()
 
     def _note(self, event: Event) -> None:
         if isinstance(event, CallFinished) and event.parent_id == self._execution.root.id:
             self._outcomes.append(event.outcome)
-        with self._lock:
-            self._events.append(event)
-            for listener in self._listeners:
-                listener(event)
+        self._tape.add(event)
 
 
-def _put(loop: asyncio.AbstractEventLoop, mine: asyncio.Queue[Event], event: Event) -> None:
-    with suppress(RuntimeError):  # who listened has left, and its loop with it
-        loop.call_soon_threadsafe(mine.put_nowait, event)
+#: Events that are kept for who reads them later.
+_KEPT = 10_000
+
+
+def _has_ended(found: Sequence[Event]) -> bool:
+    return bool(found) and isinstance(found[-1], RunFinished)
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

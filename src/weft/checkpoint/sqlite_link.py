@@ -336,7 +336,10 @@ def checked_path(path: str | os.PathLike[str]) -> str:
         raise InputError("SqliteSaver keeps a file; for a store in memory use InMemorySaver()")
     if not isinstance(name, str) or not name or "\0" in name:
         raise InputError(f"SqliteSaver needs the path of a file, not {path!r}")
-    return os.path.realpath(name)
+    try:
+        return os.path.realpath(name)
+    except UnicodeEncodeError:
+        raise InputError(f"SqliteSaver needs the path of a file, not {path!a}") from None
 
 
 def checked_timeout(timeout: float) -> float:

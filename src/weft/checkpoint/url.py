@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, unquote_to_bytes, urlsplit, urlunsplit
 
 from weft.errors import InputError
 
@@ -53,8 +54,11 @@ def from_url(url: str) -> Checkpointer:
         ImportError: It names a Postgres database, and psycopg is missing.
     """
     try:
+        url.encode()
+        if {*url} & {*"\t\r\n"}:  # which would be left out
+            raise ValueError("a URL is one line")  # noqa: TRY301 - as the others
         scheme, host, path, query, fragment = urlsplit(url)
-    except ValueError as error:
+    except ValueError as error:  # half a character is one too
         raise InputError(f"{_shown(url)} is no URL; possible are {_POSSIBLE}") from error
     if scheme in {"postgres", "postgresql"}:
         options, rest = _options(url, query, _SERVER)
@@ -63,7 +67,8 @@ def from_url(url: str) -> Checkpointer:
         if scheme == "memory" and not path:
             return _memory(_all_options(url, query, {}))
         if scheme == "sqlite" and len(path) > 1 and path.startswith("/"):
-            return _sqlite(unquote(path[1:]), _all_options(url, query, _FILE))
+            # Every byte counts: of two names that are no UTF-8, `unquote` would make one.
+            return _sqlite(os.fsdecode(unquote_to_bytes(path[1:])), _all_options(url, query, _FILE))
     raise InputError(f"{_shown(url)} names no store; possible are {_POSSIBLE}")
 
 

@@ -20,6 +20,7 @@ from weft.cli.values import answers_by_id, read_answers, read_input
 from weft.core.question import Command
 from weft.errors import WeftError
 from weft.history import Runs
+from weft.observe.progress import printable
 from weft.runnable import Runnable
 
 
@@ -131,7 +132,7 @@ def run(
         has_input, value = read_input(given, file, text)
         workflow = load_target(target)
         store = store_for(workflow, options["url"])
-        name = run_id or secrets.token_hex(6)
+        name = secrets.token_hex(6) if run_id is None else run_id
         again = _again(store, name, target, options)
         if run_id is None and not options["quiet"]:
             report.note(f"run {name}; if it stops, go on with: {again}" if again else f"run {name}")
@@ -197,7 +198,7 @@ def _again(store: Checkpointer, run_id: str, target: str, options: dict[str, Any
     """The command line that goes on with a run; "" when its store is gone with this process."""
     if not outlives_us(store):
         return ""
-    return report.command_line("weft", "resume", *store_words(options["url"]), run_id, target)
+    return report.command_line("weft", "resume", *store_words(options["url"]), about=(run_id, target))
 
 
 def _or_json(work: Callable[[], int], run_id: str | None, *, as_json: bool) -> int:
@@ -240,7 +241,7 @@ def runs(
     with existing_store(url) as store:
         for run_id in doomed:
             Runs(store).delete(run_id)
-            report.note(f"run {run_id} is deleted")
+            report.note(f"run {printable(run_id)} is deleted")
         if doomed:
             return
         found = Runs(store).list(thread_id=thread_id, status=status, limit=limit)
@@ -301,6 +302,29 @@ def show(run_id: str, url: str | None, as_json: bool) -> None:
 
 @weft.command(epilog=EXIT_CODES)
 @click.argument("run_id", metavar="RUN")
+@_store_option
+@click.option(
+    "--last",
+    type=click.IntRange(min=0),
+    default=10,
+    show_default=True,
+    help="So many that are there already.",
+)
+@_json_option
+def tail(run_id: str, url: str | None, last: int, as_json: bool) -> int:
+    """Follow a RUN of whatever process: its calls as they end, until it has ended. One JSON a line with --json."""
+    with existing_store(url) as store:
+        found = Runs(store)
+        for told in found.follow(run_id, last=last):
+            report.show_told(told, as_json=as_json)
+        info = found.show(run_id)
+        if not as_json:
+            report.note(f"run {printable(run_id)} is {info.status}{f': {info.error}' if info.error else ''}")
+        return {"finished": Code.FINISHED, "suspended": Code.SUSPENDED}.get(info.status, Code.FAILED)
+
+
+@weft.command(epilog=EXIT_CODES)
+@click.argument("run_id", metavar="RUN")
 @click.argument("target")
 @_store_option
 @_json_option
@@ -330,4 +354,5 @@ def answer(run_id: str, answers: tuple[str, ...], url: str | None) -> None:
         found.answer(run_id, given)
         left = len(found.show(run_id).questions)
         report.note(f"answered {len(given)}, {left} left open" if left else "answered; none is left open")
-        report.note(f"unless a process runs it now, go on with: weft resume {run_id} TARGET")
+        again = report.command_line("weft", "resume", *store_words(url), about=(run_id,))
+        report.note(f"unless a process runs it now, go on with: {again} TARGET")

@@ -89,7 +89,11 @@ def show_ending(ending: Ending, again: str, *, as_json: bool, quiet: bool) -> No
     if ending.questions:
         note("\n".join(questions_text(ending.questions)))
     if again and ending.questions:
-        note(f"answer with: {again} {answer_words(ending.questions)}")
+        answer = answer_words(ending.questions)
+        if ending.run_id.startswith("-"):  # behind what says so, there are no options
+            note(f"answer with: {again.replace('weft resume', f'weft resume {answer}', 1)}")
+        else:
+            note(f"answer with: {again} {answer}")
     elif again and ending.status != "finished":
         note(f"{ending.status}; go on with: {again}")
 
@@ -206,9 +210,10 @@ def answer_words(questions: Sequence[QuestionInfo]) -> str:
     return "--answer JSON" if len(questions) == 1 else f"--answer {questions[0].id}=JSON"
 
 
-def command_line(*words: str) -> str:
-    """A command as it is typed."""
-    return shlex.join(words)
+def command_line(*words: str, about: Sequence[str] = ()) -> str:
+    """A command as it is typed; ``about`` are its arguments, of which one may look like an option."""
+    ends_options = ("--",) if any(word.startswith("-") for word in about) else ()
+    return printable(shlex.join([*words, *ends_options, *about]))
 
 
 # Runs
@@ -245,11 +250,27 @@ def show_run(info: RunInfo, store_option: Sequence[str]) -> None:
     if info.questions:
         out("")
         out("\n".join(questions_text(info.questions)))
-        answer = command_line("weft", "answer", *store_option, info.id, f"{info.questions[0].id}=JSON")
+        answer = command_line(
+            "weft", "answer", *store_option, about=(info.id, f"{info.questions[0].id}=JSON")
+        )
         out(f"answer with: {answer}")
     if info.status != "finished":
         out("")
-        out(f"go on with: {command_line('weft', 'resume', *store_option, info.id)} TARGET")
+        out(f"go on with: {command_line('weft', 'resume', *store_option, about=(info.id,))} TARGET")
+
+
+def show_told(told: CallInfo | QuestionInfo, *, as_json: bool) -> None:
+    """A line of what a run has just recorded."""
+    if as_json:
+        told_as = call_as_dict(told) if isinstance(told, CallInfo) else question_as_dict(told)
+        out(_dumped(_plain(told_as)))
+        return
+    if isinstance(told, CallInfo):
+        moment, words = told.ended, _call_row(told)
+        line = f"{words[1]:<9}  {words[4]:>7}  {words[0]}  {words[5]}"
+    else:
+        moment, line = told.asked, f"asks                {printable(told.step)}  {_in_a_line(told.value)}"
+    out(_cut(f"{f'{moment.astimezone():%H:%M:%S}' if moment else '':8}  {line}".rstrip(), _columns()))
 
 
 def _call_row(call: CallInfo) -> tuple[str, ...]:
@@ -265,10 +286,11 @@ def _call_row(call: CallInfo) -> tuple[str, ...]:
 
 def show_plan(plan: ResumePlan) -> None:
     """What a resume would do, in three lists."""
+    run_id = printable(plan.run_id)
     if plan.status == "finished":
-        out(f"run {plan.run_id} is finished: a resume gives its recorded output, and runs nothing")
+        out(f"run {run_id} is finished: a resume gives its recorded output, and runs nothing")
         return
-    out(f"run {plan.run_id} is {plan.status}; a resume would")
+    out(f"run {run_id} is {plan.status}; a resume would")
     _show_planned(f"reuse {len(plan.reused)} recorded", [_call_row(call) for call in plan.reused])
     again = [(call.step, call.why, call.error or "", call.id) for call in plan.again]
     _show_planned(f"run {len(plan.again)}", again)
@@ -277,13 +299,13 @@ def show_plan(plan: ResumePlan) -> None:
         f"have no use for {len(plan.unmatched)} recorded, which the program does not ask for now", unmatched
     )
     if plan.error is not None:
-        out(f"the program itself fails on the way: {type(plan.error).__name__}: {plan.error}")
+        out(f"the program itself fails on the way: {type(plan.error).__name__}: {printable(str(plan.error))}")
 
 
 def _show_planned(title: str, rows: Sequence[Sequence[str]]) -> None:
     out(f"- {title}")
     for row in rows:
-        out("    " + "  ".join(filter(None, row)))
+        out("    " + "  ".join(printable(cell) for cell in row if cell))
 
 
 def plan_as_dict(plan: ResumePlan) -> dict[str, Any]:

@@ -20,6 +20,7 @@ import logging
 from asyncio import _get_running_loop
 from contextlib import suppress
 from contextvars import Context, copy_context
+from functools import partial
 from inspect import CORO_CREATED, getcoroutinestate
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
@@ -32,10 +33,11 @@ from weft.engine import events, limits
 from weft.engine.context import current
 from weft.engine.futures import AnyFuture, LoopFuture, Reply, ThreadFuture
 from weft.engine.permit import Permit
-from weft.engine.raised import say_where, signal_in, without_our_frame
+from weft.engine.raised import signal_in, without_our_frame
 from weft.engine.scope import Scope
 from weft.engine.states import GivenUpBody, State, Stop, StopKind
 from weft.engine.watch import AttemptWatch
+from weft.engine.where import say_where
 from weft.engine.workers import workers
 from weft.errors import Interrupted, NodeTimeoutError, Stopped, Suspended, Unwind, UsageError, WeftError
 
@@ -180,7 +182,7 @@ class Call:
             self.find_record(fingerprint)
         else:
             if run.is_observed:
-                self._tell(events.CallAsked)
+                self._tell_asked()
             self._begin_total()
             self.admit()
         if parent.pending:
@@ -214,7 +216,7 @@ class Call:
         if self.run.rehearsal is not None:
             self.run.rehearsal.asked.add(self.identity)
         if self.run.is_observed:
-            self._tell(events.CallAsked)
+            self._tell_asked()
         try:
             self.record = recorder.claim(self, scope)
         except WeftError as error:
@@ -362,14 +364,14 @@ class Call:
         self.told = False
         self.started = self.run.clock.wall()
         self.asked_at = self.asked_at or self.started
-        if self.step.retry:
+        if self.step.retry or self.run.recorder is not None:  # it may begin again, at an answer
             self._keep_context()
         if self.run.recorder is not None and not self.step.is_async:
             self.run.recorder.scope_of(self)  # made here, so that its thread never has to
         if self.step.timeout is not None and self.step.is_async:
             self._begin_watch(self.attempt)  # a thread has to be there first
         if self.run.is_observed:
-            self._tell(events.CallStarted, attempt=self.attempt, args=self.args, kwargs=self.kwargs)
+            self._tell_within(events.CallStarted, attempt=self.attempt, args=self.args, kwargs=self.kwargs)
 
     def _begin_watch(self, attempt: int) -> None:
         policy = self.step.timeout
@@ -503,7 +505,7 @@ class Call:
             error = without_our_frame(caught)
         thread = get_ident()
         self._free(thread)
-        end = self._await_result if then else self._thread_ended
+        end = partial(self._await_result, copy_context()) if then else self._thread_ended
         if run.post(end, thread, attempt, value, error, payload):
             return
         if self.permit is not None and self.thread == thread:
@@ -516,10 +518,10 @@ class Call:
             self.payload = payload
             self._conclude(value, error)
 
-    def _await_result(self, thread: int, attempt: int, value: Any, *_nothing: None) -> None:
-        """A sync body returned something to await: that is done on the loop, in its stead."""
+    def _await_result(self, context: Context, thread: int, attempt: int, value: Any, *_nothing: None) -> None:
+        """A sync body returned something to await: that is done on the loop, in its stead and its context."""
         if self._is_wanted(thread, attempt):
-            self.body = asyncio.Task(self._finish_on_loop(value), loop=self.run.loop)
+            self.body = asyncio.Task(self._finish_on_loop(value), loop=self.run.loop, context=context)
 
     def _is_wanted(self, thread: int, attempt: int) -> bool:
         """Whether the outcome of the body in this thread is still that of the call; not if it was given up."""
@@ -567,7 +569,7 @@ class Call:
         self.value, self.error = value, error
         if error is not None:
             self.error = error = signal_in(error)
-            say_where(error, self.step.name, self.id, self.args, self.kwargs)
+            say_where(error, self)
         if not self.pending:
             self._settle()
             return
@@ -1057,7 +1059,7 @@ class Call:
         self.timed_out = True
         self.value = None
         self.error = self._timeout_error(limit, elapsed, idle=idle, given_up=in_thread)
-        say_where(self.error, self.step.name, self.id, self.args, self.kwargs)
+        say_where(self.error, self)
         self.own_timeout = why = Stop(StopKind.TIMEOUT, f"{self.step.name!r} is out of time", grace=0.0)
         if not in_thread:
             self.stop(why)
@@ -1163,6 +1165,27 @@ class Call:
                 **fields,
             )
         )
+
+    def _tell_asked(self) -> None:
+        if events.CallAsked not in self.untold:
+            # One of its own, in which observers may set what the body, and what that asks for, is to see.
+            self.context = copy_context() if self.context is None else self.context.copy()
+            self._tell_within(events.CallAsked)
+
+    def _tell_within(self, kind: type[events.CallEvent], **fields: Any) -> None:
+        """Tell it in the context of this call, as its body would."""
+        if kind in self.untold:
+            return
+        self._keep_context()
+        assert self.context is not None
+        self.context.run(self._tell_as_current, kind, fields)
+
+    def _tell_as_current(self, kind: type[events.CallEvent], fields: dict[str, Any]) -> None:
+        before = current.set(self)
+        try:
+            self._tell(kind, **fields)
+        finally:
+            current.reset(before)
 
     def tell_user_event(self, value: Any) -> None:
         """Something that the body wrote; on the loop."""

@@ -173,6 +173,13 @@ class RunFinished(Event):
     outcome: Outcome[Any] | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventsLost(Event):
+    """Told to a reader that was too slow, or came too late: so many events are not kept any more."""
+
+    count: int
+
+
 #: What is told of every call that stands for a step of the user's.
 LIFE_OF_A_CALL: frozenset[type[CallEvent]] = frozenset(
     {CallAsked, CallQueued, CallStarted, CallRetrying, CallFinished}

@@ -7,6 +7,7 @@ import logging
 from asyncio import _get_running_loop
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 from weft.checkpoint.base import Change, RunStatus
@@ -25,6 +26,7 @@ from weft.engine.permit import Permit
 from weft.engine.planned import PlannedCall
 from weft.engine.recorder import Recorder, status_of
 from weft.engine.states import GivenUpBody, State, Stop, StopKind
+from weft.engine.where import say_how_to_go_on
 from weft.errors import AnswerError, Suspended
 
 if TYPE_CHECKING:
@@ -117,7 +119,7 @@ class Execution:
             ThreadFuture(self.root) if threaded or caller is not None else LoopFuture(self.root, loop)
         )
         self.root.future = self.future
-        for observer in observers:
+        for observer in (*options.observers, *observers):
             self.observe(observer)
 
     # Its life
@@ -126,7 +128,8 @@ class Execution:
     def id(self) -> str:
         """The run's id; of a run without a journal one that is made when somebody asks."""
         if not self._id and self.options.checkpointer is None:
-            self._id = self.clock.new_id()
+            # In one stroke, as bodies in threads may ask at the same time.
+            self._id = vars(self).setdefault("_made_id", self.clock.new_id())
         return self._id
 
     def observe(self, observer: events.Observer) -> None:
@@ -208,13 +211,14 @@ class Execution:
                 self.cancel("its loop is being closed")
 
     def _tell_start(self, *, resumed: bool, recorded: int) -> None:
-        if self.is_observed:
-            name = self.workflow.step.name
-            self.emit(
-                events.RunStarted(
-                    run_id=self.id, time=self.clock.wall(), workflow=name, resumed=resumed, recorded=recorded
-                )
-            )
+        if not self.is_observed:
+            return
+        name, now = self.workflow.step.name, self.clock.wall()
+        self.root.context = context = copy_context()
+        context.run(
+            self.emit,
+            events.RunStarted(run_id=self.id, time=now, workflow=name, resumed=resumed, recorded=recorded),
+        )
 
     def _set_deadline(self, timeout: float) -> None:
         self.deadline = self.root.deadline = self.loop.time() + timeout
@@ -382,6 +386,8 @@ class Execution:
                     run_id=self.id, time=self.clock.wall(), status=status.value, outcome=self.outcome
                 )
             )
+        if error is not None:
+            say_how_to_go_on(error, self)
         error = asyncio.CancelledError() if self._cancel_at_end else error
         if self._guard is None or self._guard.done():
             self.future.settle(value, error)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from weft.checkpoint.base import Checkpointer
 from weft.core.checks import check_count, check_seconds
+from weft.engine.events import Observer
 from weft.engine.limits import Limit, limits_of
 from weft.errors import InputError
 
@@ -33,6 +34,7 @@ class RunOptions:
         None  # on a resume, of failures that the workflow went on from: "failed" for all, or who chooses
     )
     progress: bool = False
+    observers: tuple[Observer, ...] = ()
     context: Any = None
     config: Mapping[str, Any] = field(default_factory=dict)
 
@@ -66,6 +68,8 @@ class RunOptions:
             given["limits"] = limits_of(limit)
         if "retry" in given:
             given["retry"] = _retry_choice(given["retry"])
+        if "observers" in given:
+            given["observers"] = _observers(given["observers"])
         given["checkpointer"] = as_checkpointer(given.get("checkpointer", default))
         return cls(**given)._checked()
 
@@ -100,6 +104,18 @@ def _retry_choice(value: Any) -> Any:
     if callable(value):
         return value
     raise InputError(f'retry must be "failed" or a function of a weft.FailedCall, not {value!r:.80}')
+
+
+def _observers(value: Any) -> tuple[Observer, ...]:
+    if callable(value) or isinstance(value, str) or not isinstance(value, Iterable):
+        raise InputError(
+            f"observers must be a list of functions that take an event, as in observers=[show], not {value!r:.80}"
+        )
+    found = tuple(value)
+    for each in found:
+        if not callable(each):
+            raise InputError(f"an observer is a function that takes an event, not {each!r:.80}")
+    return found
 
 
 def _always(_failure: Any) -> bool:

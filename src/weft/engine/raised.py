@@ -5,11 +5,8 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import os
-from contextlib import suppress
 from pathlib import Path
-from reprlib import Repr
 from types import TracebackType
-from typing import Any
 
 from weft.errors import Interrupted, WeftError
 
@@ -57,32 +54,3 @@ def signal_in(error: BaseException) -> BaseException:
             if isinstance(part, BaseExceptionGroup):
                 stack.extend(part.exceptions)
     return error
-
-
-def say_where(
-    error: BaseException, step: str, call_id: str, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> None:
-    """Note on an error which call raised it, and with which input, unless a call below has said so."""
-    if not isinstance(error, Exception):
-        return
-    with suppress(Exception):  # an error may refuse notes, and an argument may refuse to be shown
-        if any(note.startswith(_NOTE) for note in _notes(error)):
-            return
-        error.add_note(f"{_NOTE}{step!r}{_shortened(args, kwargs)}, call {call_id}")
-
-
-_NOTE = "weft: raised by "
-
-
-def _notes(error: BaseException) -> list[str]:
-    return getattr(error, "__notes__", [])
-
-
-def _shortened(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    short = Repr()
-    short.maxstring = short.maxother = 60
-    short.maxtuple = short.maxlist = short.maxdict = 4
-    given = [short.repr(value) for value in args] + [
-        f"{name}={short.repr(value)}" for name, value in kwargs.items()
-    ]
-    return f"({', '.join(given)})"
