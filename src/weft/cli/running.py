@@ -13,6 +13,7 @@ from weft.cli.endings import Code, Refusal, code_of
 from weft.engine.drive import run_here
 from weft.engine.events import Event, Observer, RunStarted
 from weft.engine.options import RunOptions
+from weft.engine.where import leave_out_how_to_go_on
 from weft.errors import OwnerLostError, RunBusyError, StoreError, WeftError
 from weft.history import QuestionInfo, Runs
 from weft.observe.progress import Progress
@@ -67,6 +68,7 @@ def execute(
     except BaseException as error:  # whatever a body raises is how the run ended
         if isinstance(error, WeftError) and not has_begun.yes:
             raise Refusal(str(error), code_of(error)) from error
+        leave_out_how_to_go_on(error)  # the command says it, as a command
         return Ending(run_id, _status(store, run_id), Code.FAILED, error=error)
     questions = _questions(store, run_id)
     if questions is not None:

@@ -67,9 +67,11 @@ def say_how_to_go_on(error: BaseException, run: Execution) -> None:
         )
 
 
-def is_about_going_on(note: str) -> bool:
-    """Whether a note is one of :func:`say_how_to_go_on`."""
-    return note.startswith(_AGAIN)
+def leave_out_how_to_go_on(error: BaseException) -> None:
+    """Take the note of :func:`say_how_to_go_on` off an error."""
+    notes = _notes(error)
+    if notes:
+        notes[:] = [note for note in notes if not note.startswith(_AGAIN)]
 
 
 def _notes(error: BaseException) -> list[str]:
