@@ -721,27 +721,27 @@ def test_answers_that_come_between_cost_one_more_look_and_lose_nothing(store, st
 
 
 @pytest.mark.parametrize("many", ["records", "bytes"])
-def test_a_big_commit_is_copied_and_is_one_transaction_all_the_same(store, monkeypatch, many):
+def test_a_big_commit_goes_in_portions_and_is_one_transaction_all_the_same(store, monkeypatch, many):
     monkeypatch.setattr(postgres_module, "_MANY_RECORDS" if many == "records" else "_MANY_BYTES", 5)
     good, lost = begin(store, "good"), begin(store, "lost")
     store.release("lost", lost)
     resume(store, "lost")
     lines = [record(n, value=bytes([n])) for n in range(10)]
-    copied = []
-    copy = postgres_module._copy
-    monkeypatch.setattr(postgres_module, "_copy", lambda db, rows: (copied.append(1), copy(db, rows)))
+    appended = []
+    append = postgres_module._append
+    monkeypatch.setattr(postgres_module, "_append", lambda db, rows: (appended.append(1), append(db, rows)))
     writes = [Write("good", good, lines, Change(RunStatus.FINISHED, b"out")), Write("lost", lost, lines)]
     assert store.commit(writes) == {"lost"}
-    assert copied == [1]
+    assert appended == [1]
     assert [line.ordinal for _, line in store.records("good")] == list(range(10))
     assert store.records("lost") == []
 
     def failing(db, rows):
-        copy(db, rows)
+        append(db, rows)
         raise psycopg.errors.DiskFull("no space")
 
     again = begin(store, "again")
-    monkeypatch.setattr(postgres_module, "_copy", failing)
+    monkeypatch.setattr(postgres_module, "_append", failing)
     with pytest.raises(StoreError, match="no space"):
         store.commit([Write("again", again, lines, Change(RunStatus.FINISHED))])
     assert store.records("again") == []

@@ -239,7 +239,7 @@ def _watch_postgres() -> None:
     from weft.checkpoint import postgres, postgres_link  # noqa: PLC0415 - the same
 
     cls: Any = postgres_link._Connection
-    execute_, bounded_, copy_ = cls.execute, postgres_link._bounded, postgres._copy
+    execute_, bounded_, append_ = cls.execute, postgres_link._bounded, postgres._append
 
     def execute(self: Any, statement: Any, *args: Any, **options: Any) -> Any:
         alone = self.pgconn.transaction_status == pq.TransactionStatus.IDLE
@@ -257,9 +257,9 @@ def _watch_postgres() -> None:
         except StopIteration as stop:
             return stop.value
 
-    def copy(db: Any, rows: Iterable[Any]) -> None:
-        copy_(db, _passing(rows))
+    def append(db: Any, rows: Iterable[Any]) -> None:
+        append_(db, _passing(rows))
 
     cls.execute = execute
     put(postgres_link, "_bounded", bounded)
-    put(postgres, "_copy", copy)
+    put(postgres, "_append", append)

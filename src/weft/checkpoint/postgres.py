@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final, LiteralString, Self
@@ -59,7 +59,7 @@ from weft.checkpoint.rows import (
 from weft.checkpoint.sharing import LEAST_RECORD, LEAST_RESULT, taken_apart
 from weft.errors import CorruptDataError, RunBusyError, StoreError
 
-#: A commit of more records or bytes than this sends its records by COPY, which takes one or two round trips more.
+#: A commit of more records or bytes than this sends its records in portions of this size, after all else.
 _MANY_RECORDS = 2_000
 _MANY_BYTES = 16 * 2**20
 
@@ -314,7 +314,7 @@ class PostgresSaver(Closing):
                 raise run_not_found(run_id)
             if not records:
                 return
-            _copy(db, _record_rows(run, records))
+            _append(db, _record_rows(run, records))
             _change(db, after(run, records, time.time()))
 
         with self._writer as writer:
@@ -674,7 +674,7 @@ class _Draft:
 
     @property
     def is_big(self) -> bool:
-        """Whether its records are better sent by COPY."""
+        """Whether its records are better sent in portions."""
         return len(self.records) > _MANY_RECORDS or self.bytes > _MANY_BYTES
 
     def params(self) -> dict[str, list[Any]]:
@@ -711,7 +711,7 @@ def _commit_big(db: Database, params: dict[str, Any], draft: _Draft) -> set[int]
     statement = db.execute(sql.COMMIT_WRITES, {**params, **_columns("r", _RECORD, [])}, binary=True)
     kept = _kept(statement.fetchall())
     if kept is not None:
-        _copy(db, (row for row in draft.records if row[0] in kept))
+        _append(db, (row for row in draft.records if row[0] in kept))
     return kept
 
 
@@ -776,11 +776,23 @@ def _record_rows(run: StoredRun, records: Iterable[Record]) -> list[Row]:
     ]
 
 
-def _copy(db: Database, rows: Iterable[Row]) -> None:
-    with db.cursor() as cursor, cursor.copy(sql.COPY_RECORDS) as copy:
-        copy.set_types(sql.RECORD_TYPES)
-        for row in rows:
-            copy.write_row(row)
+def _append(db: Database, rows: Iterable[Row]) -> None:
+    """Add rows to the records, so many at a time."""
+    for portion in _portions(rows):
+        db.execute(sql.APPEND_RECORDS, _columns("r", _RECORD, portion))
+
+
+def _portions(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    portion: list[Row] = []
+    size = 0
+    for row in rows:
+        portion.append(row)
+        size += len(row[_VALUE] or b"")
+        if len(portion) >= _MANY_RECORDS or size >= _MANY_BYTES:
+            yield portion
+            portion, size = [], 0
+    if portion:
+        yield portion
 
 
 def _record(columns: Row) -> Record:

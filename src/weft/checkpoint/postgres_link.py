@@ -104,7 +104,7 @@ class Address:
             raise InputError('PostgresSaver needs a URL ("postgresql://host/database") or a conninfo string')
         try:
             params: dict[str, Any] = conninfo.conninfo_to_dict(address)
-        except psycopg.ProgrammingError:
+        except (psycopg.ProgrammingError, UnicodeEncodeError):
             raise InputError(
                 'PostgresSaver was given what is no URL ("postgresql://user@host:5432/database") and no conninfo '
                 'string ("host=... dbname=..."); it is not shown here, as it may hold a password'

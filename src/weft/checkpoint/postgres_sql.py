@@ -287,6 +287,23 @@ VACUUM: Final[LiteralString] = "VACUUM runs, inputs, outcomes, records, states, 
 
 # --- Commits ----------------------------------------------------------------------------------------------
 
+_NEW_RECORDS: Final[LiteralString] = """
+    INSERT INTO records
+        (run, position, kind, identity, parent, ordinal, step, value, attempts, started, ended, batch, asked, limits,
+         seal)
+    SELECT r.* FROM unnest(
+        %(r_run)b::bigint[], %(r_position)b::bigint[], %(r_kind)b::smallint[], %(r_identity)b::bytea[],
+        %(r_parent)b::bytea[], %(r_ordinal)b::bigint[], %(r_step)b::bytea[], %(r_value)b::bytea[],
+        %(r_attempts)b::bigint[], %(r_started)b::float8[], %(r_ended)b::float8[], %(r_batch)b::bigint[],
+        %(r_asked)b::float8[], %(r_limits)b::bytea[], %(r_seal)b::bigint[]
+    ) AS r (run, position, kind, identity, parent, ordinal, step, value, attempts, started, ended, batch, asked, limits,
+            seal)
+"""
+
+# Not COPY: a client that falls silent in the middle of one keeps its locks, for none of the server's timeouts counts
+# there. While the server waits for a statement or a part of it, they do.
+APPEND_RECORDS: Final[LiteralString] = _NEW_RECORDS
+
 # All writes of many runs in one statement, which is one transaction and one round trip.
 #
 # `mine` is the fence: it locks the rows that are still this owner's, in one order. Where somebody is just taking a
@@ -295,7 +312,8 @@ VACUUM: Final[LiteralString] = "VACUUM runs, inputs, outcomes, records, states, 
 #
 # The caller has worked out the new rows (positions, seals) from the rows as it knows them. Somebody else may add
 # answers, which moves the position: then nothing at all is done, and the caller looks and asks again.
-COMMIT_WRITES: Final[LiteralString] = """
+COMMIT_WRITES: Final[LiteralString] = (
+    """
 WITH
 w AS (
     SELECT * FROM unnest(
@@ -322,16 +340,9 @@ changed AS (
     RETURNING runs.run
 ),
 appended AS (
-    INSERT INTO records
-        (run, position, kind, identity, parent, ordinal, step, value, attempts, started, ended, batch, asked, limits,
-         seal)
-    SELECT r.* FROM unnest(
-        %(r_run)b::bigint[], %(r_position)b::bigint[], %(r_kind)b::smallint[], %(r_identity)b::bytea[],
-        %(r_parent)b::bytea[], %(r_ordinal)b::bigint[], %(r_step)b::bytea[], %(r_value)b::bytea[],
-        %(r_attempts)b::bigint[], %(r_started)b::float8[], %(r_ended)b::float8[], %(r_batch)b::bigint[],
-        %(r_asked)b::float8[], %(r_limits)b::bytea[], %(r_seal)b::bigint[]
-    ) AS r (run, position, kind, identity, parent, ordinal, step, value, attempts, started, ended, batch, asked, limits,
-            seal)
+"""  # noqa: S608 - of literals only
+    + _NEW_RECORDS
+    + """
     WHERE r.run IN (SELECT run FROM changed)
 ),
 outcome AS (
@@ -363,19 +374,9 @@ beaten AS (
 )
 SELECT mine.run, ready.all_fit FROM mine, ready
 """
+)
 
 # --- Records ----------------------------------------------------------------------------------------------
-
-COPY_RECORDS: Final[LiteralString] = """
-COPY records (
-    run, position, kind, identity, parent, ordinal, step, value, attempts, started, ended, batch, asked, limits, seal
-)
-FROM STDIN (FORMAT BINARY)
-"""
-RECORD_TYPES: Final = (
-    *("int8", "int8", "int2", "bytea", "bytea", "int8", "bytea", "bytea"),
-    *("int8", "float8", "float8", "int8", "float8", "bytea", "int8"),
-)
 
 PAGE_OF_RECORDS: Final[LiteralString] = """
 SELECT run, position, kind, identity, parent, ordinal, step, value, attempts, started, ended, batch, asked, limits, seal
