@@ -17,7 +17,7 @@ LAYERS = [
     {"checkpoint"},
     {"engine"},
     {"observe"},
-    {"run"},
+    {"run", "events"},
     {
         "provided",
         "runnable",
