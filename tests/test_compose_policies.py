@@ -193,7 +193,7 @@ def test_every_policy_is_what_a_model_says_it_is(nested, scenario):
         found["ended"] = loop.time()
         found["at_end"] = dict(log.ended)
         found["given_up"] = {body.step for body in handle.given_up}
-        found["decided"] = [e for e in handle._events if isinstance(e, events.BlockDecided)]
+        found["decided"] = [e for e in handle._tape.read(0)[1] if isinstance(e, events.BlockDecided)]
 
     run(main)
     assert log.started == model.started  # and nothing after the decision
@@ -258,7 +258,7 @@ def test_the_order_in_which_things_run_at_one_moment_changes_no_invariant(policy
         except ParallelExecutionError as caught:
             error = caught
         assert asyncio.get_running_loop().time() == 4
-        (decided,) = [each for each in handle._events if isinstance(each, events.BlockDecided)]
+        (decided,) = [each for each in handle._tape.read(0)[1] if isinstance(each, events.BlockDecided)]
         assert handle.given_up == []
         if error is not None:
             assert len(error.exceptions) == decided.failed

@@ -48,7 +48,7 @@ def say_where(error: BaseException, call: Call) -> None:
     with suppress(Exception):  # an error may refuse notes, and an argument may refuse to be shown
         if any(note.startswith(_RAISED) for note in _notes(error)):
             return
-        given = _shortened(call.step.fn, call.args, call.kwargs)
+        given = shown_input(call.step.fn, call.args, call.kwargs)
         attempt = f", attempt {call.attempt}" if call.attempt > 1 else ""
         error.add_note(f"{_RAISED}{call.step.name!r}{given}{attempt}, call {call.id}{_way_to(call)}")
 
@@ -99,10 +99,10 @@ def _upwards(call: Call) -> Iterator[Call]:
 # Inputs
 
 
-def _shortened(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+def shown_input(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     """What a call was given, as far as that fits a line and is nobody's secret."""
     names = _parameters(function)
-    short = _Short()
+    short = Short()
     given = [short.of(names[place] if place < len(names) else "", value) for place, value in enumerate(args)]
     given += [f"{name}={short.of(name, value)}" for name, value in kwargs.items()]
     return f"({', '.join(given)})"
@@ -119,7 +119,7 @@ def _parameters(function: Callable[..., Any]) -> tuple[str, ...]:
     return tuple(each.name for each in parameters if each.kind in by_position)
 
 
-class _Short(Repr):
+class Short(Repr):
     """Short texts of values, without secrets."""
 
     def __init__(self) -> None:
