@@ -812,3 +812,20 @@ def test_only_the_last_of_what_is_there_and_json_and_how_it_ended(cli):
     cli("run", "flows.py:asking", "-i", '["a"]', "--run-id", "q", code=3)
     assert "asks" in cli("tail", "q", code=3).stdout
     assert "no run 'nope'" in cli("tail", "nope", code=2).stderr
+
+
+# The timeline
+
+
+def test_the_timeline_of_a_run_on_the_terminal_and_in_files(cli, folder):
+    cli("run", "flows.py:work", "-i", '{"n": 6}', "--run-id", "r")
+    text = cli("show", "r", "--timeline").stdout
+    assert "effect" in text
+    assert "work" in text
+    assert "Critical path" in text or "critical path" in text
+    for name in ("r.svg", "r.html", "r.txt"):
+        assert f"the timeline is in {name}" in cli("show", "r", "--timeline", name).stderr
+        assert "effect" in (folder / name).read_text()
+    assert "No such file" in only_sentence(cli("show", "r", "--timeline", "none/r.svg", code=2))
+    assert "--json" in only_sentence(cli("show", "r", "--json", "--timeline", code=2))
+    assert ".svg" in only_sentence(cli("show", "r", "--timeline", "r.png", code=2))

@@ -22,7 +22,7 @@ OwnerLostError Parallel ParallelBatchFlow ParallelBatchNode ParallelExecutionErr
 Pipeline PostgresSaver ReplayMismatchError ResumePlan RetryAfter RetryPolicy Run RunBusyError
 RunCancelledError RunMismatchError RunNotFoundError RunStatus Runnable RunnableConfig Runs Runtime Sequence
 Skipped SqliteSaver StateConflictError StateSnapshot StoreError StreamWriter StuckError Task ThreadBusy
-TimedOut TimeoutPolicy Tolerate UnstorableError UsageError WeftError amap call_id cancelled decision
+TimedOut Timeline TimelineRecorder TimeoutPolicy Tolerate UnstorableError UsageError WeftError amap call_id cancelled decision
 entrypoint get_config get_runtime get_store get_stream_writer interrupt map node parallel pipeline race
 remaining router runs task tolerate transient
 """.split()

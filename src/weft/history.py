@@ -23,6 +23,7 @@ from weft.engine.recorder import answer_record
 from weft.errors import AnswerError, InputError, RunBusyError, RunNotFoundError
 
 if TYPE_CHECKING:
+    from weft.observe.timeline import Timeline
     from weft.resume_plan import ResumePlan
     from weft.runnable import Runnable
 
@@ -128,6 +129,22 @@ class RunInfo:
     def questions(self) -> builtins.list[QuestionInfo]:
         """The questions that nobody has answered."""
         return self._journal[1]
+
+    def timeline(self) -> Timeline:
+        """What happened when, what decided when the run ended, and what limits cost.
+
+        A journal has only calls that ended; :meth:`weft.Run.timeline` has those too that go on.
+        """
+        from weft.observe.timeline import Timeline  # noqa: PLC0415 - only who looks at it needs it
+
+        return Timeline.of_calls(
+            self.calls,
+            run_id=self.id,
+            workflow=self.workflow,
+            status=self.status,
+            created=self.created,
+            updated=self.updated,
+        )
 
     @cached_property
     def _journal(self) -> tuple[builtins.list[CallInfo], builtins.list[QuestionInfo]]:

@@ -7,7 +7,7 @@ import queue
 import threading
 from collections.abc import AsyncIterator, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from weft.core.outcome import Outcome
 from weft.core.question import Interrupt
@@ -17,6 +17,9 @@ from weft.engine.futures import LoopFuture, ThreadFuture
 from weft.engine.states import GivenUpBody
 from weft.engine.tape import Tape
 from weft.errors import AnswerError, UsageError
+
+if TYPE_CHECKING:
+    from weft.observe.timeline import Timeline
 
 T = TypeVar("T")
 
@@ -147,6 +150,17 @@ class Run(Generic[T]):
                 if _has_ended(found):
                     return
                 await news.wait()
+
+    def timeline(self) -> Timeline:
+        """What has happened when until now, what decided when the run ended, and what limits cost.
+
+        It is made of the events that are kept, as by :meth:`events`; what was lost is counted in it. For a longer run
+        see :meth:`weft.RunInfo.timeline`.
+        """
+        from weft.observe.timeline import Timeline  # noqa: PLC0415 - only who looks at it needs it
+
+        _, told = self._tape.read(0)
+        return Timeline.of_events(told, now=self._execution.clock.wall())
 
     def _note(self, event: Event) -> None:
         if isinstance(event, CallFinished) and event.parent_id == self._execution.root.id:

@@ -290,11 +290,24 @@ def vacuum(url: str | None) -> None:
 @click.argument("run_id", metavar="RUN")
 @_store_option
 @_json_option
-def show(run_id: str, url: str | None, as_json: bool) -> None:
+@click.option(
+    "--timeline",
+    "timeline",
+    is_flag=False,
+    flag_value="-",
+    metavar="[FILE]",
+    help="What happened when instead, what decided when the run ended and what limits cost: here, or drawn to "
+    "FILE.svg, FILE.html or FILE.txt. To be given after RUN.",
+)
+def show(run_id: str, url: str | None, as_json: bool, timeline: str | None) -> None:
     """Show a RUN: its calls, how they ended and when, errors, open questions and how to answer them."""
+    if timeline is not None and as_json:
+        raise Refusal("--timeline and --json do not go together: --json has the times of every call")
     with existing_store(url) as store:
         info = Runs(store).show(run_id)
-        if as_json:
+        if timeline is not None:
+            report.show_timeline(info.timeline(), timeline)
+        elif as_json:
             report.out(report.json_text(report.run_with_calls_as_dict(info)))
         else:
             report.show_run(info, store_words(url))

@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import weft
+from weft.cli.endings import Refusal
 from weft.cli.running import Ending
 from weft.history import CallInfo, QuestionInfo, RunInfo
 from weft.observe.progress import duration, printable
+from weft.observe.timeline import Timeline
 from weft.resume_plan import ResumePlan
 
 _SHORT = 100  # JSON up to this length stays on one line
@@ -271,6 +273,19 @@ def show_told(told: CallInfo | QuestionInfo, *, as_json: bool) -> None:
     else:
         moment, line = told.asked, f"asks                {printable(told.step)}  {_in_a_line(told.value)}"
     out(_cut(f"{f'{moment.astimezone():%H:%M:%S}' if moment else '':8}  {line}".rstrip(), _columns()))
+
+
+def show_timeline(timeline: Timeline, where: str) -> None:
+    """Write a timeline to the terminal (``-``), or to a file by its suffix."""
+    if where == "-":
+        width = min(_columns(), 200) if sys.stdout.isatty() else 100
+        out(timeline.text(width=width, colour=sys.stdout.isatty()))
+        return
+    try:
+        timeline.save(where)
+    except OSError as error:
+        raise Refusal(f"cannot write {where!r}: {error.strerror or error}") from error
+    note(f"the timeline is in {where}")
 
 
 def _call_row(call: CallInfo) -> tuple[str, ...]:
