@@ -133,15 +133,23 @@ def test_a_graph_makes_its_own_picture():
         "choose": ("router", False, False),
         "end": ("node", False, True),
         "log": ("node", False, False),
-        "block": ("runnable", False, False),
+        "len, str begin at once": ("fork", False, False),
+        "len": ("node", False, False),
+        "str": ("node", False, False),
+        "len, str meet": ("join", False, False),
     }
+    assert [group.label for group in picture.groups] == ["block"]
     ids = {box.id: box.label for box in picture.boxes}
     ways = {(ids[each.source], ids[each.destination], each.kind, each.label) for each in picture.arrows}
     assert ways == {
         ("start", "choose", "edge", ""),
         ("choose", "end", "choice", ""),
-        ("choose", "block", "choice", ""),
-        ("block", "end", "edge", ""),
+        ("choose", "len, str begin at once", "choice", ""),
+        ("len, str begin at once", "len", "edge", ""),
+        ("len, str begin at once", "str", "edge", ""),
+        ("len", "len, str meet", "join", ""),
+        ("str", "len, str meet", "join", ""),
+        ("len, str meet", "end", "edge", ""),
         ("start", "log", "choice", "beside"),
     }
     assert small_graph().mermaid() == picture.mermaid()

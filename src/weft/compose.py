@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, overload
 from weft.core.binding import Binding
 from weft.core.checks import check_count, check_name
 from weft.core.choices import choices_of
-from weft.core.policy import policy_of
+from weft.core.policy import Collect, FailFast, Need, Policy, Race, Tolerate, policy_of
 from weft.core.sizing import ESTIMATED_MEMORY, check_estimate
 from weft.engine.block import Block, BlockOptions, Start
 from weft.engine.feed import Known
@@ -25,7 +25,8 @@ from weft.engine.futures import Branch
 from weft.engine.step import Step, step_options
 from weft.errors import DefinitionError, UsageError, WeftError
 from weft.nodes import as_runnable
-from weft.runnable import Runnable, running_call
+from weft.observe.sketch import IN, OUT, Part, Sketch, Way, chain
+from weft.runnable import Runnable, called_in, running_call
 
 if TYPE_CHECKING:
     from weft.engine.call import Call
@@ -91,6 +92,25 @@ class Parallel(_Composed):
 
     def _conductor(self, call: PlannedCall, value: Any) -> Block:
         return Block(call, _ParallelStyle(self, value), Known(self._starts), self.options)
+
+    def sketch(self) -> Sketch:
+        """Its branches side by side, between where they begin and where they meet."""
+        names = ", ".join(self.branches)
+        branches = [drawn_part(branch, label=key, step=key) for key, branch in self.branches.items()]
+        note = said_of_block(self.options)
+        if len(branches) == 1:
+            return Sketch(self.key, self.step.name, note=note, parts=(branches[0],), ways=chain(1))
+        fork, join = Part(f"{names} begin at once", kind="fork"), Part(f"{names} meet", kind="join")
+        last = len(branches) + 1
+        ways = [Way(0, number) for number in range(1, last)]
+        ways += [Way(number, last, kind="join") for number in range(1, last)]
+        return Sketch(
+            self.key,
+            self.step.name,
+            note=note,
+            parts=(fork, *branches, join),
+            ways=(Way(IN, 0), *ways, Way(last, OUT)),
+        )
 
     def parts(self) -> Iterator[tuple[str, Runnable]]:
         """Its branches."""
@@ -213,6 +233,34 @@ def block_options(
     )
 
 
+def drawn_part(part: Runnable, *, label: str | None = None, step: str | None = None) -> Part:
+    """A part of a workflow as it is drawn."""
+    return Part(part.key if label is None else label, part.step.name if step is None else step, part)
+
+
+def said_of_block(options: BlockOptions) -> str:
+    """What a drawing says of a block: how many at once, and what decides it, if that is not the usual."""
+    width = options.max_concurrent
+    policy = options.policy
+    several = "" if width is None else "one at a time" if width == 1 else f"at most {width} at once"
+    return ", ".join(filter(None, [several, _DECIDES.get(type(policy), str)(policy)]))
+
+
+_DECIDES: dict[type[Policy], Callable[[Any], str]] = {
+    FailFast: lambda _: "",
+    Collect: lambda _: "failures are collected",
+    Race: lambda _: "the first success wins",
+    Need: lambda policy: f"{policy.count} successes are enough",
+    Tolerate: lambda policy: f"tolerates {_tolerated(policy)}",
+}
+
+
+def _tolerated(policy: Tolerate) -> str:
+    count = "" if policy.count is None else f"{policy.count} failures"
+    ratio = "" if policy.ratio is None else f"{100 * policy.ratio:g}% of them"
+    return " and ".join(filter(None, [count, ratio]))
+
+
 def shape_of(kind: str, parts: Mapping[str, Runnable]) -> str:
     """What tells a workflow from another whose recorded value is not its own: its parts, by name, and theirs."""
     inner = ", ".join(f"{name}: {part.step.name} {part.step.shape}" for name, part in parts.items())
@@ -294,6 +342,13 @@ class Sequence(_Composed):
         """Whether it is nothing but its steps, so that it may become part of another."""
         return self._is_bare
 
+    def sketch(self) -> Sketch:
+        """Its steps one after the other, and where its decisions lead."""
+        drawn = _Line(self.steps)
+        parts, ways = drawn.drawn()
+        label = self.own_name or "sequence"
+        return Sketch(label, self.step.name, parts=parts, ways=ways, is_in_order=True)
+
     def parts(self) -> Iterator[tuple[str, Runnable]]:
         """Its steps."""
         yield from ((f"step {place} ({step.key!r})", step) for place, step in enumerate(self.steps, 1))
@@ -310,6 +365,40 @@ def _decides(steps: list[Runnable]) -> bool:
 
 def _flattened(part: Runnable) -> list[Runnable]:
     return list(part.steps) if isinstance(part, Sequence) and part.is_flat else [part]
+
+
+class _Line:
+    """The steps of a sequence, as they are drawn: what a decision may choose besides stands behind it."""
+
+    def __init__(self, steps: list[Runnable]) -> None:
+        self._steps = steps
+        self._parts = [
+            Part(step.key, step.choose.name, None, "router")
+            if isinstance(step, Decision)
+            else drawn_part(step)
+            for step in steps
+        ]
+        self._ways = [Way(IN, 0)]
+
+    def drawn(self) -> tuple[tuple[Part, ...], tuple[Way, ...]]:
+        for place, step in enumerate(self._steps):
+            if isinstance(step, Decision):
+                self._decide(place, step)
+            else:
+                self._ways.append(Way(place, self._after(place)))
+        return tuple(self._parts), tuple(self._ways)
+
+    def _decide(self, place: int, decision: Decision) -> None:
+        choices, beside = decision.drawn_choices()
+        for choice in choices:
+            self._ways.append(Way(place, choice, kind="choice"))
+        for part in beside:
+            self._parts.append(part)
+            number = len(self._parts) - 1
+            self._ways += [Way(place, number, kind="choice"), Way(number, self._after(place))]
+
+    def _after(self, place: int) -> int:
+        return place + 1 if place + 1 < len(self._steps) else OUT
 
 
 class Walk:
@@ -482,6 +571,30 @@ class Decision(_Composed):
                 self.resolve(choice)
             except UsageError as error:
                 yield str(error)
+
+    def sketch(self) -> Sketch:
+        """Itself, and what it can choose."""
+        parts, ways = _Line([self.within([])]).drawn()
+        return Sketch(self.key, self.step.name, parts=parts, ways=ways, is_in_order=True)
+
+    def drawn_choices(self) -> tuple[list[int], list[Part]]:
+        """The places in the sequence to which it may jump, and what may run in its place; in order."""
+        if self.choices is None:
+            named = [part for part in called_in(self.func) if part.what not in self._among]
+            listed = {name: drawn_part(part, label=name) for name, part in self.branches.items()}
+            others = [part for part in named if part.step not in {each.step for each in listed.values()}]
+            return [], [*listed.values(), *others, Part("any step that it names", kind="anywhere")]
+        places, beside = [], []
+        for choice in sorted(self.choices):
+            try:
+                found = self.resolve(choice)
+            except UsageError:
+                continue
+            if isinstance(found, int):
+                places.append(found)
+            else:
+                beside.append(drawn_part(found, label=choice))
+        return sorted(places), beside
 
     def parts(self) -> Iterator[tuple[str, Runnable]]:
         """What it can choose besides steps of its sequence."""

@@ -24,6 +24,7 @@ from weft.engine.context import current, current_call
 from weft.engine.options import RunOptions, as_checkpointer
 from weft.engine.step import Step, name_of, retry_policies, step_options
 from weft.errors import DefinitionError, DirectCallError, InputError, Interrupted, NotInRunError, UsageError
+from weft.observe.sketch import Sketch
 from weft.provided import PROVIDERS
 from weft.runnable import Runnable
 from weft.types import Runtime, StateSnapshot, StreamWriter
@@ -278,6 +279,10 @@ class Entrypoint(_Functional, Generic[In, Out]):
     def split_output(self, value: Any) -> tuple[Any, Any]:
         """What the run returns, and what its thread saves as ``previous``."""
         return (value.value, value.save) if isinstance(value, Final) else (value, value)
+
+    def sketch(self) -> Sketch:
+        """A box of its own, and what its code names: what it calls, and how often, only a run can tell."""
+        return replace(super().sketch(), kind="runnable", unknown="a run shows what it calls")
 
     # The thread's state; see weft.state
 

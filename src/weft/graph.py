@@ -8,7 +8,6 @@ branches together again. What runs next is decided by :mod:`weft.core.activation
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from hashlib import blake2b
@@ -36,11 +35,11 @@ from weft.errors import (
 from weft.graph_callback import Callback, EventCallback
 from weft.graph_forks import ForkOptions
 from weft.graph_nodes import Given, GraphNode
-from weft.graph_picture import picture_of_plan
+from weft.graph_picture import picture_of_plan, sketch_of_plan
 from weft.graph_run import BranchError, GraphRun, Program, Result, Side, close_callback
 from weft.graph_sides import SideEdge, reachable, side_of, side_plan
 from weft.nodes import FunctionNode, as_runnable
-from weft.observe.picture import BoxKind, Picture, show
+from weft.observe.sketch import Sketch
 from weft.runnable import Runnable
 
 if TYPE_CHECKING:
@@ -517,34 +516,15 @@ class Graph(Runnable):
 
     # Pictures
 
-    def picture(self) -> Picture:
-        """What it looks like: nodes, edges, joins and choices, for Mermaid, SVG and PNG; notebooks show it by itself.
+    def sketch(self) -> Sketch:
+        """Its nodes, edges, joins and choices.
 
         Raises:
             GraphCompileError: It cannot be drawn: it has no start, or something in it is unknown.
         """
-        kinds: dict[str, BoxKind] = {
-            name: "runnable" for name, part in self.nodes.items() if not isinstance(part, FunctionNode)
-        }
         beside = [(edge.source, edge.destination) for edge in self._sides]
-        return picture_of_plan(self._full_plan(), kinds=kinds, title=self.key, beside=beside)
-
-    def visualize(self, *, save_path: str | os.PathLike[str] | None = None) -> Picture | None:
-        """Draw the graph: into a file, or shown in a notebook; elsewhere the picture is returned.
-
-        Args:
-            save_path: Where to: a name that ends with .svg, .png, .mmd or .md.
-
-        Raises:
-            GraphCompileError: It cannot be drawn.
-            InputError: The name ends with something else.
-            UsageError: SVG and PNG need the extra: ``pip install 'weft[draw]'``.
-        """
-        return show(self.picture(), save_path=save_path)
-
-    def mermaid(self) -> str:
-        """The picture as a Mermaid flowchart, which many editors and hosts draw."""
-        return self.picture().mermaid()
+        plan = picture_of_plan(self._full_plan(), title=self.key, beside=beside)
+        return sketch_of_plan(plan, self.nodes)
 
     def _full_plan(self) -> GraphPlan:
         nodes = self._plan_nodes()

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from weft.core.graph_plan import GraphPlan
 from weft.observe.picture import Arrow, ArrowKind, Box, BoxKind, Picture
+from weft.observe.sketch import IN, OUT, Drawable, Part, Sketch, Way
 
 
 def picture_of_plan(
@@ -32,6 +33,25 @@ def picture_of_plan(
         for source, destination in beside
     ]
     return Picture(tuple(boxes), (*_arrows(plan), *branches), title=title)
+
+
+def sketch_of_plan(picture: Picture, nodes: Mapping[str, Drawable]) -> Sketch:
+    """The same, as a place for the pictures of what is at the nodes."""
+    numbers = {box.id: number for number, box in enumerate(picture.boxes)}
+    parts = [_part(box, nodes) for box in picture.boxes]
+    ways = [Way(IN, numbers[box.id]) for box in picture.boxes if box.is_start]
+    ways += [
+        Way(numbers[arrow.source], numbers[arrow.destination], arrow.label, arrow.kind)
+        for arrow in picture.arrows
+    ]
+    ways += [Way(numbers[box.id], OUT) for box in picture.boxes if box.is_end]
+    return Sketch(picture.title, picture.title, parts=tuple(parts), ways=tuple(ways))
+
+
+def _part(box: Box, nodes: Mapping[str, Drawable]) -> Part:
+    if box.kind in {"join", "anywhere"}:
+        return Part(box.label, kind=box.kind)
+    return Part(box.label, box.label, nodes[box.label], box.kind)
 
 
 def box_id(point: int) -> str:

@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from weft.checkpoint.base import RecordKind, all_records
-from weft.compose import Decision, Walk, block_options, shape_of
+from weft.compose import Decision, Walk, block_options, drawn_part, said_of_block, shape_of
 from weft.core.checks import check_count, check_name
 from weft.core.identity import root_identity
 from weft.core.limits import Capacity
@@ -34,7 +34,8 @@ from weft.engine.recorder import OUTCOMES
 from weft.engine.step import Step, step_options
 from weft.errors import CorruptDataError, DefinitionError, InputError, UsageError
 from weft.nodes import as_runnable
-from weft.runnable import Runnable, may_wait_for, running_call
+from weft.observe.sketch import Sketch, chain
+from weft.runnable import Runnable, may_wait_for, running_call, shown
 
 if TYPE_CHECKING:
     from weft.checkpoint.base import Checkpointer, Record
@@ -90,6 +91,18 @@ class Map(Runnable):
 
     def __repr__(self) -> str:
         return f"<weft.{self.step.name}>"
+
+    def sketch(self) -> Sketch:
+        """What runs for each item, in a frame that says so."""
+        parts = tuple([drawn_part(part) for part in self._each()])
+        note = ", ".join(filter(None, ["for each item", self._said_of_width()]))
+        return Sketch(self.step.name, self.step.name, note=note, parts=parts, ways=chain(len(parts)))
+
+    def _each(self) -> list[Runnable]:
+        return [self.part]
+
+    def _said_of_width(self) -> str:
+        return said_of_block(self.options)
 
     def parts(self) -> Iterator[tuple[str, Runnable]]:
         """What runs for each item."""
@@ -187,8 +200,10 @@ class Map(Runnable):
                     f"stream() would block the loop of this body; write `async for` on {self.key}.astream(...)"
                 )
             return _stream_in_body(lambda: self._join(call, _Given(input, results), options), results)
-        run = start_on_portal(self, _Given(input, results), self._options(input, config, options))
-        return _stream_run(run, results)
+        parsed = self._options(input, config, options)
+        display = shown(parsed)
+        run = start_on_portal(self, _Given(input, results), parsed, display.observers)
+        return _stream_run(run, results, display)
 
     async def astream(
         self, input: Any, config: Mapping[str, Any] | None = None, *, ordered: bool = True, **options: Any
@@ -203,7 +218,10 @@ class Map(Runnable):
         if (call := running_call()) is not None:
             future, run = self._join(call, _Given(input, results), options), None
         else:
-            run = start_on_loop(self, _Given(input, results), self._options(input, config, options))
+            parsed = self._options(input, config, options)
+            display = shown(parsed)
+            run = start_on_loop(self, _Given(input, results), parsed, display.observers)
+            display.until_end_of(run)
             future = run.future
         async with aclosing(results.serve(future, run)) as served:
             async for item in served:
@@ -283,8 +301,9 @@ def map(  # noqa: A001 - the word that everybody looks for
         total: Seconds for all attempts together.
         optimization_enabled: Whether to choose a width where ``max_concurrent`` is None; if not, all start at once.
         estimated_memory_per_node: Bytes that an item is taken to need.
-        **options: Those of a run: ``checkpointer, run_id, thread_id, durability, limit, progress``. With a
-            checkpointer each item is recorded, and a resume runs only those that are missing.
+        **options: Those of a run: ``checkpointer, run_id, thread_id, durability, limit, progress`` (True shows how
+            far it is, on stderr; a :class:`Progress` may be shared by several). With a checkpointer each item is
+            recorded, and a resume runs only those that are missing.
 
     Raises:
         ParallelExecutionError: Items failed, and that is not tolerated; its branches are their numbers.
@@ -349,6 +368,14 @@ class Pipeline(Map):
         self.widths = widths
         shape = shape_of(f"pipeline {options.policy}", {stage.key: stage for stage in stages})
         self.step = replace(self.step, shape=shape)
+
+    def _each(self) -> list[Runnable]:
+        return self.stages
+
+    def _said_of_width(self) -> str:
+        widths = ", ".join(f"{name} {width}" for name, width in self.widths.items())
+        policy = said_of_block(replace(self.options, max_concurrent=None))
+        return ", ".join(filter(None, [f"at once: {widths}" if widths else "", policy]))
 
     def parts(self) -> Iterator[tuple[str, Runnable]]:
         """Its stages."""
@@ -563,16 +590,17 @@ class _ThreadResults(_Results):
             return self._queue.get()
 
 
-def _stream_run(run: Execution, results: _ThreadResults) -> Iterator[Any]:
-    try:
-        run.begin()
-        yield from results.serve(run.future)
-    finally:
-        if not run.future.done():
-            run.begin()  # an interrupt may have come in the middle of it
-            run.post(run.cancel, "its stream was left")
-            if may_wait_for(run):
-                results.finish()
+def _stream_run(run: Execution, results: _ThreadResults, display: shown) -> Iterator[Any]:
+    with display:
+        try:
+            run.begin()
+            yield from results.serve(run.future)
+        finally:
+            if not run.future.done():
+                run.begin()  # an interrupt may have come in the middle of it
+                run.post(run.cancel, "its stream was left")
+                if may_wait_for(run):
+                    results.finish()
 
 
 def _stream_in_body(

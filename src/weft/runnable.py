@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import queue
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from collections.abc import Sequence as Several
@@ -20,23 +21,28 @@ from weft.engine.options import RunOptions
 from weft.engine.raised import without_engine_frames
 from weft.engine.step import Step
 from weft.engine.workflow import Workflow
-from weft.errors import DefinitionError, InputError, UsageError
+from weft.errors import DefinitionError, InputError, UsageError, WeftError
+from weft.observe.picture import Direction, Picture, show
+from weft.observe.sketch import Part, Sketch, named_in_code
 from weft.observe.stream import Chunker
 from weft.run import Run
 
 if TYPE_CHECKING:
     from weft.compose import Sequence
     from weft.engine.execution import Execution
+    from weft.observe.progress import Progress
+    from weft.observe.run_calls import RecordedRun, RunCalls
 
 _INNER_OPTIONS = {"timeout"}
-_IGNORED_INSIDE = {"checkpointer", "durability", "context", "config", "thread_id", "progress"}
+_IGNORED_INSIDE = {"checkpointer", "durability", "context", "config", "thread_id", "progress", "observers"}
 
 
 class Runnable(Workflow):
     """Something that takes one value and gives one.
 
     Called in the body of a run, every verb joins that run. The options of a run are keywords of every verb:
-    ``checkpointer, run_id, thread_id, durability, max_concurrent, timeout`` (seconds), ``progress, on_mismatch``;
+    ``checkpointer, run_id, thread_id, durability, max_concurrent, timeout`` (seconds), ``progress, observers,
+    on_mismatch``;
     ``config={"configurable": {"thread_id": ...}, "max_concurrency": ...}`` is another spelling.
     """
 
@@ -80,7 +86,7 @@ class Runnable(Workflow):
             future = self._join(call, input, options)
             return await (asyncio.wrap_future(future) if isinstance(future, ThreadFuture) else future)
         parsed = self._options(input, config, options)
-        with _shown(parsed) as observers:
+        async with shown(parsed) as observers:
             try:
                 return await run_on_loop(self, input, parsed, observers)
             except BaseException as error:
@@ -111,8 +117,14 @@ class Runnable(Workflow):
         return self._stream(input, self._options(input, config, options), chunker)
 
     def _stream(self, input: Any, options: RunOptions, chunker: Chunker) -> Iterator[Any]:
+        with shown(options) as observers:
+            yield from self._stream_to(observers, input, options, chunker)
+
+    def _stream_to(
+        self, observers: list[Observer], input: Any, options: RunOptions, chunker: Chunker
+    ) -> Iterator[Any]:
         events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
-        run = start_on_portal(self, input, options, [events.put])
+        run = start_on_portal(self, input, options, [*observers, events.put])
         run.future.add_done_callback(lambda _: events.put(None))
         try:
             run.begin()
@@ -140,7 +152,10 @@ class Runnable(Workflow):
             yield {self.step.name: await self.ainvoke(input, config, **options)}
             return
         events: asyncio.Queue[Event | None] = asyncio.Queue()
-        run = start_on_loop(self, input, self._options(input, config, options), [events.put_nowait])
+        parsed = self._options(input, config, options)
+        display = shown(parsed)
+        run = start_on_loop(self, input, parsed, [*display.observers, events.put_nowait])
+        display.until_end_of(run)
         run.future.add_done_callback(lambda _: events.put_nowait(None))
         run.begin()
         try:
@@ -162,14 +177,17 @@ class Runnable(Workflow):
                 "submit() begins a run of its own; in a body call or invoke what is to join its run"
             )
         parsed = self._options(input, config, options)
+        display = shown(parsed)
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            run = start_on_portal(self, input, parsed)
+            run = start_on_portal(self, input, parsed, display.observers)
             handle: Run[Any] = Run(run)
+            display.until_end_of(run)
             run.begin()
             return handle
-        run = start_on_loop(self, input, parsed)
+        run = start_on_loop(self, input, parsed, display.observers)
+        display.until_end_of(run)
         run.is_unattended = True
         assert run.loop is loop
         handle = Run(run)
@@ -272,10 +290,58 @@ class Runnable(Workflow):
 
         return Sequence(other, self)
 
+    # Pictures
+
+    def picture(self, *, run: Run[Any] | RecordedRun | None = None) -> Picture:
+        """What it looks like, with all that is in it, for Mermaid, SVG and PNG; notebooks show it by itself.
+
+        Args:
+            run: What has become of each step in this run of it: what ``submit`` gave, or, of a run that was recorded,
+                ``weft.runs(store).show(run_id)``. It is drawn as it stands now.
+
+        Raises:
+            InputError: It is no run, or one of another workflow.
+        """
+        from weft.observe.workflow_drawing import picture_of  # noqa: PLC0415 - only who draws needs it
+
+        part = self.as_part()
+        return picture_of(part, None if run is None else _calls_of(run, part))
+
+    def visualize(
+        self, *, save_path: str | os.PathLike[str] | None = None, run: Run[Any] | RecordedRun | None = None
+    ) -> Picture | None:
+        """Draw it: into a file, or shown in a notebook; elsewhere the picture is returned.
+
+        Args:
+            save_path: Where to: a name that ends with .svg, .png, .mmd or .md.
+            run: As of :meth:`picture`.
+
+        Raises:
+            InputError: The name ends with something else, or that is no run of this.
+            UsageError: SVG and PNG need the extra: ``pip install 'weft[draw]'``.
+        """
+        return show(self.picture(run=run), save_path=save_path)
+
+    def mermaid(self, *, run: Run[Any] | RecordedRun | None = None, direction: Direction = "down") -> str:
+        """The picture as a Mermaid flowchart, which many editors and hosts draw; it needs nothing but Weft."""
+        return self.picture(run=run).mermaid(direction=direction)
+
+    def sketch(self) -> Sketch:
+        """How it looks, but not its parts: those say that themselves. A function is a box, and what it may call."""
+        step = self.step
+        return Sketch(self.key, step.name, calls=called_in(*self.own_functions()))
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
+        try:
+            drawn = self.as_part().picture()._repr_mimebundle_()
+        except WeftError:  # it is not finished; whoever wants to know why calls picture()
+            drawn = {}
+        return {**drawn, "text/plain": repr(self)}
+
     # How a verb is done
 
     def _run_here(self, input: Any, options: RunOptions) -> Any:
-        with _shown(options) as observers:
+        with shown(options) as observers:
             try:
                 return run_here(self, input, options, observers)
             except BaseException as error:
@@ -319,6 +385,36 @@ class Runnable(Workflow):
         return replace(self.step, timeout=TimeoutPolicy.of(given["timeout"]))
 
 
+def called_in(*functions: Callable[..., Any]) -> tuple[Part, ...]:
+    """What the code of these functions names that can run."""
+    found: dict[str, Part] = {}
+    for fn in functions:
+        for value in named_in_code(fn):
+            if isinstance(value, Runnable):
+                part = value.as_part()
+                found.setdefault(part.step.name, Part(part.key, part.step.name, part))
+    return tuple(found.values())
+
+
+def _calls_of(run: Any, part: Runnable) -> RunCalls:
+    """What a run tells of its calls."""
+    from weft.observe.run_calls import of_events, of_journal  # noqa: PLC0415 - as in picture
+
+    if isinstance(run, Run):
+        calls = of_events(run._tape.read(0)[1], now=run._execution.clock.wall())
+    elif hasattr(run, "calls") and hasattr(run, "workflow"):
+        calls = of_journal(run)
+    else:
+        raise InputError(
+            f"run={run!r:.80}: it has to be what submit() gave, or a recorded run, weft.runs(store).show(run_id)"
+        )
+    if calls.workflow not in {"", part.step.name}:
+        raise InputError(
+            f"run {calls.id!r} is one of {calls.workflow!r}, and cannot be drawn into {part.step.name!r}"
+        )
+    return calls
+
+
 #: How a part is reached: the way to what it is a part of, and what that calls it.
 _Way = tuple["_Way", str] | None
 
@@ -348,25 +444,42 @@ def running_call() -> Call | None:
     raise call.refusal("a run")
 
 
-class _shown:  # noqa: N801 - used like a function
+class shown:  # noqa: N801 - used like a function
     """Observers of a run that shows its progress, for the time of the run."""
 
     def __init__(self, options: RunOptions) -> None:
-        self._progress: Any = None
+        self._progress: Progress | None = None
         if options.progress:
-            from weft.observe.progress import Progress  # noqa: PLC0415 - rich is only needed here
+            from weft.observe.progress import progress_of  # noqa: PLC0415 - few runs need it
 
-            self._progress = Progress()
+            self._progress = progress_of(options.progress)
+
+    @property
+    def observers(self) -> list[Observer]:
+        """What the run is to tell."""
+        return [] if self._progress is None else [self._progress]
 
     def __enter__(self) -> list[Observer]:
-        if self._progress is None:
-            return []
-        self._progress.__enter__()
-        return [self._progress]
+        if self._progress is not None:
+            self._progress.__enter__()
+        return self.observers
 
     def __exit__(self, *exc: object) -> None:
         if self._progress is not None:
-            self._progress.__exit__(*exc)
+            self._progress.__exit__()
+
+    async def __aenter__(self) -> list[Observer]:
+        return self.__enter__()
+
+    async def __aexit__(self, *exc: object) -> None:
+        if self._progress is not None:
+            await self._progress.__aexit__()
+
+    def until_end_of(self, run: Execution) -> None:
+        """For the time of a run that nobody waits for here."""
+        if (progress := self._progress) is not None:
+            progress.__enter__()
+            run.future.add_done_callback(lambda _: progress.leave())
 
 
 def _on(loop: asyncio.AbstractEventLoop) -> bool:

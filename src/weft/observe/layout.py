@@ -22,7 +22,10 @@ SLANT = 10.0  # how far the sides of a router's hexagon reach out
 
 _DIRECTIONS: dict[Direction, str] = {"down": "TB", "right": "LR"}
 _WIDEST = 250.0  # of a text
+_WIDEST_HEADING = 420.0
 _HEIGHT = 38.0
+NOTE = 15.0  # what each smaller line adds to that
+_BADGE = 12.0  # and to the width, what says how it ended
 _JOIN = 30.0
 _ROOM = 5.0  # between a box and the arrows that pass by
 _DOT = 14.0
@@ -33,13 +36,14 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A rectangle, by its middle, with what is written in it."""
+    """A rectangle, by its middle, with what is written in it: a line, and smaller ones below."""
 
     x: float
     y: float
     width: float
     height: float
     text: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,11 @@ def is_round(box: Box) -> bool:
     return box.is_end and box.kind in {"node", "anywhere"}
 
 
+def is_meeting(box: Box) -> bool:
+    """Whether it is a diamond, where branches begin or meet."""
+    return box.kind in {"fork", "join"}
+
+
 def place(picture: Picture, *, direction: Direction = "down") -> Layout:
     """Lay a picture out; the same picture is laid out the same.
 
@@ -107,7 +116,8 @@ class _Sketch:
         self.direction = direction
         self.boxes = [_box_frame(box) for box in picture.boxes]
         self.labels = [_label_frame(arrow.label) if arrow.label else None for arrow in picture.arrows]
-        self.headings = [_label_frame(group.label) for group in all_groups(picture.groups)]
+        self.headings = [_heading_frame(group) for group in all_groups(picture.groups)]
+        self.backwards = _backwards(picture)
         self.numbers = {box.id: number for number, box in enumerate(picture.boxes)}
 
     def lines(self) -> Iterator[str]:
@@ -147,8 +157,8 @@ class _Sketch:
 
     def _box(self, number: int, box: Box) -> Iterator[str]:
         frame = self.boxes[number]
-        shape = " shape=diamond" if box.kind == "join" else ""
-        room = 0 if box.kind == "join" else 2 * _ROOM
+        shape = " shape=diamond" if is_meeting(box) else ""
+        room = 0 if is_meeting(box) else 2 * _ROOM
         yield f"b{number} [{_size(frame.width + room, frame.height + room)}{shape}]"
         if box.is_start:
             yield f"s{number} [{_size(_DOT, _DOT)} shape=circle]"
@@ -161,11 +171,47 @@ class _Sketch:
 
     def _arrow(self, number: int, arrow: Arrow) -> Iterator[str]:
         source, destination = f"b{self.numbers[arrow.source]}", f"b{self.numbers[arrow.destination]}"
-        if self.labels[number]:
+        if number in self.backwards:
+            yield from self._backward_arrow(number, source, destination)
+        elif self.labels[number]:
             yield f"{source} -> l{number} [id=a{number} arrowhead=none]"
             yield f"l{number} -> {destination} [id=z{number}]"
         else:
             yield f"{source} -> {destination} [id=a{number}]"
+
+    def _backward_arrow(self, number: int, source: str, destination: str) -> Iterator[str]:
+        """Told the other way round: else Graphviz chooses itself what of a loop is above, groups before all else."""
+        if self.labels[number]:
+            yield f"l{number} -> {source} [id=a{number} dir=none]"
+            yield f"{destination} -> l{number} [id=z{number} dir=back]"
+        else:
+            yield f"{destination} -> {source} [id=a{number} dir=back]"
+
+
+def _backwards(picture: Picture) -> set[int]:
+    """The arrows that lead back to where one has come from, going from the start; by their numbers."""
+    ways: dict[str, list[tuple[int, str]]] = {box.id: [] for box in picture.boxes}
+    for number, arrow in enumerate(picture.arrows):
+        if arrow.source != arrow.destination:
+            ways[arrow.source].append((number, arrow.destination))
+    found: set[int] = set()
+    seen: set[str] = set()
+    above: set[str] = set()  # between the start and where it is looked at
+    for first in sorted(picture.boxes, key=lambda box: not box.is_start):
+        stack = [] if first.id in seen else [(first.id, iter(ways[first.id]))]
+        while stack:
+            here, rest = stack[-1]
+            seen.add(here)
+            above.add(here)
+            number, there = next(rest, (-1, ""))
+            if number < 0:
+                above.discard(here)
+                stack.pop()
+            elif there in above:
+                found.add(number)
+            elif there not in seen:
+                stack.append((there, iter(ways[there])))
+    return found
 
 
 def _homes(groups: Sequence[Group]) -> tuple[list[int | None], dict[str, int]]:
@@ -211,7 +257,8 @@ def _read(sketch: _Sketch, placed: dict[str, Any]) -> Layout:
     arrows = []
     for number, (arrow, label) in enumerate(zip(sketch.picture.arrows, sketch.labels, strict=True)):
         names = [f"a{number}", f"z{number}"] if label else [f"a{number}"]
-        parts = [_part(lines[name], flip) for name in names]
+        is_backward = number in sketch.backwards
+        parts = [_part(lines[name], flip, is_backward=is_backward) for name in names]
         ends = outlines[arrow.source], outlines[arrow.destination]
         curve = _touching([points for points, _ in parts], parts[-1][1], *ends)
         arrows.append(replace(curve, label=middle(f"l{number}", label)) if label else curve)
@@ -237,11 +284,13 @@ class _Flip:
         return x - self.left, self.high - y
 
 
-def _part(line: dict[str, Any], flip: _Flip) -> tuple[list[Point], Point]:
-    """The points of a line, and its tip."""
+def _part(line: dict[str, Any], flip: _Flip, *, is_backward: bool = False) -> tuple[list[Point], Point]:
+    """The points of a line, and its tip; Graphviz has those of one that was told to it the other way round so too."""
     written = line["pos"].split()
-    tip = flip.point(written.pop(0).removeprefix("e,")) if written[0].startswith("e,") else None
+    tip = flip.point(written.pop(0)[2:]) if written[0].startswith(("e,", "s,")) else None
     points = [flip.point(each) for each in written]
+    if is_backward:
+        points.reverse()
     return points, tip or points[-1]
 
 
@@ -250,7 +299,7 @@ class _Outline:
 
     def __init__(self, box: Box, frame: Frame) -> None:
         self.frame = frame
-        self.is_join = box.kind == "join"
+        self.is_join = is_meeting(box)
         self.is_pointed = box.kind == "router"
         self.is_round = is_round(box)
 
@@ -305,13 +354,17 @@ def _group_frame(cluster: dict[str, Any], heading: Frame, flip: _Flip) -> Frame:
 
 
 def _box_frame(box: Box) -> Frame:
-    if box.kind == "join":
+    if is_meeting(box):
         return Frame(0, 0, _JOIN, _JOIN, "+")
     text = shortened(shown(box.label), _WIDEST, size=TEXT)
+    notes = tuple([shortened(shown(line), _WIDEST, size=SMALL) for line in box.note.split("\n") if line])
     sides = 2 * SLANT if box.kind in {"router", "runnable"} else 0.0
     borders = 8.0 if box.is_end else 0.0
-    width = max(text_width(text, size=TEXT) + 26 + sides + borders, 64.0)
-    return Frame(0, 0, width, _HEIGHT + borders, text)
+    badge = 2 * _BADGE if box.outcome else 0.0
+    lines = [text_width(line, size=SMALL) for line in notes]
+    widest = max([text_width(text, size=TEXT) + badge, *lines])
+    width = max(widest + 26 + sides + borders, 64.0)
+    return Frame(0, 0, width, _HEIGHT + borders + NOTE * len(notes), text, notes)
 
 
 def _label_frame(label: str) -> Frame:
@@ -319,8 +372,14 @@ def _label_frame(label: str) -> Frame:
     return Frame(0, 0, text_width(text, size=SMALL) + 8, SMALL + 7, text)
 
 
+def _heading_frame(group: Group) -> Frame:
+    text = shortened(shown(group.label), _WIDEST_HEADING, size=SMALL)
+    badge = 2 * _BADGE if group.outcome else 0.0
+    return Frame(0, 0, text_width(text, size=SMALL) + 8 + badge, SMALL + 7, text)
+
+
 def _moved(frame: Frame, to: Point) -> Frame:
-    return Frame(*to, frame.width, frame.height, frame.text)
+    return replace(frame, x=to[0], y=to[1])
 
 
 def _numbers(written: str) -> Sequence[float]:

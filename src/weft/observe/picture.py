@@ -19,15 +19,25 @@ from typing import Any, Literal, TypeAlias
 
 from weft.errors import DefinitionError, InputError, UsageError
 
-BoxKind: TypeAlias = Literal["node", "router", "join", "block", "runnable", "anywhere"]
+BoxKind: TypeAlias = Literal["node", "router", "fork", "join", "block", "runnable", "anywhere"]
 """What a box stands for.
 
-``node`` is a step; ``router`` chooses where to go on; ``join`` brings branches together; ``block`` runs branches in
-parallel; ``runnable`` is another workflow inside this one; ``anywhere`` is any box, for a router that may go to all.
+``node`` is a step; ``router`` chooses where to go on; at a ``fork`` branches begin, a ``join`` brings them together;
+``block`` runs a step for many items; ``runnable`` is another workflow inside this one; ``anywhere`` is any box, for a
+router that may go to all.
 """
 
-ArrowKind: TypeAlias = Literal["edge", "join", "choice"]
-"""How one comes from box to box: always, when all that was waited for is there, or if it is chosen."""
+ArrowKind: TypeAlias = Literal["edge", "join", "choice", "call"]
+"""How one comes from box to box.
+
+Always; when all that was waited for is there; if it is chosen; or not at all, but the one calls the other, and goes
+on with what that gives.
+"""
+
+BoxOutcome: TypeAlias = Literal["ok", "reused", "failed", "timed_out", "cancelled", "running", "never"]
+"""What has become of a box in a run; ``reused`` was taken from a record or a cache, ``never`` did not run."""
+
+OUTCOMES: tuple[BoxOutcome, ...] = ("ok", "reused", "failed", "timed_out", "cancelled", "running", "never")
 
 Direction: TypeAlias = Literal["down", "right"]
 """Where the arrows lead. Chains and a few branches look best downwards, wide forks to the right."""
@@ -46,6 +56,9 @@ class Box:
         kind: What it stands for.
         is_start: Whether the workflow begins here.
         is_end: Whether it can end here.
+        note: Smaller lines below that.
+        outcome: What has become of it in the run that is drawn; None if no run is, or nothing is known.
+        about: What it says besides when it is pointed at.
     """
 
     id: str
@@ -53,6 +66,9 @@ class Box:
     kind: BoxKind = "node"
     is_start: bool = False
     is_end: bool = False
+    note: str = ""
+    outcome: BoxOutcome | None = None
+    about: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +89,15 @@ class Group:
         label: The heading of the frame.
         members: The ids of the boxes in it, but not those in the groups inside it.
         groups: The groups inside it.
+        outcome: As of a box.
+        about: As of a box.
     """
 
     label: str
     members: tuple[str, ...] = ()
     groups: tuple[Group, ...] = ()
+    outcome: BoxOutcome | None = None
+    about: str = ""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
