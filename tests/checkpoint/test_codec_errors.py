@@ -281,3 +281,38 @@ def test_a_long_chain_is_named_in_the_traceback():
     assert text == "ValueError: 4999\n  [what led to it is too long to be recorded]\n"
     while error.__context__ is not None:
         error, error.__context__ = error.__context__, None
+
+
+def test_the_object_that_lacks_an_attribute_is_not_recorded():
+    """It may be of any size, or be a secret; the rest of what the error says is."""
+    codec = Codec()
+    found = AttributeError("no", name="missing", obj="x" * 10_000)
+    data = codec.encode_error(found)
+    assert len(data) < 1_000
+    back = codec.decode_error(data)
+    assert (type(back), back.args, back.name, back.obj) == (AttributeError, ("no",), "missing", None)
+
+
+class Unspeakable(ExceptionGroup):
+    def __str__(self):
+        raise RuntimeError("no text")
+
+
+def test_an_error_of_which_no_traceback_can_be_made_has_an_empty_one():
+    codec = Codec()
+    data = codec.encode_error(Unspeakable("g", [ValueError("x")]))
+    group = codec.decode_error(data)
+    assert type(group) is Unspeakable
+    assert group.__weft_traceback__ == ""
+    assert repr(group.exceptions) == "(ValueError('x'),)"
+
+
+def test_what_is_recorded_of_an_error_is_bounded():
+    """However much it refers to: what is too much is shown, and the error is not one that is rebuilt."""
+    codec = Codec()
+    some = codec.encode_error(ValueError(list(range(10_000))))
+    assert codec.decode_error(some).args == (list(range(10_000)),)
+    data = codec.encode_error(ValueError(list(range(1_000_001))))
+    assert len(data) < 200_000
+    assert codec.decode_error(data) is None
+    assert codec.describe(data)["$error"] == "builtins:ValueError"

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import enum
 import ipaddress
@@ -28,7 +29,9 @@ import pydantic
 import pytest
 
 from weft import ParallelExecutionError
+from weft.checkpoint import wire
 from weft.checkpoint.codec import Codec
+from weft.checkpoint.wire import Tag
 from weft.core.outcome import Failed, Ok
 from weft.errors import CorruptDataError, DefinitionError, UnstorableError
 
@@ -646,3 +649,256 @@ def test_a_parallel_error_has_its_cause_again():
     error = ParallelExecutionError("block", {"a": ValueError("x"), "b": KeyError("y")})
     back = Codec().decode_error(Codec().encode_error(error))
     assert back.__cause__ is back.exceptions[0]
+
+
+# What is stored
+
+
+@dataclasses.dataclass
+class Stored:
+    n: int
+    tags: list[str]
+
+
+class Kept(enum.Enum):
+    RED = 1
+
+
+Stored.__module__ = Kept.__module__ = "shop"
+
+FORMAT = [
+    (None, "c0"),
+    (True, "c3"),
+    (-7, "f9"),
+    (1.5, "cb3ff8000000000000"),
+    ("é", "a2c3a9"),
+    (b"\x00\xff", "c40200ff"),
+    ([1, {"a": []}], "920181a16190"),
+    (2**63, "cf8000000000000000"),
+    (2**64 - 1, "cfffffffffffffffff"),
+    (2**64, "c70901010000000000000000"),
+    ([2**64, 2**64 - 1, -(2**63)], "93c70901010000000000000000cfffffffffffffffffd38000000000000000"),
+    (-(2**63), "d38000000000000000"),
+    (-(2**63) - 1, "c70901ff7fffffffffffffff"),
+    (-(2**100), "c70d01f0000000000000000000000000"),
+    ("\ud800", "c70302eda080"),
+    (bytearray(b"xy"), "d5037879"),
+    (1 + 2j, "c7130492cb3ff0000000000000cb4000000000000000"),
+    (..., "c70005"),
+    ((1, "a"), "d6069201a161"),
+    ({3, 1}, "c70307920103"),
+    (frozenset({"b", "a"}), "c7050892a161a162"),
+    ({1: "a"}, "d6099201a161"),
+    (deque([1], maxlen=3), "c7030a920301"),
+    (OrderedDict(a=1), "d60b92a16101"),
+    (Counter("aab"), "c7070c94a16102a16201"),
+    (defaultdict(list, a=[1]), "c70a0d93a46c697374a1619101"),
+    (
+        datetime(2024, 2, 29, 1, 2, 3, 4, tzinfo=UTC, fold=1),
+        "c7150e99cd07e8021d0102030401c7071291d61193000000",
+    ),
+    (datetime(2024, 2, 29), "c70c0e99cd07e8021d0000000000c0"),  # noqa: DTZ001 - a naive one
+    (date(1, 2, 3), "d60f93010203"),
+    (time(1, 2, 3, 4), "c70710960102030400c0"),
+    (timedelta(-1, 2, 3), "d61193ff0203"),
+    (timezone(timedelta(hours=-3), "here"), "d81292d71193ffce0001275000a468657265"),
+    (ZoneInfo("Europe/Berlin"), "c70d134575726f70652f4265726c696e"),
+    (Decimal("1.50"), "d614312e3530"),
+    (Fraction(1, 3), "c70315920103"),
+    (UUID(int=2**100), "d81600000010000000000000000000000000"),
+    (PurePosixPath("/a/b"), "c7141792ad50757265506f73697850617468a42f612f62"),
+    (PureWindowsPath("c:/a"), "c7161792af5075726557696e646f777350617468a4633a5c61"),
+    (ipaddress.ip_address("10.0.0.1"), "c7161892ab4950763441646472657373a831302e302e302e31"),
+    (ipaddress.ip_network("fe80::/10"), "c7171892ab495076364e6574776f726ba9666538303a3a2f3130"),
+    (range(1, 9, 2), "d61993010902"),
+    (slice(1, None, 2), "d61a9301c002"),
+    (Stored(1, ["t"]), "c7192094ab73686f703a53746f72656492a16ea4746167730191a174"),
+    (Kept.RED, "c70f2192a973686f703a4b657074a3524544"),
+]
+
+
+GROUP = (
+    "c7e92293c72d2398b36275696c74696e733a56616c75654572726f7291a178c38080c0ae56616c75654572726f"
+    "723a20780aa178c7312398b16275696c74696e733a4b65794572726f729101c38081a56669727374d42400c0ac"
+    "4b65794572726f723a20310aa131c7812398b76275696c74696e733a457863657074696f6e47726f757092a167"
+    "92d42400d42401c382a76d657373616765a167aa657863657074696f6e73c7070692d42400d4240180c0d92445"
+    "7863657074696f6e47726f75703a2067202832207375622d657863657074696f6e7329b467202832207375622d"
+    "657863657074696f6e7329"
+)
+ERROR = (
+    "c78a2291c7862398ba6275696c74696e733a46696c654e6f74466f756e644572726f729202a26e6fc383a56572"
+    "726e6f02a87374726572726f72a26e6fa866696c656e616d65a16681a4636f64650791a16ed92746696c654e6f"
+    "74466f756e644572726f723a205b4572726e6f20325d206e6f3a202766270a6e0ab15b4572726e6f20325d206e"
+    "6f3a20276627"
+)
+
+
+@pytest.mark.parametrize(("value", "data"), FORMAT, ids=[type(value).__name__ for value, _ in FORMAT])
+def test_the_format_is_the_same_in_every_version(value, data):
+    """What older versions have stored is there; and the bytes of a value are what a resume finds its call by."""
+    codec = Codec([Stored, Kept])
+    assert codec.encode(value).hex() == data
+    assert same(codec.decode(bytes.fromhex(data)), value)
+
+
+def test_every_tag_is_among_what_is_the_same_in_every_version():
+    seen = set()
+
+    def look(code, data):
+        seen.add(code)
+        msgspec.msgpack.decode(data, ext_hook=look)  # extensions within it; what is no msgpack is bare
+
+    for data in [*(data for _, data in FORMAT), GROUP, ERROR]:
+        with contextlib.suppress(msgspec.DecodeError):
+            msgspec.msgpack.decode(bytes.fromhex(data), ext_hook=look)
+    assert seen == {number for name, number in vars(Tag).items() if name.isupper()}
+
+
+def test_errors_of_older_versions_are_read():
+    """Two in a group, of which one refers to the other."""
+    group = Codec().decode_error(bytes.fromhex(GROUP))
+    assert type(group) is ExceptionGroup
+    first, second = group.exceptions
+    assert (group.message, repr(first), repr(second)) == ("g", "ValueError('x')", "KeyError(1)")
+    assert second.first is first
+    error = Codec().decode_error(bytes.fromhex(ERROR))
+    assert type(error) is FileNotFoundError
+    assert (error.errno, error.strerror, error.filename) == (2, "no", "f")
+    assert (error.__notes__, error.code) == (["n"], 7)
+
+
+# What is refused
+
+
+@pytest.mark.parametrize("value", [Bits(16), Bits(17), Bits(-1) | Bits(64)])
+def test_flags_of_which_a_part_has_no_name_are_refused(value):
+    """Read back by its names, it would be another value."""
+    with pytest.raises(UnstorableError, match="no member of its enum by name"):
+        Codec([Bits]).encode(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        (same, "function"),
+        (lambda: None, "function"),
+        (len, "builtin_function_or_method"),
+        (Bits, "EnumType"),
+        (int, "type"),
+    ],
+    ids=["function", "lambda", "builtin", "enum", "type"],
+)
+def test_code_is_refused_as_code(value, name):
+    with pytest.raises(UnstorableError, match=f"is the {name} .*, which is code; return data instead"):
+        Codec([Bits]).encode([value])
+
+
+@pytest.mark.parametrize("tag", [Tag.DICT, Tag.ORDERED_DICT, Tag.COUNTER])
+def test_pairs_of_which_one_is_half_are_refused(tag):
+    data = msgspec.msgpack.encode(msgspec.msgpack.Ext(tag, msgspec.msgpack.encode(["a", 1, "b"])))
+    for read in (Codec().decode, Codec().describe):
+        with pytest.raises(CorruptDataError):
+            read(data)
+
+
+def test_the_size_of_a_value_is_bounded_by_half_a_gibibyte():
+    assert wire.MAX_SIZE == 512 * 1024**2
+    writer = wire.Writer({}, frozenset())
+    writer.weigh(wire.MAX_SIZE)
+    with pytest.raises(wire.Refusal, match="larger than 512 MiB"):
+        writer.weigh(1)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "x" * 600,
+        b"x" * 600,
+        bytearray(600),
+        ["x" * 300] * 2,
+        ["x" * 30] * 20,
+        [1, *["x" * 30] * 20],
+        ("x" * 30,) * 20,
+        {f"{number:030}" for number in range(20)},
+        {"k": "x" * 600},
+        {str(number): "x" * 30 for number in range(20)},
+        {str(number): ("x" * 30 if number else 1) for number in range(21)},
+        {f"{number:030}": number for number in range(20)},
+        dict.fromkeys(range(20), "x" * 30),
+        Stored(1, ["x" * 300, "y" * 300]),
+    ],
+)
+def test_what_is_too_large_is_refused_before_it_is_encoded(value, monkeypatch):
+    """By what texts and the like add up to, wherever they are: so it never takes the memory."""
+    codec = Codec([Stored])
+    monkeypatch.setattr(wire, "MAX_SIZE", 1_000)
+    codec.encode([value])
+    with pytest.raises(UnstorableError, match="makes the whole larger than"):
+        codec.encode([value, ["and", value]])
+
+
+class Untitled(tuple):
+    __slots__ = ()
+
+
+class Fielded:
+    _fields = ("a",)
+
+
+class Misfielded(tuple):
+    __slots__ = ()
+    _fields = 1
+
+
+@pytest.mark.parametrize("cls", [Untitled, Fielded, Misfielded])
+def test_what_only_resembles_a_named_tuple_is_none(cls):
+    with pytest.raises(DefinitionError, match=cls.__name__):
+        Codec().register(cls)
+
+
+def test_what_is_exactly_as_large_as_is_taken_is_taken(monkeypatch):
+    codec = Codec()
+    data = codec.encode("x" * 9_000)
+    for module in ("codec", "wire"):
+        monkeypatch.setattr(f"weft.checkpoint.{module}.MAX_SIZE", len(data))
+    assert codec.decode(codec.encode("x" * 9_000)) == "x" * 9_000
+    with pytest.raises(UnstorableError):
+        codec.encode("x" * 9_001)
+
+
+def test_what_is_quoted_in_a_message_is_short():
+    assert wire.short_repr("x" * 58) == repr("x" * 58)
+    assert wire.short_repr("x" * 59) == "'" + "x" * 58 + "…"
+    assert len(wire.short_repr([["x" * 50] * 50] * 50)) <= 60
+    assert len(wire.short_repr("x" * 900, 300)) == 300
+
+
+def test_one_object_may_be_met_often_but_not_again_and_again():
+    """Each time it is stored anew: a small value would become a huge one."""
+    codec = Codec()
+    shared = list(range(1_001))
+    often = [shared] * 500
+    assert codec.decode(codec.encode(often)) == often
+    for again in ([shared] * 600, dict.fromkeys(range(3_000), shared), [[shared] * 30] * 20):
+        with pytest.raises(UnstorableError, match="refers to the same objects again and again"):
+            codec.encode(again)
+    different = [[number, *shared] for number in range(600)]
+    assert codec.decode(codec.encode(different)) == different
+
+
+def test_keys_that_share_a_hash_are_noticed_if_they_are_many():
+    alike = [number * (2**61 - 1) for number in range(1, 600)]
+    assert {*map(hash, alike)} == {0}
+    assert wire.too_alike(alike)
+    assert wire.too_alike([*alike, *range(600)])
+    assert not wire.too_alike(alike[:256])
+    assert not wire.too_alike([*alike[:257], *range(100_000)])
+    assert not wire.too_alike(range(100_000))
+
+
+def test_parts_are_counted_up_to_a_limit():
+    nested = {"a": [1, 2, (3, 4)], "b": {5, 6}, "c": ["x" * 250, b"x" * 100]}
+    counts = [wire.parts(value, 1_000) for value in (1, "x" * 250, [1, 2], [[1], [2]], {"k": [1]}, nested)]
+    assert counts == [1, 3, 3, 5, 4, 19]
+    assert wire.parts([nested] * 1_000, 1_000) == 1_000
+    assert wire.parts(ExceptionGroup("g", [ValueError([1, 2])]), 1_000) == 5

@@ -325,3 +325,55 @@ def test_counting_is_seldom():
             upkeep.counted(0)
             counted += 1
     assert counted < 110
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"days": True}, {"failed_days": False}, {"max_bytes": True}, {"max_bytes": 1.0}]
+)
+def test_what_is_yes_or_no_is_no_limit(wrong):
+    """``True`` would count as one day or byte, and everything would be forgotten."""
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        Keep(**wrong)
+
+
+def test_adding_up_is_seldom():
+    """Not before a hundredth of what is kept has been recorded since, and only under a limit."""
+    upkeep = Upkeep(Keep(max_bytes=1_000))
+    assert upkeep.wants_sum
+    upkeep.summed(int(upkeep.keep.most_bytes))
+    assert not upkeep.has_too_much
+    assert not upkeep.wants_sum
+    upkeep.added(1, 9)
+    assert not upkeep.wants_sum
+    upkeep.added(1, 1)
+    assert upkeep.wants_sum
+    upkeep.summed(int(upkeep.keep.most_bytes) + 5)
+    assert upkeep.has_too_much
+    upkeep.forgot(4)
+    assert upkeep.has_too_much
+    upkeep.forgot(1)
+    assert not upkeep.has_too_much
+    assert not Upkeep(Keep(last=1)).wants_sum
+    assert not Upkeep(Keep(max_bytes=1)).wants_count
+
+
+@pytest.mark.parametrize(
+    ("unit", "size"), [("", 1), ("b", 1), ("k", 10**3), ("MB", 10**6), ("gb", 10**9), ("T", 10**12)]
+)
+def test_units_are_thousands(unit, size):
+    assert Keep(max_bytes=f" 3 {unit} ").max_bytes == 3 * size
+
+
+def test_runs_are_counted_again_after_a_hundredth_of_what_is_kept():
+    upkeep = Upkeep(Keep(last=200))
+    assert upkeep.wants_count
+    upkeep.counted(203)
+    assert upkeep.has_too_much
+    for _ in range(3):
+        assert upkeep.has_too_much
+        upkeep.forgot()
+    assert not upkeep.has_too_much
+    for _ in range(3):
+        assert not upkeep.wants_count
+        upkeep.added(1)
+    assert upkeep.wants_count

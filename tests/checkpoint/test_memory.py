@@ -71,3 +71,9 @@ def test_a_child_forked_in_the_middle_of_a_commit_can_use_its_copy(store):
     finally:
         stop.set()
         thread.join()
+
+
+def test_a_run_that_saves_nothing_changes_nothing_of_its_thread(store):
+    end(store, "r1", begin(store, "r1", thread_id="t"), saved=b"value")
+    end(store, "r2", begin(store, "r2", thread_id="t"))
+    assert [state.value for state in store.states("t")] == [b"value"]

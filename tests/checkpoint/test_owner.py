@@ -343,3 +343,46 @@ def test_without_flock_the_error_says_so(owners, monkeypatch):
 @pytest.mark.parametrize("name", ["short", "x" * 60])
 def test_short_names_are_shown_whole(name):
     assert shown(name) == repr(name)
+
+
+# Marks
+
+
+def test_a_mark_tells_the_last_commit_of_an_owner(owners, directory):
+    one, other = owners(), owners()
+    one.enter(), other.enter()
+    assert owner_module.marks(str(directory)) == {}, "nothing was acknowledged"
+    one.mark(2**40 + 5)
+    one.mark(2**40 + 6)
+    assert owner_module.marks(str(directory)) == {one.id: 2**40 + 6}
+    one.leave()
+    assert owner_module.marks(str(directory)) == {}
+
+
+def test_what_is_no_mark_tells_nothing(owners, directory):
+    owner = owners()
+    owner.enter()
+    (directory / f"{'a' * 32}.lock").write_bytes(b"short")
+    (directory / "notes.lock").write_bytes(b"12345678")
+    (directory / f"{'b' * 32}.lock").symlink_to(directory / "notes.lock")
+    assert owner_module.marks(str(directory)) == {}
+    assert owner_module.marks(str(directory / "none")) == {}
+    for stray in ("a" * 32, "notes", "b" * 32):
+        (directory / f"{stray}.lock").unlink()
+
+
+def test_an_owner_that_ended_without_leaving_has_left_its_mark_behind(owners, directory):
+    process, name = child(directory, "owner.mark(7); print(flush=True); time.sleep(60)")
+    process.stdout.readline()
+    there = str(directory)
+    assert owner_module.marks(there) == {name: 7}
+    assert not owner_module.is_left_behind(there, name), "it is alive"
+    process.kill()
+    wait(process)
+    assert owner_module.is_left_behind(there, name)
+    assert owner_module.is_left_behind(there, name), "finding out changes nothing"
+    assert not owner_module.is_left_behind(there, "a" * 32)
+    assert owner_module.marks(there) == {name: 7}
+    owner_module.remove_left_behind(there)
+    assert not owner_module.is_left_behind(there, name)
+    assert owner_module.marks(there) == {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import random
@@ -1037,3 +1038,40 @@ def test_a_process_that_is_stopped_while_it_opens_the_file_is_not_waited_for_wit
             other.find("r")
     assert other.find("r") is None
     other.close()
+
+
+@pytest.mark.parametrize("size", [1, 100, 511])
+def test_a_file_too_short_for_a_database_is_not_written_over(path, store, size):
+    """SQLite takes a file without a whole header for an empty one."""
+    path.write_bytes(b"x" * size)
+    with pytest.raises(StoreError, match="is no database; give another path"):
+        begin(store)
+    assert path.read_bytes() == b"x" * size
+
+
+def test_companions_get_the_mode_of_the_file(stores, tmp_path):
+    """Those made while the file was read-only would stay so."""
+    keeper = stores()
+    end(keeper, "r", begin(keeper, "r"), output=b"out")
+    companions = [tmp_path / "runs.db-wal", tmp_path / "runs.db-shm"]
+    for each in companions:
+        each.chmod(0o444)
+    assert stores().find("r").output == b"out"
+    assert [each.stat().st_mode & 0o777 for each in companions] == [0o600, 0o600]
+
+
+@pytest.mark.parametrize("end", ["wal", "shm"])
+def test_what_a_planted_link_leads_to_keeps_its_mode(path, stores, tmp_path, end):
+    """A link in the place of a companion could open any file to others."""
+    secret = tmp_path / "secret"
+    secret.touch(0o400)
+    (tmp_path / f"runs.db-{end}").symlink_to(secret)
+    with contextlib.suppress(WeftError):
+        begin(stores())
+    assert secret.stat().st_mode & 0o777 == 0o400
+
+
+def test_a_run_that_saves_nothing_changes_nothing_of_its_thread(store):
+    end(store, "r1", begin(store, "r1", thread_id="t"), saved=b"value")
+    end(store, "r2", begin(store, "r2", thread_id="t"))
+    assert [state.value for state in store.states("t")] == [b"value"]

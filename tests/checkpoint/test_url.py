@@ -138,3 +138,10 @@ def test_without_psycopg_a_postgres_url_says_what_to_install(monkeypatch):
     monkeypatch.delitem(sys.modules, "weft.checkpoint.postgres_link", raising=False)
     with pytest.raises(ImportError, match=r"pip install 'weft\[postgres\]'"):
         from_url("postgresql://host/db")
+
+
+@pytest.mark.parametrize("name", ["timeout", "lease", "days", "last", "max_bytes"])
+def test_an_option_without_a_value_is_refused(name):
+    """It was meant to say something; without it, nothing would ever be forgotten."""
+    with pytest.raises(InputError, match=f"{name} .*''"):
+        from_url(f"sqlite:///runs.db?{name}=")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import operator
 import random
 import sys
@@ -1278,3 +1279,118 @@ def calls(shape, size):
 @pytest.mark.parametrize("shape", [chain, wide, ladder])
 def test_ten_times_as_many_take_about_ten_times_as_many_calls(shape):
     assert calls(shape, 3_000) < 12 * calls(shape, 300)
+
+
+# Branches that fail
+
+
+def fail(run, branch, *nodes):
+    """The branch is cut off with these still running, and gives ``{"failed": 1}``; the nodes that run then."""
+    running = [run.find(node).execution for node in nodes]
+    for execution in running:
+        del run.running[execution]
+    run._take(run.activation.cut_off(branch, running, fails=True))
+    known = len(run.runs)
+    run._take(run.activation.failed(running, branch, {"failed": 1}))
+    return [each.node for each in run.runs[known:]]
+
+
+def test_a_branch_that_fails_comes_to_the_join_of_its_own_fork():
+    """Also if one further out could be reached, and was opened before or after it."""
+    run = Driver(plan_of("s>tx t>ab", "ab>c", "abx>e", ends="ec", blocks="t"))
+    run.end("s")
+    run.end("t")
+    branch = run.find("a").branch
+    run.end("b")
+    assert fail(run, branch, "a") == ["c"]
+    assert dict(run.find("c").flow) == {"failed": 1}
+    assert run.end("x", x=1) == ["e"]
+    assert dict(run.find("e").flow) == {"x": 1}
+
+
+def test_a_branch_that_fails_comes_to_the_join_that_was_opened_last():
+    """Its own fork has opened none."""
+    run = Driver(plan_of("s>tx t>uy u>ab", "ax>e", "ay>f", ends="efb", blocks="u"))
+    for node in "stu":
+        run.end(node)
+    run.end("y", y=1)
+    assert fail(run, run.find("a").branch, "a") == ["f"]
+    assert dict(run.find("f").flow) == {"failed": 1, "y": 1}
+    assert run.end("x", x=1) == ["e"]
+    assert dict(run.find("e").flow) == {"x": 1}
+
+
+def test_a_branch_that_fails_comes_to_no_join_that_can_no_more_be_reached():
+    """Part of it had come to one that its fork has not opened; what runs cannot: it ends where it is."""
+    run = Driver(plan_of("s>tx t>ab a>pq", "px>e", ends="ebq", blocks="t"))
+    run.end("s")
+    run.end("t")
+    branch = run.find("a").branch
+    run.end("a")
+    run.end("p", p=1)
+    assert fail(run, branch, "q") == []
+    assert run.end("x", x=1) == ["e"]
+    assert dict(run.find("e").flow) == {"x": 1}
+    run.end("b")
+    run.end("e")
+    assert run.result == {"x": 1, "failed": 1}
+
+
+def test_a_branch_that_fails_comes_to_the_join_to_which_part_of_it_had_come():
+    """If its own fork has opened it, also if nothing that runs could reach it; and what had come does not count."""
+    run = Driver(plan_of("t>ab a>pq", "pb>e", start="t", ends="eq", blocks="t"))
+    run.end("t")
+    branch = run.find("a").branch
+    run.end("a")
+    run.end("p", p=1)
+    assert fail(run, branch, "q") == []
+    assert run.end("b", b=1) == ["e"]
+    assert dict(run.find("e").flow) == {"failed": 1, "b": 1}
+
+
+# What is kept
+
+
+@pytest.mark.parametrize("blocks", ["", "r"])
+def test_a_fork_of_one_way_that_comes_back_does_not_nest(blocks):
+    """However often it is taken, also where its one branch counts as a block."""
+    run, depths = Driver(plan_of("s>r r>ae a>r", routers="r", blocks=blocks), max_steps=10**9), set()
+    run.end("s")
+    for turn in range(100):
+        run.end("r", ["a"])
+        run.end("a", turn=turn)
+        depths.add(run.find("r").branch.depth)
+    assert len(depths) == 1
+    run.end("r", ["e"])
+    run.end("e")
+    assert run.result == {"turn": 99}
+
+
+@pytest.mark.parametrize(
+    ("plan", "turn"),
+    [
+        (plan_of("s>r r>abe", "ab>r", routers="r"), "rab"),
+        (plan_of("s>r r>abe b>pq", "pq>c", "ac>r", routers="r"), "rabpqc"),
+        (plan_of("s>r r>abe b>pq", "pqa>r", routers="r"), "rabpq"),
+    ],
+)
+def test_loops_through_joins_keep_no_joins(plan, turn):
+    run, kept = Driver(plan, max_steps=10**9), []
+    run.end("s")
+    for number in range(60):
+        for node in turn:
+            run.end(node, ["a", "b"] if node == "r" else None)
+        run.log.clear()
+        run.runs[:] = [None] * len(run.runs)
+        if number % 20 == 19:
+            gc.collect()
+            kept.append(sum(type(each).__name__ == "_Opening" for each in gc.get_objects()))
+    assert len(set(kept)) == 1
+
+
+def test_options_need_not_be_given():
+    activation = Activation(plan_of("s>e"))
+    (begun,) = activation.begin({"in": 1})
+    (last,) = activation.ended(begun.execution, {}, None)
+    (finished,) = activation.ended(last.execution, {"out": 2}, None)
+    assert finished.result == {"in": 1, "out": 2}

@@ -676,3 +676,42 @@ def test_the_digest_stands_for_what_was_recorded_on_the_way():
     merge(first, [Part("", branch, lambda other: False)])
     merge(second, [Part("", one, lambda other: False)])
     assert len({one.digest, branch.digest, first.digest, second.digest}) == 4
+
+
+def test_the_digest_is_the_same_in_every_version():
+    """It is part of the identity of recorded calls: with another one, what is stored would all run again."""
+    branch = StateBranch({"h": []})
+    assert branch.digest == b""
+    branch.record(b"x")
+    assert branch.digest.hex() == "442a44457137672b3218c1007dc8f76a"
+    parts = branches({"h": []}, "state['h'].append(1)", "state['h'].append(2)")
+    for part in parts:
+        part.branch.record(part.name.encode())
+    merge(branch, parts)
+    assert branch.digest.hex() == "7a89dcc0a756b89b666958fe35dc406d"
+
+
+# Where a branch begins
+
+
+def test_what_was_done_before_it_begins_is_no_change_of_it():
+    """Also if it was not yet taken."""
+    branch = StateBranch({"h": [1], "n": 0})
+    branch.state["n"] = 1
+    branch.state["h"].append(2)
+    assert branch.has_changes
+    branch.begin()
+    assert not branch.has_changes
+    assert branch.changes() == branch.all_changes() == branch.take() == {}
+    assert (branch.at_begin("n"), branch.at_begin("h")) == (1, [1, 2])
+    branch.state["h"].append(3)
+    assert branch.all_changes() == {"h": ("app", [3], {})}
+
+
+@pytest.mark.parametrize("nothing", ["state['h'].clear()", "state['h'].reverse()", "state['h'].sort()"])
+def test_what_changes_nothing_of_an_empty_list_is_no_change(nothing):
+    append = nothing + "; state['h'].append({})"
+    assert merged({"h": []}, append.format(1), append.format(2)) == ({"h": [1, 2]}, [])
+    branch = StateBranch({"h": []})
+    exec(append.format(1), {"state": branch.state})
+    assert branch.take() == {"h": ("app", [1], {})}

@@ -314,3 +314,40 @@ def test_what_retry_by_number_tries_again(error, expected):
     (policy,) = retry_policies(3)
     assert (next_delay([policy], error, attempt=1, draw=lambda: 0.0) is not None) is expected
     assert next_delay([policy], error, attempt=3, draw=lambda: 0.0) is None
+
+
+# When a provider says how long to wait
+
+
+@pytest.mark.parametrize("name", ["retry-after", "Retry-After"])
+@pytest.mark.parametrize(("told", "delay"), [("3", 3.0), ("0.25", 0.25), (7, 7.0), ("0", 0.0)])
+def test_a_header_may_say_how_long(name, told, delay):
+    error = _like("RateLimitError", response=_Response(headers={name: told}))
+    assert next_delay([RetryPolicy(retry_on=Exception)], error, attempt=1, draw=lambda: 0.5) == delay
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        None,
+        _Response(),
+        SimpleNamespace(headers=None),
+        SimpleNamespace(headers=[("retry-after", "3")]),
+        _Response(headers={"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}),
+        _Response(headers={"retry-after": "-1"}),
+        _Response(headers={"retry-after": "inf"}),
+        _Response(headers={"retry-after": ""}),
+    ],
+)
+def test_a_header_that_says_nothing_of_use_is_not_looked_at(response):
+    error = _like("RateLimitError", response=response)
+    assert next_delay([RetryPolicy(retry_on=Exception, jitter=False)], error, attempt=1) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [(99, True), (100, False), (499, False), (500, True), (599, True), (600, True), (True, True)],
+)
+def test_what_is_no_status_says_nothing(number, expected):
+    """100 to 599 are states of an answer; what is no such number leaves an unknown error, which is tried again."""
+    assert transient(_like("Odd", status_code=number)) is expected

@@ -141,3 +141,19 @@ def test_an_estimate_that_is_no_number_of_bytes_is_refused(wrong):
         with pytest.raises(DefinitionError, match="estimated_memory_per_node") as caught:
             refuse(wrong)
         assert f"not {wrong!r}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("memory", "written"),
+    [
+        (1023, "1023 B"),
+        (1024, "1 KiB"),
+        (1024**2 - 1, "1024 KiB"),
+        (1024**2, "1 MiB"),
+        (1024**3, "1 GiB"),
+        (1024**4, "1 TiB"),
+        (1024**5, "1024 TiB"),
+    ],
+)
+def test_a_whole_unit_is_written_as_one(memory, written):
+    assert f", {written} available" in size(memory=memory).reason
