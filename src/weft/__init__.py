@@ -105,6 +105,7 @@ if TYPE_CHECKING:
     from weft.mapping import Map, Pipeline, amap, map, pipeline  # noqa: A004 - the word that everybody looks for
     from weft.memory import BaseStore, InMemoryStore
     from weft.nodes import FunctionNode, node, router
+    from weft.observe.progress import Progress
     from weft.observe.timeline import Timeline, TimelineRecorder
     from weft.resume_plan import CallToRun, ResumePlan
     from weft.run import Run
@@ -189,6 +190,7 @@ _HOME = {
     "weft.mapping": ("Map", "Pipeline", "amap", "map", "pipeline"),
     "weft.memory": ("BaseStore", "InMemoryStore"),
     "weft.resume_plan": ("CallToRun", "ResumePlan"),
+    "weft.observe.progress": ("Progress",),
     "weft.observe.timeline": ("Timeline", "TimelineRecorder"),
     "weft.run": ("Run",),
     "weft.runnable": ("Runnable",),
@@ -278,6 +280,7 @@ __all__ = [
     "ParallelTimeoutError",
     "Pipeline",
     "PostgresSaver",
+    "Progress",
     "ReplayMismatchError",
     "ResumePlan",
     "RetryAfter",

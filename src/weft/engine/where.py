@@ -134,7 +134,7 @@ class Short(Repr):
         return self.repr(value)
 
     def repr_str(self, x: str, level: int) -> str:
-        return super().repr_str(_without_secrets(x), level)
+        return super().repr_str(without_secrets(x), level)
 
     def repr_dict(self, x: dict[Any, Any], level: int) -> str:
         if level <= 0:
@@ -146,7 +146,7 @@ class Short(Repr):
         return f"{{{', '.join(shown + ['...'] * (len(x) > self.maxdict))}}}"
 
     def repr_instance(self, x: Any, level: int) -> str:
-        text = _without_secrets(repr(x))  # before it is cut: what is left of a secret would not look like one
+        text = without_secrets(repr(x))  # before it is cut: what is left of a secret would not look like one
         if len(text) <= self.maxother:
             return text
         half = (self.maxother - 3) // 2
@@ -158,7 +158,7 @@ class Short(Repr):
         return self.repr1(value, level)
 
 
-def _without_secrets(text: str) -> str:
+def without_secrets(text: str) -> str:
     return _SECRET_TEXT.sub(
         lambda found: (found["field"] or found["bearer"] or found["address"] or "") + _HIDDEN, text
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from weft.core.limits import Capacity
-from weft.engine.where import _without_secrets
+from weft.engine.where import without_secrets
 
 _MOST_OF_A_MESSAGE = 2_000  # characters that are looked at; nobody sees more of a line than a line
 _MOST_OF_AN_ERROR = 120
@@ -71,7 +71,7 @@ def error_text(error: BaseException) -> str:
     except Exception:  # it is the user's, and may refuse
         message = ""
     text = " ".join(
-        _without_secrets(message).split()
+        without_secrets(message).split()
     )  # before it is cut: what is left would not look like one
     text = f"{type(error).__name__}: {text}" if text else type(error).__name__
     text = printable(text)
