@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+import time
+from asyncio import _get_running_loop
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +23,49 @@ def _config(workflow: Runnable, call: Call) -> Mapping[str, Any]:
     return {"metadata": {}, "tags": [], **given, "configurable": configurable}
 
 
+class _Writer:
+    """Writes to the events of a run; see :class:`weft.StreamWriter`."""
+
+    __slots__ = ("_call", "_count")
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._count = 0
+
+    def __call__(self, value: object, /) -> None:
+        call = self._call
+        call.run.tell(call.tell_user_event, value)
+        self._count += 1
+        if not self._count % _AT_ONCE and _get_running_loop() is None:
+            self._let_the_reader_follow()
+
+    def _let_the_reader_follow(self) -> None:
+        run, told = self._call.run, threading.Event()
+        if run.clock.is_virtual or not run.post(told.set):  # who reads may wait for this very body there
+            return
+        while not told.wait(_LOOK_AGAIN) and not self._call.is_told_to_stop:
+            pass  # until then, what was written is still on its way, and not counted
+        while self._is_ahead and not self._call.is_told_to_stop:
+            time.sleep(_LOOK_AGAIN)
+
+    async def drain(self) -> None:
+        while self._is_ahead:  # noqa: ASYNC110 - the reader may be of another thread
+            await asyncio.sleep(_LOOK_AGAIN)
+
+    @property
+    def _is_ahead(self) -> bool:
+        run = self._call.run
+        return run.unread() > MOST_UNREAD and not run.clock.is_virtual
+
+
+#: Events that a stream may be behind before who writes to it has to wait, and seconds between two looks.
+MOST_UNREAD = 1_000
+_AT_ONCE = 100  # written by a thread before it looks
+_LOOK_AGAIN = 0.005
+
+
 def _writer(workflow: Runnable, call: Call) -> StreamWriter:
-    run = call.run
-
-    def write(value: Any) -> None:
-        run.tell(call.tell_user_event, value)
-
-    return write
+    return _Writer(call)
 
 
 def _runtime(workflow: Runnable, call: Call) -> Runtime[Any]:

@@ -125,6 +125,7 @@ class Runnable(Workflow):
     ) -> Iterator[Any]:
         events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         run = start_on_portal(self, input, options, [*observers, events.put])
+        run.unread = events.qsize
         run.future.add_done_callback(lambda _: events.put(None))
         try:
             run.begin()
@@ -155,6 +156,7 @@ class Runnable(Workflow):
         parsed = self._options(input, config, options)
         display = shown(parsed)
         run = start_on_loop(self, input, parsed, [*display.observers, events.put_nowait])
+        run.unread = events.qsize
         display.until_end_of(run)
         run.future.add_done_callback(lambda _: events.put_nowait(None))
         run.begin()

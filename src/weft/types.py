@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, NamedTuple, TypedDict, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypedDict, TypeVar
 
 from weft.core.question import Command, Interrupt
 from weft.core.retry import RetryPolicy
@@ -15,8 +15,31 @@ ContextT = TypeVar("ContextT")
 StreamMode = Literal["updates", "values", "custom", "tasks"]
 Durability = Literal["sync", "async", "exit"]
 
-#: Writes a value to the run's event stream.
-StreamWriter = Callable[[object], None]
+
+class StreamWriter(Protocol):
+    """Writes values to the events of a run, and to its stream.
+
+    In a ``def``, which runs in a thread, a call waits while more than 1,000 events of the run's stream are unread. An
+    ``async def`` must not be held up in the middle: it awaits :meth:`drain` now and then.
+    """
+
+    def __call__(self, value: object, /) -> None:
+        """Write a value."""
+        ...
+
+    async def drain(self) -> None:
+        """Wait while more than 1,000 events of the run's stream are unread."""
+        ...
+
+
+class _Nowhere:
+    """Where a runtime writes that belongs to no run."""
+
+    def __call__(self, value: object, /) -> None:
+        pass
+
+    async def drain(self) -> None:
+        pass
 
 
 class RunnableConfig(TypedDict, total=False):
@@ -82,7 +105,7 @@ class Runtime(Generic[ContextT]):
 
     context: ContextT
     store: Any = None
-    stream_writer: StreamWriter = field(default=lambda _value: None)
+    stream_writer: StreamWriter = field(default_factory=_Nowhere)
     previous: Any = None
     heartbeat: Callable[[], None] = field(default=lambda: None)
     run_id: str = ""

@@ -51,6 +51,7 @@ class Execution:
 
     #: Where no step is to begin: what would.
     rehearsal: Rehearsal | None = None
+    unread: Callable[[], int] = int  # how many events the reader of its stream is behind; none, unless told
 
     def __init__(
         self,
