@@ -1,0 +1,4 @@
+"""A process that does nothing: the limit of an import."""
+
+PACKAGES = ()
+IMPORT = ""
