@@ -1056,6 +1056,7 @@ def hostile(name: str, folder: Path, count: int, draw: random.Random, wrong: Vio
 
 
 def main() -> int:
+    sys.dont_write_bytecode = True  # a module that is imported late is no file that a name has made
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["names", "tenants"])
     parser.add_argument("--count", type=int, required=True)

@@ -28,6 +28,7 @@ from weft import (
     interrupt,
     task,
 )
+from weft.checkpoint.base import RecordKind
 from weft.testing import sleep
 
 KINDS = ["memory", "sqlite"]
@@ -1375,3 +1376,37 @@ def test_a_store_that_fails_ends_the_run_with_its_error():
 
     with nothing_left(), pytest.raises(weft.StoreError, match="disk full"):
         within(5, lambda: wf.invoke(1, thread_id="t"))
+
+
+def test_nothing_begins_before_it_is_durable_that_a_failure_was_gone_on_from():
+    """Not only the first call after it: the others know of the failure too."""
+    begun, at_commit = [], []
+
+    class Slow(InMemorySaver):
+        instant = False
+
+        def commit(self, writes):
+            kinds = {record.kind for write in writes for record in write.records}
+            if RecordKind.WENT_ON in kinds:
+                time.sleep(0.05)
+                at_commit.append(list(begun))
+            return super().commit(writes)
+
+    @task
+    async def fails():
+        raise ValueError
+
+    @task
+    async def after(number):
+        begun.append(number)
+
+    @entrypoint(checkpointer=Slow())
+    async def flow(_):
+        try:
+            await fails()
+        except ValueError:
+            await asyncio.gather(*[after(number) for number in range(5)])
+        return begun
+
+    assert asyncio.run(flow.ainvoke(1, run_id="r")) == list(range(5))
+    assert at_commit == [[]]

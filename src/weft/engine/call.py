@@ -228,7 +228,7 @@ class Call:
             scope.pump()
             return
         self._begin_total()
-        if scope.failures:
+        if scope.failures or scope.marks:
             self._keep_context()
             recorder.before_start(self, scope, self.admit)
         else:

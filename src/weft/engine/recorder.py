@@ -231,11 +231,23 @@ class Recorder:
     def before_start(self, call: Call, scope: Scope, then: Callable[[], None]) -> None:
         """Go on with ``then`` once it is durable that the body went on from the failures it has received."""
         entries = self._went_on(scope)
-        if not entries:
+        if not entries and not scope.marks:
             then()
             return
-        entries[-1].done = lambda _batch: then()
-        self._add(*entries)
+        scope.held.append(then)  # also behind what others wait for: the body has received the same
+        if entries:
+            scope.marks += 1
+            entries[-1].done = lambda _batch: self._marked(scope)
+            self._add(*entries)
+
+    @staticmethod
+    def _marked(scope: Scope) -> None:
+        scope.marks -= 1
+        if scope.marks:
+            return
+        held, scope.held = scope.held, []
+        for then in held:
+            then()
 
     def put_aside(self, scope: Scope) -> None:
         """The run is put aside: what the body has received by now, it has gone on from."""

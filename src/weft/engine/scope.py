@@ -9,7 +9,7 @@ life of a run and in every resume, so a decision by order is made again.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from weft.core.identity import Siblings
@@ -53,6 +53,8 @@ class Scope:
         "calls",
         "coming",
         "failures",
+        "held",
+        "marks",
         "order",
         "owner",
         "records",
@@ -68,6 +70,8 @@ class Scope:
         self.coming: deque[None] = deque()  # one for each call asked for by a thread, until the loop has it
         # Failures that were shown, and are not yet known to have been gone on from.
         self.failures: OrderedDict[bytes, Call] = OrderedDict()
+        self.marks = 0  # of failures that are gone on from, on their way to the disk
+        self.held: list[Callable[[], None]] = []  # calls that begin when they are there
         self._asked_since = True  # since the last batch was shown
         self._steps = 0  # asked for or shown, so that a standstill is seen
         self._rounds = 0  # that the loop still has to go round
