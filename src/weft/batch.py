@@ -33,7 +33,7 @@ from weft.nodes import as_runnable
 from weft.observe.picture import BoxKind
 from weft.observe.sketch import IN, OUT, Sketch, Way
 from weft.observe.sketch import Part as DrawnPart
-from weft.runnable import Runnable, called_in
+from weft.runnable import Runnable, called_in, drawn_part
 
 if TYPE_CHECKING:
     from weft.engine.options import RunOptions
@@ -123,7 +123,7 @@ class Part(Runnable):
 def _drawn(node: BaseNode) -> DrawnPart:
     part = node._weft_part
     if part is not None:
-        return DrawnPart(part.key, part.step.name, part)
+        return drawn_part(part)
     return DrawnPart(key_of(node), key_of(node), Part(node))
 
 

@@ -26,7 +26,7 @@ from weft.engine.step import Step, step_options
 from weft.errors import DefinitionError, UsageError, WeftError
 from weft.nodes import as_runnable
 from weft.observe.sketch import IN, OUT, Part, Sketch, Way, chain
-from weft.runnable import Runnable, called_in, running_call
+from weft.runnable import Runnable, called_in, drawn_part, running_call
 
 if TYPE_CHECKING:
     from weft.engine.call import Call
@@ -231,11 +231,6 @@ def block_options(
         optimization_enabled,
         check_estimate(estimated_memory_per_node),
     )
-
-
-def drawn_part(part: Runnable, *, label: str | None = None, step: str | None = None) -> Part:
-    """A part of a workflow as it is drawn."""
-    return Part(part.key if label is None else label, part.step.name if step is None else step, part)
 
 
 def said_of_block(options: BlockOptions) -> str:

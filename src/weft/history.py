@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from weft.checkpoint.base import Checkpointer, Record, RecordKind, RunRow, RunStatus, all_records
 from weft.checkpoint.codec import Codec
-from weft.checkpoint.keep import ENDED, Keep
+from weft.checkpoint.keep import ENDED, Keep, is_too_old
 from weft.checkpoint.wire import tag_of
 from weft.core.identity import question_id, root_identity
 from weft.core.outcome import Composed
@@ -334,7 +334,7 @@ class Runs:
         doomed = [
             row.run_id
             for place, row in enumerate(ended)
-            if row.updated < oldest.get(row.status, 0.0) or (keep.last is not None and place >= keep.last)
+            if is_too_old(row.status, row.updated, oldest) or (keep.last is not None and place >= keep.last)
         ]
         return sum(self._is_deleted(run_id) for run_id in doomed)
 

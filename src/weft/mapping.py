@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from weft.checkpoint.base import RecordKind, all_records
-from weft.compose import Decision, Walk, block_options, drawn_part, said_of_block, shape_of
+from weft.compose import Decision, Walk, block_options, said_of_block, shape_of
 from weft.core.checks import check_count, check_name
 from weft.core.identity import root_identity
 from weft.core.limits import Capacity
@@ -35,7 +35,7 @@ from weft.engine.step import Step, step_options
 from weft.errors import CorruptDataError, DefinitionError, InputError, UsageError
 from weft.nodes import as_runnable
 from weft.observe.sketch import Sketch, chain
-from weft.runnable import Runnable, may_wait_for, running_call, shown
+from weft.runnable import Runnable, drawn_part, may_wait_for, running_call, shown
 
 if TYPE_CHECKING:
     from weft.checkpoint.base import Checkpointer, Record

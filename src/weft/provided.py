@@ -41,7 +41,11 @@ class _Writer:
 
     def _let_the_reader_follow(self) -> None:
         run, told = self._call.run, threading.Event()
-        if run.clock.is_virtual or not run.post(told.set):  # who reads may wait for this very body there
+        if (
+            run.unread is None or run.clock.is_virtual
+        ):  # in virtual time who reads may wait for this very body
+            return
+        if not run.post(told.set):
             return
         while not told.wait(_LOOK_AGAIN) and not self._call.is_told_to_stop:
             pass  # until then, what was written is still on its way, and not counted
@@ -55,7 +59,7 @@ class _Writer:
     @property
     def _is_ahead(self) -> bool:
         run = self._call.run
-        return run.unread() > MOST_UNREAD and not run.clock.is_virtual
+        return run.unread is not None and run.unread() > MOST_UNREAD and not run.clock.is_virtual
 
 
 #: Events that a stream may be behind before who writes to it has to wait, and seconds between two looks.

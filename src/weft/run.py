@@ -151,6 +151,10 @@ class Run(Generic[T]):
                     return
                 await news.wait()
 
+    def so_far(self) -> tuple[list[Event], float]:
+        """The events that are kept until now, as by :meth:`events`, and what time it is for the run."""
+        return self._tape.read(0)[1], self._execution.clock.wall()
+
     def timeline(self) -> Timeline:
         """What has happened when until now, what decided when the run ended, and what limits cost.
 
@@ -159,8 +163,8 @@ class Run(Generic[T]):
         """
         from weft.observe.timeline import Timeline  # noqa: PLC0415 - only who looks at it needs it
 
-        _, told = self._tape.read(0)
-        return Timeline.of_events(told, now=self._execution.clock.wall())
+        told, now = self.so_far()
+        return Timeline.of_events(told, now=now)
 
     def _note(self, event: Event) -> None:
         if isinstance(event, CallFinished) and event.parent_id == self._execution.root.id:

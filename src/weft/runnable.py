@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from weft.compose import Sequence
     from weft.engine.execution import Execution
     from weft.observe.progress import Progress
-    from weft.observe.run_calls import RecordedRun, RunCalls
+    from weft.observe.recorded import RecordedRun
+    from weft.observe.run_calls import RunCalls
 
 _INNER_OPTIONS = {"timeout"}
 _IGNORED_INSIDE = {"checkpointer", "durability", "context", "config", "thread_id", "progress", "observers"}
@@ -387,14 +388,19 @@ class Runnable(Workflow):
         return replace(self.step, timeout=TimeoutPolicy.of(given["timeout"]))
 
 
+def drawn_part(part: Runnable, *, label: str | None = None, step: str | None = None) -> Part:
+    """A part of a workflow as it is drawn."""
+    return Part(part.key if label is None else label, part.step.name if step is None else step, part)
+
+
 def called_in(*functions: Callable[..., Any]) -> tuple[Part, ...]:
     """What the code of these functions names that can run."""
     found: dict[str, Part] = {}
     for fn in functions:
         for value in named_in_code(fn):
             if isinstance(value, Runnable):
-                part = value.as_part()
-                found.setdefault(part.step.name, Part(part.key, part.step.name, part))
+                part = drawn_part(value.as_part())
+                found.setdefault(part.step, part)
     return tuple(found.values())
 
 
@@ -403,7 +409,8 @@ def _calls_of(run: Any, part: Runnable) -> RunCalls:
     from weft.observe.run_calls import of_events, of_journal  # noqa: PLC0415 - as in picture
 
     if isinstance(run, Run):
-        calls = of_events(run._tape.read(0)[1], now=run._execution.clock.wall())
+        found, now = run.so_far()
+        calls = of_events(found, now=now)
     elif hasattr(run, "calls") and hasattr(run, "workflow"):
         calls = of_journal(run)
     else:

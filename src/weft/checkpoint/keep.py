@@ -77,6 +77,11 @@ class Keep:
         return {status: now - kept * _DAY for status, kept in days.items() if kept is not None}
 
 
+def is_too_old(status: RunStatus, ended: float, oldest: Mapping[RunStatus, float]) -> bool:
+    """Whether a run that has ended so, and then, is to be forgotten for its age; see :meth:`Keep.oldest`."""
+    return ended < oldest.get(status, -math.inf)
+
+
 class Upkeep:
     """What an object of a store remembers of what it has to forget; its caller sees to it that one thread uses it.
 

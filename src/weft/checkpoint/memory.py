@@ -14,7 +14,7 @@ from msgspec import structs
 
 from weft.checkpoint.base import Change, OpenRun, Record, RunRow, RunStatus, ThreadState, Write
 from weft.checkpoint.codec import Codec
-from weft.checkpoint.keep import ENDED, Keep, Upkeep, checked_keep, size_of, size_of_end
+from weft.checkpoint.keep import ENDED, Keep, Upkeep, checked_keep, is_too_old, size_of, size_of_end
 from weft.checkpoint.owner import refuse_mismatch, run_busy, run_not_found, thread_busy, watch_forks
 
 
@@ -242,7 +242,7 @@ class InMemorySaver:
             count = sum(map(len, self._ended.values()))
             has_too_much = self._size > keep.most_bytes or (keep.last is not None and count > keep.last)
             first.sort(key=lambda run: run.row.updated)
-            aged = (run for run in first if run.row.updated < oldest.get(run.row.status, -math.inf))
+            aged = (run for run in first if is_too_old(run.row.status, run.row.updated, oldest))
             run = first[0] if has_too_much else next(aged, None)
             if run is None:
                 return

@@ -23,7 +23,7 @@ from weft.checkpoint import postgres_sql as sql
 from weft.checkpoint.base import Change, OpenRun, Record, RunRow, RunStatus, ThreadState, Write
 from weft.checkpoint.closing import Closing
 from weft.checkpoint.codec import Codec
-from weft.checkpoint.keep import ENDED, Keep, Upkeep, checked_keep
+from weft.checkpoint.keep import ENDED, Keep, Upkeep, checked_keep, size_of_end
 from weft.checkpoint.owner import (
     LEASE,
     Others,
@@ -45,6 +45,7 @@ from weft.checkpoint.rows import (
     StoredRun,
     after,
     ended,
+    outcome_columns,
     record_columns,
     seal,
     sealed,
@@ -56,7 +57,7 @@ from weft.checkpoint.rows import (
     to_text,
     unsealed,
 )
-from weft.checkpoint.sharing import LEAST_RECORD, LEAST_RESULT, taken_apart
+from weft.checkpoint.sharing import LEAST_RECORD
 from weft.errors import CorruptDataError, RunBusyError, StoreError
 
 #: A commit of more records or bytes than this sends its records in portions of this size, after all else.
@@ -451,15 +452,15 @@ class PostgresSaver(Closing):
 
     def _lock_name(self, db: Database, kind: bytes, name: str) -> None:
         """Let nobody else create, open or delete what has this name, until the end of the transaction."""
-        key = lock_key(self._address.schema.encode(), kind, to_bytes(name))
-        db.execute(sql.LOCK_NAME, {"key": key})
+        db.execute(sql.LOCK_NAME, {"key": self._key_of_name(kind, to_bytes(name))})
 
     def _is_free(self, db: Database, run: StoredRun) -> bool:
         """Whether nobody has locked the name of a run; it is locked then."""
-        key = lock_key(self._address.schema.encode(), b"run", run.run_id)
-        row = db.execute(sql.TRY_TO_LOCK_NAME, {"key": key}).fetchone()
-        assert row is not None
-        return bool(row[0])
+        key = self._key_of_name(b"run", run.run_id)
+        return bool(_scalar(db.execute(sql.TRY_TO_LOCK_NAME, {"key": key}).fetchone()))
+
+    def _key_of_name(self, kind: bytes, name: bytes) -> int:
+        return lock_key(self._address.schema.encode(), kind, name)
 
     def _held_for(self, db: Database, run: StoredRun) -> float:
         """For how many seconds the run is its owner's at least; 0: nobody has it, or nobody alive."""
@@ -654,23 +655,19 @@ class _Draft:
 
     def _changed(self, known: _Held, change: Change) -> _Held:
         run = ended(known.run, change)
-        pieces = self._taken_apart(run, change.output)
-        output = change.output if pieces is None else pieces
-        self._outcomes[run.key] = sealed((run.key, run.status, output, change.error, int(pieces is not None)))
+        self._outcomes[run.key] = sealed(outcome_columns(run, change, lambda: self._all_values(run)))
         self.ended += change.status in ENDED
-        self.bytes += len(change.output or b"") + len(change.error or b"") + len(change.saved or b"")
+        self.bytes += size_of_end(change)
         if change.saved is None or run.thread_id is None:
             return _Held(run, known.next_state)
         state = (run.thread_id, known.next_state, change.saved, run.updated, run.run_id)
         self._saved.append((run.key, *sealed(state)))
         return _Held(run, known.next_state + 1)
 
-    def _taken_apart(self, run: StoredRun, output: bytes | None) -> bytes | None:
-        """A result without what the run's records hold, those of this commit among them."""
-        if output is None or len(output) < LEAST_RESULT:
-            return None
+    def _all_values(self, run: StoredRun) -> list[tuple[int, bytes]]:
+        """The values of the run's records, those of this commit among them."""
         here = [(row[_POSITION], row[_VALUE]) for row in self.records if row[0] == run.key]
-        return taken_apart(output, [*self._values(run), *here])
+        return [*self._values(run), *here]
 
     @property
     def is_big(self) -> bool:

@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from weft.checkpoint import postgres_sql as sql
+from weft.checkpoint import rows
 from weft.checkpoint.base import RunStatus
-from weft.checkpoint.keep import ENDED, STRIDE, Upkeep
+from weft.checkpoint.keep import ENDED, STRIDE, Upkeep, is_too_old
 from weft.checkpoint.postgres_link import Database
-from weft.checkpoint.rows import STATUS, STATUS_CODE, StoredRun, to_run
+from weft.checkpoint.rows import STATUS, STATUS_CODE, Clearing, StoredRun, to_run
 from weft.errors import CorruptDataError
 
 #: Records of forgotten runs that are deleted in one transaction, for each run that has ended.
@@ -32,23 +33,19 @@ def tidy(db: Database, upkeep: Upkeep, ended: int, is_free: Callable[[StoredRun]
         upkeep.summed(_one(db.execute(sql.SUM_SIZES).fetchone()))
     oldest = upkeep.keep.oldest(upkeep.now())
     for run in _first_ended(db, oldest, upkeep, STRIDE * ended):
-        is_old = run.updated < oldest.get(STATUS[run.status], -math.inf)
+        is_old = is_too_old(STATUS[run.status], run.updated, oldest)
         if (is_old or upkeep.has_too_much) and is_free(run):
             _forget(db, run)
             upkeep.forgot(run.size)
     clear(db, _AT_ONCE * ended)
 
 
+_CLEARING = Clearing(sql.REMAINS, sql.CLEAR_REMAINS, sql.DELETE_REMAINS)
+
+
 def clear(db: Database, most: int) -> int:
     """Delete so many records of forgotten runs; how many there were."""
-    deleted = 0
-    while deleted < most and (found := db.execute(sql.REMAINS).fetchone()) is not None:
-        wanted = most - deleted
-        gone = db.execute(sql.CLEAR_REMAINS, {"run": found[0], "most": wanted}).rowcount
-        deleted += gone
-        if gone < wanted:
-            db.execute(sql.DELETE_REMAINS, {"run": found[0]})
-    return deleted
+    return rows.clear(db.execute, _CLEARING, most)
 
 
 def delete(db: Database, keys: list[int]) -> None:

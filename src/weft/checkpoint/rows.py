@@ -6,8 +6,8 @@ surrogate and a NUL included, and comparing them is comparing bytes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, LiteralString, NamedTuple
 from zlib import crc32
 
 import msgspec
@@ -15,7 +15,7 @@ import msgspec
 from weft.checkpoint.base import Change, Record, RecordKind, RunRow, RunStatus
 from weft.checkpoint.keep import size_of, size_of_end
 from weft.checkpoint.owner import shown
-from weft.checkpoint.sharing import ValuesAt, put_together
+from weft.checkpoint.sharing import LEAST_RESULT, ValuesAt, put_together, taken_apart
 from weft.errors import CorruptDataError
 
 # Codes in databases: never change one, only add.
@@ -177,7 +177,7 @@ def after(run: StoredRun, records: Sequence[Record], now: float) -> StoredRun:
     """A run that has these records too."""
     return run._replace(
         position=run.position + len(records),
-        batches=highest_batch(run.batches, records),
+        batches=_highest_batch(run.batches, records),
         size=run.size + size_of(records),
         updated=now,
     )
@@ -192,6 +192,48 @@ def ended(run: StoredRun, change: Change) -> StoredRun:
     )
 
 
-def highest_batch(batches: int, records: Sequence[Record]) -> int:
+def outcome_columns(run: StoredRun, change: Change, values: Callable[[], Iterable[tuple[int, bytes]]]) -> Row:
+    """What is stored of how a run has ended, but for the seal.
+
+    Args:
+        run: The run.
+        change: How it ended.
+        values: The positions and values of its records, of which a big result is stored as pieces.
+    """
+    output, is_apart = change.output, False
+    if output is not None and len(output) >= LEAST_RESULT:
+        pieces = taken_apart(output, values())
+        if pieces is not None:
+            output, is_apart = pieces, True
+    return (run.key, STATUS_CODE[change.status], output, change.error, int(is_apart))
+
+
+class Clearing(NamedTuple):
+    """The statements by which records of forgotten runs are deleted.
+
+    Attributes:
+        first: The key of such a run.
+        some: Deletes at ``most`` so many records of ``run``.
+        end: There is nothing left of ``run``.
+    """
+
+    first: LiteralString
+    some: LiteralString
+    end: LiteralString
+
+
+def clear(execute: Callable[[LiteralString, dict[str, int]], Any], statements: Clearing, most: int) -> int:
+    """Delete so many records of forgotten runs; how many there were."""
+    deleted = 0
+    while deleted < most and (found := execute(statements.first, {}).fetchone()) is not None:
+        run, wanted = found[0], most - deleted
+        gone = int(execute(statements.some, {"run": run, "most": wanted}).rowcount)
+        deleted += gone
+        if gone < wanted:
+            execute(statements.end, {"run": run})
+    return deleted
+
+
+def _highest_batch(batches: int, records: Sequence[Record]) -> int:
     """The last batch of a run that had ``batches`` and gets these records."""
     return max(batches, max((record.batch for record in records), default=0))

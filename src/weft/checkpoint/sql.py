@@ -236,7 +236,7 @@ DELETE FROM records WHERE place IN (
     SELECT place FROM records WHERE place >= :run << 32 AND place < (:run + 1) << 32 LIMIT :most
 )
 """
-DELETE_REMAINS: Final[LiteralString] = "DELETE FROM remains WHERE run = ?"
+DELETE_REMAINS: Final[LiteralString] = "DELETE FROM remains WHERE run = :run"
 
 VACUUM: Final[LiteralString] = "VACUUM"
 

@@ -6,14 +6,15 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 
-from weft.checkpoint import sql
+from weft.checkpoint import rows, sql
 from weft.checkpoint.base import Change, Record, RunRow, ThreadState
 from weft.checkpoint.owner import shown
 from weft.checkpoint.rows import (
-    STATUS_CODE,
+    Clearing,
     Row,
     StoredRun,
     ended,
+    outcome_columns,
     record_columns,
     seal,
     sealed,
@@ -25,7 +26,7 @@ from weft.checkpoint.rows import (
     to_text,
     unsealed,
 )
-from weft.checkpoint.sharing import LEAST_RECORD, LEAST_RESULT, taken_apart
+from weft.checkpoint.sharing import LEAST_RECORD
 from weft.errors import CorruptDataError
 
 
@@ -71,13 +72,9 @@ def change(db: sqlite3.Connection, run: StoredRun) -> None:
 def end(db: sqlite3.Connection, run: StoredRun, outcome: Change) -> None:
     """Store what becomes of a run, whose records are stored."""
     change(db, ended(run, outcome))
-    pieces = None
-    if outcome.output is not None and len(outcome.output) >= LEAST_RESULT:
-        places = (_place(run, 0), _place(run, run.position), LEAST_RECORD)
-        pieces = taken_apart(outcome.output, db.execute(sql.VALUES, places))
-    output = outcome.output if pieces is None else pieces
-    row = (run.key, STATUS_CODE[outcome.status], output, outcome.error, int(pieces is not None))
-    db.execute(sql.SET_OUTCOME, sealed(row))
+    places = (_place(run, 0), _place(run, run.position), LEAST_RECORD)
+    columns = outcome_columns(run, outcome, lambda: db.execute(sql.VALUES, places))
+    db.execute(sql.SET_OUTCOME, sealed(columns))
     if outcome.saved is not None and run.thread_id is not None:
         append_state(db, run.thread_id, outcome.saved, run.updated, run.run_id)
 
@@ -104,16 +101,12 @@ def forget(db: sqlite3.Connection, run: StoredRun) -> None:
         db.execute(sql.FORGET_STATES, {"thread_id": run.thread_id, "run_id": run.run_id})
 
 
+_CLEARING = Clearing(sql.REMAINS, sql.CLEAR_REMAINS, sql.DELETE_REMAINS)
+
+
 def clear(db: sqlite3.Connection, most: int) -> int:
     """Delete so many records of forgotten runs; how many there were."""
-    deleted = 0
-    while deleted < most and (found := db.execute(sql.REMAINS).fetchone()) is not None:
-        wanted = most - deleted
-        gone = db.execute(sql.CLEAR_REMAINS, {"run": found[0], "most": wanted}).rowcount
-        deleted += gone
-        if gone < wanted:
-            db.execute(sql.DELETE_REMAINS, found)
-    return deleted
+    return rows.clear(db.execute, _CLEARING, most)
 
 
 def _delete_rows(db: sqlite3.Connection, run: StoredRun) -> None:

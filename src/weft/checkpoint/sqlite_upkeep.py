@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from weft.checkpoint import sql
 from weft.checkpoint import sqlite_rows as stored
 from weft.checkpoint.base import RunStatus
-from weft.checkpoint.keep import ENDED, STRIDE, Upkeep
+from weft.checkpoint.keep import ENDED, STRIDE, Upkeep, is_too_old
 from weft.checkpoint.rows import STATUS, STATUS_CODE, StoredRun, to_run
 from weft.errors import CorruptDataError
 
@@ -54,7 +54,7 @@ def _is_too_big(db: sqlite3.Connection, upkeep: Upkeep) -> bool:
 def _forget_next(db: sqlite3.Connection, oldest: Mapping[RunStatus, float], *, has_too_much: bool) -> bool:
     """Forget the run that ended first of those that may go; whether there was one."""
     for run in _first_ended(db):
-        if has_too_much or run.updated < oldest.get(STATUS[run.status], 0.0):
+        if has_too_much or is_too_old(STATUS[run.status], run.updated, oldest):
             stored.forget(db, run)
             return True
     return False

@@ -135,7 +135,7 @@ def run(
         name = secrets.token_hex(6) if run_id is None else run_id
         again = _again(store, name, target, options)
         if run_id is None and not options["quiet"]:
-            report.note(f"run {name}; if it stops, go on with: {again}" if again else f"run {name}")
+            report.note(f"run {name}; if it stops, go on with: {again()}" if again else f"run {name}")
         goes_on = not has_input and run_id is not None and store.find(run_id) is not None
         return _execute(workflow, None if goes_on else value, store, {**options, "run_id": name}, again)
 
@@ -183,7 +183,13 @@ def resume(run_id: str, target: str, answers: tuple[str, ...], **options: Any) -
 _OF_THE_RUN = ("run_id", "thread_id", "max_concurrent", "timeout", "durability")
 
 
-def _execute(workflow: Runnable, value: Any, store: Checkpointer, options: dict[str, Any], again: str) -> int:
+def _execute(
+    workflow: Runnable,
+    value: Any,
+    store: Checkpointer,
+    options: dict[str, Any],
+    again: report.CommandLine | None,
+) -> int:
     of_the_run = {name: options.get(name) for name in _OF_THE_RUN}
     quiet = options["quiet"]
     try:
@@ -194,11 +200,13 @@ def _execute(workflow: Runnable, value: Any, store: Checkpointer, options: dict[
     return ending.code
 
 
-def _again(store: Checkpointer, run_id: str, target: str, options: dict[str, Any]) -> str:
-    """The command line that goes on with a run; "" when its store is gone with this process."""
+def _again(
+    store: Checkpointer, run_id: str, target: str, options: dict[str, Any]
+) -> report.CommandLine | None:
+    """The command line that goes on with a run; None when its store is gone with this process."""
     if not outlives_us(store):
-        return ""
-    return report.command_line("weft", "resume", *store_words(options["url"]), about=(run_id, target))
+        return None
+    return report.CommandLine("weft", "resume", *store_words(options["url"]), about=(run_id, target))
 
 
 def _or_json(work: Callable[[], int], run_id: str | None, *, as_json: bool) -> int:
@@ -367,5 +375,5 @@ def answer(run_id: str, answers: tuple[str, ...], url: str | None) -> None:
         found.answer(run_id, given)
         left = len(found.show(run_id).questions)
         report.note(f"answered {len(given)}, {left} left open" if left else "answered; none is left open")
-        again = report.command_line("weft", "resume", *store_words(url), about=(run_id,))
-        report.note(f"unless a process runs it now, go on with: {again} TARGET")
+        again = report.CommandLine("weft", "resume", *store_words(url), about=(run_id,))
+        report.note(f"unless a process runs it now, go on with: {again()} TARGET")

@@ -69,12 +69,12 @@ def _encodable(text: str, file: TextIO) -> str:
 # Results
 
 
-def show_ending(ending: Ending, again: str, *, as_json: bool, quiet: bool) -> None:
+def show_ending(ending: Ending, again: CommandLine | None, *, as_json: bool, quiet: bool) -> None:
     """The result on stdout, and what a person does next on stderr.
 
     Args:
         ending: How the run ended.
-        again: The command line that goes on with it; "" when nothing can.
+        again: The command line that goes on with it; None when nothing can.
         as_json: Everything as one JSON object on stdout.
         quiet: Nothing on stderr but an error.
     """
@@ -91,13 +91,9 @@ def show_ending(ending: Ending, again: str, *, as_json: bool, quiet: bool) -> No
     if ending.questions:
         note("\n".join(questions_text(ending.questions)))
     if again and ending.questions:
-        answer = answer_words(ending.questions)
-        if ending.run_id.startswith("-"):  # behind what says so, there are no options
-            note(f"answer with: {again.replace('weft resume', f'weft resume {answer}', 1)}")
-        else:
-            note(f"answer with: {again} {answer}")
+        note(f"answer with: {again(*answer_words(ending.questions))}")
     elif again and ending.status != "finished":
-        note(f"{ending.status}; go on with: {again}")
+        note(f"{ending.status}; go on with: {again()}")
 
 
 def ending_as_dict(ending: Ending) -> dict[str, Any]:
@@ -207,15 +203,28 @@ def questions_text(questions: Sequence[QuestionInfo]) -> Iterable[str]:
         yield f"  {question.id}  {printable(question.step)}: {_in_a_line(question.value)}"
 
 
-def answer_words(questions: Sequence[QuestionInfo]) -> str:
+def answer_words(questions: Sequence[QuestionInfo]) -> tuple[str, str]:
     """The option that answers a question."""
-    return "--answer JSON" if len(questions) == 1 else f"--answer {questions[0].id}=JSON"
+    return "--answer", "JSON" if len(questions) == 1 else f"{questions[0].id}=JSON"
 
 
-def command_line(*words: str, about: Sequence[str] = ()) -> str:
-    """A command as it is typed; ``about`` are its arguments, of which one may look like an option."""
-    ends_options = ("--",) if any(word.startswith("-") for word in about) else ()
-    return printable(shlex.join([*words, *ends_options, *about]))
+class CommandLine:
+    """A command as it is typed.
+
+    Args:
+        words: Its name, and options.
+        about: Its arguments, of which one may look like an option.
+    """
+
+    def __init__(self, *words: str, about: Sequence[str]) -> None:
+        self._words = words
+        self._about = about
+
+    def __call__(self, *options: str) -> str:
+        """With these options too: behind its arguments, unless nothing there is taken for an option any more."""
+        if any(word.startswith("-") for word in self._about):
+            return printable(shlex.join([*self._words, *options, "--", *self._about]))
+        return printable(shlex.join([*self._words, *self._about, *options]))
 
 
 # Runs
@@ -252,13 +261,12 @@ def show_run(info: RunInfo, store_option: Sequence[str]) -> None:
     if info.questions:
         out("")
         out("\n".join(questions_text(info.questions)))
-        answer = command_line(
-            "weft", "answer", *store_option, about=(info.id, f"{info.questions[0].id}=JSON")
-        )
-        out(f"answer with: {answer}")
+        answer = CommandLine("weft", "answer", *store_option, about=(info.id, f"{info.questions[0].id}=JSON"))
+        out(f"answer with: {answer()}")
     if info.status != "finished":
         out("")
-        out(f"go on with: {command_line('weft', 'resume', *store_option, about=(info.id,))} TARGET")
+        again = CommandLine("weft", "resume", *store_option, about=(info.id,))
+        out(f"go on with: {again()} TARGET")
 
 
 def show_told(told: CallInfo | QuestionInfo, *, as_json: bool) -> None:

@@ -51,7 +51,9 @@ class Execution:
 
     #: Where no step is to begin: what would.
     rehearsal: Rehearsal | None = None
-    unread: Callable[[], int] = int  # how many events the reader of its stream is behind; none, unless told
+    unread: Callable[[], int] | None = (
+        None  # how many events the reader of its stream is behind, if there is one
+    )
 
     def __init__(
         self,

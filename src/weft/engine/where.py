@@ -11,7 +11,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from functools import lru_cache
+from functools import cache
 from itertools import islice
 from reprlib import Repr
 from typing import TYPE_CHECKING, Any, Final
@@ -24,20 +24,17 @@ _RAISED: Final = "weft: raised by "
 _AGAIN: Final = "weft: to go on with "
 _MOST_ON_THE_WAY: Final = 8  # calls that are named; of more, the first and the last
 
-_SECRET_NAME: Final = re.compile(
-    r"api_?key|access_?key|private_?key|token$|secret|passw|passphrase|credential|authorization|cookie",
-    re.IGNORECASE,
+_HIDDEN_NAMES: Final = (
+    r"api_?key|access_?key|private_?key|token$|secret|passw|passphrase|credential|authorization|cookie"
 )
 # In what a value says of itself: fields of such a name, keys and tokens by their look, passwords in addresses.
-_SECRET_TEXT: Final = re.compile(
-    r"""(?ix)
+_HIDDEN_TEXTS: Final = r"""(?x)
     (?P<field> ['"]? \w* (?: api_?key | access_?key | private_?key | token | secret | passw\w* | authorization )
         ['"]? \s* [=:] \s* ) (?: '[^']*'? | "[^"]*"? | b'[^']*'? )
     | (?P<bearer> \b bearer \s+ ) [^\s'",)]+
     | \b (?: sk | pk | rk | ghp | gho | xox[abp] | AKIA ) [-_]? [A-Za-z0-9_-]{12,}
     | (?P<address> :// [^/\s:@'"]* : ) [^/\s@'"]+ (?= @ )
     """
-)
 _HIDDEN: Final = "***"
 
 
@@ -96,20 +93,29 @@ def _upwards(call: Call) -> Iterator[Call]:
         at = at.parent
 
 
+def in_a_line(error: BaseException) -> str:
+    """As ``"ValueError: what was wrong"``; the class alone where it says nothing."""
+    name = type(error).__name__
+    try:
+        message = str(error)
+    except Exception:  # whose __str__ is the user's
+        return name
+    return f"{name}: {message}" if message else name
+
+
 # Inputs
 
 
 def shown_input(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     """What a call was given, as far as that fits a line and is nobody's secret."""
-    names = _parameters(function)
+    names = _positional(function)
     short = Short()
     given = [short.of(names[place] if place < len(names) else "", value) for place, value in enumerate(args)]
     given += [f"{name}={short.of(name, value)}" for name, value in kwargs.items()]
     return f"({', '.join(given)})"
 
 
-@lru_cache(maxsize=256)
-def _parameters(function: Callable[..., Any]) -> tuple[str, ...]:
+def _positional(function: Callable[..., Any]) -> tuple[str, ...]:
     """The names of what is given by position."""
     try:
         parameters = inspect.signature(function).parameters.values()
@@ -129,7 +135,7 @@ class Short(Repr):
 
     def of(self, name: str, value: Any) -> str:
         """A value that was given by this name."""
-        if _SECRET_NAME.search(name) and isinstance(value, str | bytes):
+        if _pattern(_HIDDEN_NAMES).search(name) and isinstance(value, str | bytes):
             return _HIDDEN
         return self.repr(value)
 
@@ -153,12 +159,18 @@ class Short(Repr):
         return f"{text[:half]}...{text[len(text) - half :]}"
 
     def _item(self, key: Any, value: Any, level: int) -> str:
-        if isinstance(key, str) and isinstance(value, str | bytes) and _SECRET_NAME.search(key):
+        if isinstance(key, str) and isinstance(value, str | bytes) and _pattern(_HIDDEN_NAMES).search(key):
             return _HIDDEN
         return self.repr1(value, level)
 
 
 def without_secrets(text: str) -> str:
-    return _SECRET_TEXT.sub(
+    return _pattern(_HIDDEN_TEXTS).sub(
         lambda found: (found["field"] or found["bearer"] or found["address"] or "") + _HIDDEN, text
     )
+
+
+@cache
+def _pattern(pattern: str) -> re.Pattern[str]:
+    """Compiled when the first error needs it, and not when a program starts."""
+    return re.compile(pattern, re.IGNORECASE)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from weft.core.outcome import Cancelled, Failed, NotStarted, Ok, Skipped, TimedOut
 from weft.engine import events
+from weft.engine.where import in_a_line
 from weft.observe.picture import BoxOutcome
+
+if TYPE_CHECKING:
+    from weft.observe.recorded import RecordedCall, RecordedRun
 
 #: The id that stands for the run's own body.
 BODY = ""
@@ -66,46 +69,6 @@ class RunCalls:
     body: RunCall
     is_recorded: bool
     lost: int = 0
-
-
-class RecordedCall(Protocol):
-    """A call as a journal has it; see :class:`weft.CallInfo`."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def step(self) -> str: ...
-    @property
-    def parent(self) -> str: ...
-    @property
-    def outcome(self) -> str: ...
-    @property
-    def attempts(self) -> int: ...
-    @property
-    def started(self) -> datetime | None: ...
-    @property
-    def ended(self) -> datetime | None: ...
-    @property
-    def error(self) -> str | None: ...
-
-
-class RecordedRun(Protocol):
-    """A run as a journal has it; see :class:`weft.RunInfo`."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def workflow(self) -> str: ...
-    @property
-    def status(self) -> str: ...
-    @property
-    def error(self) -> str | None: ...
-    @property
-    def created(self) -> datetime: ...
-    @property
-    def updated(self) -> datetime: ...
-    @property
-    def calls(self) -> Sequence[RecordedCall]: ...
 
 
 _STATUS: dict[str, BoxOutcome] = {"finished": "ok", "failed": "failed", "cancelled": "cancelled"}
@@ -206,16 +169,7 @@ def _tell(calls: dict[str, RunCall], event: events.CallEvent) -> None:
         call.seconds = max(event.time - (call.start or event.time), 0.0)
         call.attempts = event.attempts
         if isinstance(outcome, Failed | TimedOut):
-            call.error = _said(outcome.error)
+            call.error = in_a_line(outcome.error)
 
 
-def _said(error: BaseException) -> str:
-    name = type(error).__name__
-    try:
-        message = str(error)
-    except Exception:  # whose __str__ is the user's
-        return name
-    return f"{name}: {message}" if message else name
-
-
-__all__ = ["BODY", "RecordedCall", "RecordedRun", "RunCall", "RunCalls", "of_events", "of_journal"]
+__all__ = ["BODY", "RunCall", "RunCalls", "of_events", "of_journal"]

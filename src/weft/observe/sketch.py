@@ -16,9 +16,10 @@ import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import CodeType, ModuleType
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
-from weft.observe.picture import ArrowKind, BoxKind
+if TYPE_CHECKING:
+    from weft.observe.picture import ArrowKind, BoxKind
 
 #: The ends of ways that come from outside, and lead there.
 IN, OUT = -1, -2

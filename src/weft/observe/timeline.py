@@ -19,12 +19,16 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from weft.core.outcome import Cancelled, Failed, NotStarted, Ok, Outcome, Skipped, TimedOut
 from weft.engine import events
+from weft.engine.where import in_a_line
 from weft.errors import InputError
 from weft.observe.picture import Theme
+
+if TYPE_CHECKING:
+    from weft.observe.recorded import RecordedCall
 
 PieceKind: TypeAlias = Literal["waiting", "running", "failed", "backoff", "earlier", "asking"]
 """What a call did for a while.
@@ -161,31 +165,6 @@ class LimitCost:
     calls: int
     longest: float
     critical: float
-
-
-class RecordedCall(Protocol):
-    """What is used of a :class:`weft.CallInfo`."""
-
-    @property
-    def step(self) -> str: ...
-    @property
-    def id(self) -> str: ...
-    @property
-    def parent(self) -> str: ...
-    @property
-    def outcome(self) -> str: ...
-    @property
-    def attempts(self) -> int: ...
-    @property
-    def asked(self) -> datetime | None: ...
-    @property
-    def started(self) -> datetime | None: ...
-    @property
-    def ended(self) -> datetime | None: ...
-    @property
-    def limits(self) -> tuple[str, ...]: ...
-    @property
-    def error(self) -> str | None: ...
 
 
 @dataclass(frozen=True, repr=False)
@@ -562,12 +541,7 @@ def _told(outcome: Outcome[Any]) -> str | None:
         return outcome.reason or None
     if not isinstance(outcome, Failed | TimedOut):
         return None
-    name = type(outcome.error).__name__
-    try:
-        message = str(outcome.error)
-    except Exception:  # whose __str__ is the user's
-        message = ""
-    return _cut(f"{name}: {message}" if message else name)
+    return _cut(in_a_line(outcome.error))
 
 
 def _cut(text: str) -> str:
@@ -782,7 +756,6 @@ __all__ = [
     "Link",
     "Piece",
     "PieceKind",
-    "RecordedCall",
     "Span",
     "SpanOutcome",
     "Timeline",
