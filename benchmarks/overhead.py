@@ -31,6 +31,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from grouped_sqlite import GroupedSqlite, open_sqlite
+from workloads import Gate
+
 ROOT = Path(__file__).resolve().parent.parent
 
 #: Seconds for which a process repeats what it measures (at least one round); --quick makes it less.
@@ -99,49 +102,6 @@ async def asyncio_chain(setting: Setting) -> Measures:
             await asyncio.create_task(_noop(i))
 
     return await _timed(once, setting)
-
-
-# Bare SQLite: the least that makes a result durable before somebody sees it.
-
-
-class GroupedSqlite:
-    """A writer thread that commits together whatever waits, with `synchronous=FULL`."""
-
-    def __init__(self, path: Path) -> None:
-        self._db = open_sqlite(path)
-        self._loop = asyncio.get_running_loop()
-        self._waiting: list[tuple[asyncio.Future[None], bytes]] = []
-        self._wake = threading.Semaphore(0)
-        threading.Thread(target=self._write, daemon=True).start()
-
-    def durable(self, value: bytes) -> asyncio.Future[None]:
-        done = self._loop.create_future()
-        self._waiting.append((done, value))
-        if len(self._waiting) == 1:
-            self._wake.release()
-        return done
-
-    def _write(self) -> None:
-        while True:
-            self._wake.acquire()
-            entries, self._waiting = self._waiting, []
-            self._db.execute("BEGIN IMMEDIATE")
-            self._db.executemany("INSERT INTO results (value) VALUES (?)", [(value,) for _, value in entries])
-            self._db.execute("COMMIT")
-            self._loop.call_soon_threadsafe(self._tell, entries)
-
-    @staticmethod
-    def _tell(entries: list[tuple[asyncio.Future[None], bytes]]) -> None:
-        for done, _ in entries:
-            done.set_result(None)
-
-
-def open_sqlite(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    db.execute("PRAGMA journal_mode = WAL")
-    db.execute("PRAGMA synchronous = FULL")
-    db.execute("CREATE TABLE results (place INTEGER PRIMARY KEY, value BLOB NOT NULL)")
-    return db
 
 
 async def sqlite_fanout(setting: Setting) -> Measures:
@@ -374,20 +334,6 @@ async def _waiting_memory(
     tracemalloc.start()
     measures["traced"] = await held(lambda: tracemalloc.get_traced_memory()[0])
     return measures
-
-
-class Gate:
-    """Where tasks wait; `full` when all of them do."""
-
-    def __init__(self, expected: int) -> None:
-        self.open, self.full = asyncio.Event(), asyncio.Event()
-        self._missing = expected
-
-    async def wait(self, _: int) -> None:
-        self._missing -= 1
-        if not self._missing:
-            self.full.set()
-        await self.open.wait()
 
 
 async def asyncio_memory(setting: Setting) -> Measures:

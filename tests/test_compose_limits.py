@@ -493,7 +493,9 @@ def test_a_call_that_has_to_wait_says_for_what():
         handle = block.submit(1, max_concurrent=5)
         await handle
         return [
-            (event.step, event.limits) for event in handle._tape.read(0)[1] if isinstance(event, events.CallQueued)
+            (event.step, event.limits)
+            for event in handle._tape.read(0)[1]
+            if isinstance(event, events.CallQueued)
         ]
 
     assert run(main) == [

@@ -491,9 +491,9 @@ def undisturbed(workflow):
     return ANSWERS[workflow]
 
 
-def fails_at_every(workflow, places, plans_at, **options):
-    """Have the Nth call fail, for N = 1, 2, ... until there is none; how many N there were."""
-    for at in count(1):
+def fails_at_every(workflow, places, plans_at, *, numbers=None, **options):
+    """Have the Nth call fail, for N = 1, 2, ... or those told, until there is none; the last N less one."""
+    for at in numbers or count(1):
         with places() as place:
             plans = place.store.plans = plans_at(at)
             story = Story(workflow, place.store, **options)

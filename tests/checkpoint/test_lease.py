@@ -10,11 +10,11 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 from killing import seeded
 from postgres import address, fresh_schema
+from repo_scripts import ROOT, SCRIPTS, run_script
 
 from weft import RunBusyError, RunStatus, SqliteSaver, entrypoint, task
 from weft.checkpoint import owner as owner_module
@@ -26,8 +26,6 @@ from weft.engine import journal as journal_module
 from weft.engine.journal import Book, journal_of
 from weft.errors import InputError, StoreError, ThreadBusy
 from weft.testing.conformance import begin, end, record, resume, retry_after, values
-
-ROOT = Path(__file__).parents[2]
 
 
 class Clock:
@@ -543,28 +541,7 @@ def test_processes_that_fight_for_runs_never_write_a_run_twice(what, store):
     seed = seeded(what).randrange(2**32)
     if store == "postgres":
         address()
-    script = ROOT / "scripts" / "owner_races.py"
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-W",
-            "error",
-            script,
-            what,
-            "--count",
-            count,
-            "--store",
-            store,
-            "--seed",
-            str(seed),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=110,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
-    )
-    print(done.stdout, done.stderr)
+    done = run_script("owner_races.py", what, "--count", count, "--store", store, "--seed", seed)
     assert done.returncode == 0
     assert ", 0 violations" in done.stdout
     if what == "zombies":
@@ -579,7 +556,7 @@ import runpy, sys
 from weft import SqliteSaver
 SqliteSaver.{planted}
 sys.argv = ["owner_races.py", "zombies", "--count", "2", "--store", "sqlite"]
-runpy.run_path({str(ROOT / "scripts" / "owner_races.py")!r}, run_name="__main__")
+runpy.run_path({str(SCRIPTS / "owner_races.py")!r}, run_name="__main__")
 """
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],

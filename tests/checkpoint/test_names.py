@@ -10,20 +10,19 @@ import re
 import sqlite3
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from killing import seeded
 from postgres import address
+from repo_scripts import ROOT, SCRIPTS, run_script
 
 from weft import InMemoryCache, InMemorySaver, InMemoryStore, SqliteSaver
 from weft.checkpoint import sql
 from weft.checkpoint.base import OpenRun
 
-ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "scripts" / "hostile_names.py"
+SCRIPT = SCRIPTS / "hostile_names.py"
 
 
 @pytest.fixture(scope="module")
@@ -34,19 +33,6 @@ def script():
     return module
 
 
-def run_script(*words):
-    done = subprocess.run(
-        [sys.executable, "-W", "error", SCRIPT, *words],
-        capture_output=True,
-        text=True,
-        timeout=110,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
-    )
-    print(done.stdout, done.stderr)
-    return done
-
-
 @pytest.mark.parametrize("store", ["memory", "sqlite", "postgres"])
 def test_hostile_names_come_back_or_are_refused(store):
     """As ids of runs and threads, of workflows, steps, nodes and branches, keys of caches and memories, and of forks;
@@ -54,7 +40,7 @@ def test_hostile_names_come_back_or_are_refused(store):
     if store == "postgres":
         address()  # the script uses the same server
     seed = seeded("names").randrange(2**32)
-    done = run_script("names", "--count", "500", "--store", store, "--seed", str(seed))
+    done = run_script("hostile_names.py", "names", "--count", "500", "--store", store, "--seed", str(seed))
     assert done.returncode == 0
     assert f"{store}: 0 violations" in done.stdout
     looked = {what: int(count) for what, count in re.findall(r"'([a-z ]+)': (\d+)", done.stdout)}
@@ -82,7 +68,9 @@ def test_of_two_threads_nobody_reads_what_is_the_others(store, count):
     if store == "postgres":
         address()
     seed = seeded("tenants").randrange(2**32)
-    done = run_script("tenants", "--count", str(count), "--store", store, "--seed", str(seed))
+    done = run_script(
+        "hostile_names.py", "tenants", "--count", str(count), "--store", store, "--seed", str(seed)
+    )
     assert done.returncode == 0
     assert f"{store}: 0 violations" in done.stdout
     assert "'at once'" in done.stdout

@@ -62,6 +62,7 @@ from test_faults import (
     each_anew,
     each_way,
     each_workflow,
+    fails_at_every,
     gathered,
     nested,
     recovered,
@@ -184,25 +185,6 @@ def tells(error, schema):
 HIT = Counter()
 
 
-def fails_at(workflow, places, numbers, plans_at):
-    """Have the Nth call fail, for those N, until there is none."""
-    for at in numbers:
-        with places() as place:
-            plans = place.store.plans = plans_at(at)
-            story = Story(workflow, place.store)
-            found = story.answer(place.heal)
-            told = f"{workflow.__name__}: {plans}"
-            assert found == undisturbed(workflow), told
-            assert story.world.wrong == [], told
-            place.heal()
-            assert story.live() == found, told  # finished: nothing runs
-            assert all(row.status is RunStatus.FINISHED for row in place.store.inner.runs()), told
-            if not plans[0].hits:
-                assert not story.failures, told
-                return
-            assert story.failures, told
-
-
 @each_workflow
 @each_way
 def test_every_commit_fails(workflow, way, places):
@@ -210,7 +192,7 @@ def test_every_commit_fails(workflow, way, places):
         HIT["commit", way] += 1
         return (Plan(at, **WAYS[way]),)
 
-    fails_at(workflow, places, every(3), plans_at)
+    fails_at_every(workflow, places, plans_at, numbers=every(3))
 
 
 @each_workflow
@@ -222,7 +204,7 @@ def test_every_call_of_the_store_fails(workflow, way, places):
             HIT[name, way] += strikes
             return strikes
 
-    fails_at(workflow, places, every(8), lambda at: (Noting(at, counts=METHODS, **WAYS[way]),))
+    fails_at_every(workflow, places, lambda at: (Noting(at, counts=METHODS, **WAYS[way]),), numbers=every(8))
 
 
 class Struck(Place):

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import random
-import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
+from repo_scripts import SCRIPTS, run_script
 
 from weft.core.policy import FailFast, Verdict
 from weft.engine import limits
@@ -20,8 +18,7 @@ from weft.engine.execution import Execution
 from weft.engine.planned import PlannedCall
 from weft.engine.recorder import Recorder
 
-ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "scripts" / "block_trees.py"
+SCRIPT = SCRIPTS / "block_trees.py"
 
 
 def script() -> Any:
@@ -43,15 +40,7 @@ Block, Caller, Each, Leaf, Life, Loop, OneRun, Plan, Row = (
 @pytest.mark.slow
 def test_random_trees_keep_every_promise():
     seed = random.randrange(10**12)
-    done = subprocess.run(
-        [sys.executable, "-W", "error", SCRIPT, "--trees", "100000", "--seconds", "20", "--seed", str(seed)],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
-    )
-    print(done.stdout, done.stderr)
+    done = run_script("block_trees.py", "--trees", 100_000, "--seconds", 20, "--seed", seed, patience=100)
     assert done.returncode == 0
     assert ", 0 with violations" in done.stdout
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import random
 import subprocess
 import sys
@@ -14,28 +13,19 @@ from pathlib import Path
 import pytest
 from commit_points import Point
 from killing import Program, kill_at_effect, seeded
+from repo_scripts import SCRIPTS, run_script
 
 from weft import InMemorySaver
 from weft.checkpoint.base import OpenRun, Record, RecordKind, Write
 
-ROOT = Path(__file__).parents[2]
-HARNESS = ROOT / "scripts" / "kill_harness.py"
+HARNESS = SCRIPTS / "kill_harness.py"
 
 CALL, OTHER = "0a" * 16, "0b" * 16
 
 
 def harness(*args: object, patience: float = 110) -> subprocess.CompletedProcess[str]:
     """The kill harness, in an interpreter of its own: it forks, so it must have no threads."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error", str(HARNESS), *map(str, args)],
-        capture_output=True,
-        text=True,
-        timeout=patience,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
-    )
-    print(done.stdout, done.stderr)
-    return done
+    return run_script("kill_harness.py", *args, patience=patience)
 
 
 def seed_of(name: str) -> list[object]:

@@ -34,6 +34,26 @@ def flow(x):
     return step(x).result()
 
 
+def said_by(program, folder, **environment):
+    """What a program says, in an interpreter of its own that leaves nothing compiled behind."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            **environment,
+        },
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 # Files
 
 UNDER_UMASK_0 = """
@@ -72,23 +92,8 @@ def test_files_are_their_users_alone_under_any_umask_and_none_is_elsewhere(tmp_p
     home, temporary = tmp_path / "home", tmp_path / "tmp"
     home.mkdir()
     temporary.mkdir()
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", UNDER_UMASK_0],
-        cwd=home,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "TMPDIR": str(temporary),
-            "HOME": str(temporary),
-        },
-    )
-    assert done.returncode == 0, done.stderr
-    lines = [line.split(" ", 2) for line in done.stdout.splitlines() if line.startswith("0o")]
+    said = said_by(UNDER_UMASK_0, home, TMPDIR=str(temporary), HOME=str(temporary))
+    lines = [line.split(" ", 2) for line in said.splitlines() if line.startswith("0o")]
     assert {(mode, is_folder) for mode, is_folder, _ in lines} == {("0o600", "False"), ("0o700", "True")}
     seen = {Path(path).name for *_, path in lines}
     assert {"runs.db", "runs.db-wal", "runs.db-shm", "runs.db-owners", "weft.db"} <= seen
@@ -217,23 +222,9 @@ for name in weft.__all__:
 
 
 def imported(folder, more):
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", QUIET.format(more=more)],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "HOME": str(folder),
-        },
-    )
-    assert done.returncode == 0, done.stderr
+    said = said_by(QUIET.format(more=more), folder, HOME=str(folder))
     assert not any(folder.iterdir())
-    return json.loads(done.stdout)
+    return json.loads(said)
 
 
 def test_litellm_1_82_7_importing_does_nothing(tmp_path):
