@@ -30,7 +30,6 @@ from weft.compose import said_of_block
 from weft.engine.step import Step
 from weft.errors import InputError
 from weft.nodes import as_runnable
-from weft.observe.picture import BoxKind
 from weft.observe.sketch import IN, OUT, Sketch, Way
 from weft.observe.sketch import Part as DrawnPart
 from weft.runnable import Runnable, called_in, drawn_part
@@ -38,6 +37,7 @@ from weft.runnable import Runnable, called_in, drawn_part
 if TYPE_CHECKING:
     from weft.engine.options import RunOptions
     from weft.engine.workflow import Workflow
+    from weft.observe.picture import BoxKind
     from weft.run import Run
 
 #: The action of a node that ends with none.

@@ -22,7 +22,6 @@ from weft.engine.raised import without_engine_frames
 from weft.engine.step import Step
 from weft.engine.workflow import Workflow
 from weft.errors import DefinitionError, InputError, UsageError, WeftError
-from weft.observe.picture import Direction, Picture, show
 from weft.observe.sketch import Part, Sketch, named_in_code
 from weft.observe.stream import Chunker
 from weft.run import Run
@@ -30,6 +29,7 @@ from weft.run import Run
 if TYPE_CHECKING:
     from weft.compose import Sequence
     from weft.engine.execution import Execution
+    from weft.observe.picture import Direction, Picture
     from weft.observe.progress import Progress
     from weft.observe.recorded import RecordedRun
     from weft.observe.run_calls import RunCalls
@@ -323,6 +323,8 @@ class Runnable(Workflow):
             InputError: The name ends with something else, or that is no run of this.
             UsageError: SVG and PNG need the extra: ``pip install 'weft[draw]'``.
         """
+        from weft.observe.picture import show  # noqa: PLC0415 - as in picture
+
         return show(self.picture(run=run), save_path=save_path)
 
     def mermaid(self, *, run: Run[Any] | RecordedRun | None = None, direction: Direction = "down") -> str:
