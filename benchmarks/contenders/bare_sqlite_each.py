@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+from grouped_sqlite import open_sqlite
 from workloads import Job, Once
-
-from contenders.bare_sqlite import connect
 
 PACKAGES = ()
 UNSUPPORTED = dict.fromkeys(
@@ -16,7 +15,7 @@ UNSUPPORTED = dict.fromkeys(
 
 async def block(job: Job) -> Once:
     assert job.database
-    db = connect(job.database)
+    db = open_sqlite(job.database)
 
     async def branch(i: int) -> int:
         value: int = await job.body(i)
