@@ -18,6 +18,10 @@
     ├── RetryAfter                               raised by a body that knows when to be tried again
     ├── RunCancelledError                        the run was cancelled before it had a result
     ├── AnswerError              (ValueError)    an answer fits no open question
+    ├── ExecutorError                            a body that an executor runs elsewhere
+    │   ├── UnsendableError      (TypeError)     what cannot be sent to another process, or back
+    │   ├── WorkerDiedError                      the process of the body has died
+    │   └── RemoteError                          the body raised what cannot be raised here
     └── CheckpointError                          the journal
         ├── UnstorableError      (TypeError)     a value that cannot be recorded
         ├── CorruptDataError                     recorded bytes that no value was ever encoded to
@@ -323,6 +327,44 @@ class RunCancelledError(WeftError):
 
 class AnswerError(WeftError, ValueError):
     """An answer was given that fits no open question of the run."""
+
+
+class ExecutorError(WeftError):
+    """Something about a body that an executor runs elsewhere."""
+
+
+class UnsendableError(ExecutorError, TypeError):
+    """A function, an argument or a result cannot be sent to another process.
+
+    Attributes:
+        where: The path to it, such as ``the argument client.session`` or ``the variable lock``.
+    """
+
+    def __init__(self, message: str, where: str = "") -> None:
+        super().__init__(message, where)
+        self.where = where
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class WorkerDiedError(ExecutorError):
+    """The process in which the body ran has died: killed, out of memory, or by the body itself.
+
+    Attributes:
+        exitcode: As of :mod:`subprocess`: the signal, negative, or the code; None where nobody can know.
+    """
+
+    def __init__(self, message: str, exitcode: int | None = None) -> None:
+        super().__init__(message, exitcode)
+        self.exitcode = exitcode
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class RemoteError(ExecutorError):
+    """The body raised an error in another process that cannot be raised here; the message is what it said."""
 
 
 class CheckpointError(WeftError):

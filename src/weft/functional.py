@@ -24,6 +24,7 @@ from weft.engine.context import current, current_call
 from weft.engine.options import RunOptions, as_checkpointer
 from weft.engine.step import Step, name_of, retry_policies, step_options
 from weft.errors import DefinitionError, DirectCallError, InputError, Interrupted, NotInRunError, UsageError
+from weft.executors.inside import Writer, inside
 from weft.observe.sketch import Sketch
 from weft.provided import PROVIDERS
 from weft.runnable import Runnable
@@ -103,6 +104,8 @@ class Task(_Functional, Generic[P, T]):
         """
         call = current.get()
         if call is None:
+            if inside.get() is not None:
+                current_call(f"task {self.step.name!r}")
             raise NotInRunError(
                 f"task {self.step.name!r} was called outside a run. Call it in an entrypoint or in another task; to "
                 f"run it by itself write {self.step.name}.invoke(...), to call the plain function "
@@ -176,6 +179,7 @@ def task(
     timeout: Any = None,
     total: float | None = None,
     limit: Any = None,
+    executor: Any = None,
     key: Callable[..., Any] | None = None,
 ) -> TaskDecorator: ...
 def task(
@@ -188,6 +192,7 @@ def task(
     timeout: Any = None,
     total: float | None = None,
     limit: Any = None,
+    executor: Any = None,
     key: Callable[..., Any] | None = None,
 ) -> Any:
     """Make a task of a function: its calls are recorded, retried, limited, and run in parallel.
@@ -201,13 +206,16 @@ def task(
             time is given up: its call fails on time, its thread is listed in ``Run.given_up``.
         total: Seconds for all attempts and waits of a call together.
         limit: A :class:`Limit`, or several.
+        executor: Where the body runs, if not on the loop or in our threads: ``"process"``, a
+            :class:`ProcessExecutor`, :class:`DaskExecutor` or :class:`RayExecutor`, or any
+            ``concurrent.futures.Executor``.
         key: Computes from the arguments what stands for them in the call's identity, for arguments that cannot be
             encoded, or that change without meaning anything.
 
     Raises:
         DefinitionError: What is decorated is no function, or an option can never work.
     """
-    options = step_options(timeout=timeout, total=total, retry=retry_policy, limit=limit)
+    options = step_options(timeout=timeout, total=total, retry=retry_policy, limit=limit, executor=executor)
 
     def decorate(fn: Callable[..., Any]) -> Task[..., Any]:
         if not callable(fn):
@@ -467,6 +475,8 @@ def get_store() -> BaseStore | None:
 
 def get_stream_writer() -> StreamWriter:
     """What writes to the run's ``custom`` stream."""
+    if inside.get() is not None:
+        return Writer()
     return _of_this_call("writer", "get_stream_writer()")  # type: ignore[no-any-return]  # see PROVIDERS
 
 

@@ -9,6 +9,7 @@ from asyncio import _get_running_loop
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from weft.executors import inside
 from weft.types import Runtime, StreamWriter
 
 if TYPE_CHECKING:
@@ -38,6 +39,9 @@ class _Writer:
         self._count += 1
         if not self._count % _AT_ONCE and _get_running_loop() is None:
             self._let_the_reader_follow()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (inside.Writer, ())  # a body in another process has the like
 
     def _let_the_reader_follow(self) -> None:
         run, told = self._call.run, threading.Event()
@@ -72,6 +76,21 @@ def _writer(workflow: Runnable, call: Call) -> StreamWriter:
     return _Writer(call)
 
 
+class _Heartbeat:
+    """A sign of life of a body; see :class:`weft.Runtime`."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    def __call__(self) -> None:
+        self._call.heartbeat()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (inside.Heartbeat, ())
+
+
 def _runtime(workflow: Runnable, call: Call) -> Runtime[Any]:
     run = call.run
     return Runtime(
@@ -79,7 +98,7 @@ def _runtime(workflow: Runnable, call: Call) -> Runtime[Any]:
         store=workflow.memory,
         stream_writer=_writer(workflow, call),
         previous=run.previous,
-        heartbeat=call.heartbeat,
+        heartbeat=_Heartbeat(call),
         run_id=run.id,
         thread_id=run.thread_id,
     )

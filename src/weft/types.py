@@ -9,6 +9,7 @@ from typing import Any, Generic, Literal, NamedTuple, Protocol, TypedDict, TypeV
 from weft.core.question import Command, Interrupt
 from weft.core.retry import RetryPolicy
 from weft.core.timeout import TimeoutPolicy
+from weft.executors.inside import Absent
 
 ContextT = TypeVar("ContextT")
 
@@ -110,6 +111,12 @@ class Runtime(Generic[ContextT]):
     heartbeat: Callable[[], None] = field(default=lambda: None)
     run_id: str = ""
     thread_id: str | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What a body in another process gets: all but the store, which stays with the workflow."""
+        store = None if self.store is None else Absent("runtime.store")
+        given = (self.context, store, self.stream_writer, self.previous, self.heartbeat)
+        return Runtime, (*given, self.run_id, self.thread_id)
 
 
 __all__ = [

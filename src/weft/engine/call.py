@@ -368,12 +368,13 @@ class Call:
             self._keep_context()
         if self.run.recorder is not None and not self.step.is_async:
             self.run.recorder.scope_of(self)  # made here, so that its thread never has to
-        if self.step.timeout is not None and self.step.is_async:
-            self._begin_watch(self.attempt)  # a thread has to be there first
+        if self.step.timeout is not None and self.step.is_async and self.step.executor is None:
+            self.begin_watch(self.attempt)  # a thread, or a process, has to be there first
         if self.run.is_observed:
             self._tell_within(events.CallStarted, attempt=self.attempt, args=self.args, kwargs=self.kwargs)
 
-    def _begin_watch(self, attempt: int) -> None:
+    def begin_watch(self, attempt: int) -> None:
+        """The body of this attempt begins: its timeouts count from now on."""
         policy = self.step.timeout
         assert policy is not None
         if self.state is not State.RUNNING or attempt != self.attempt or self.stopping is not None:
@@ -417,7 +418,7 @@ class Call:
         step, value, error = self.step, None, None
         try:
             kwargs = self.run.inject(self) if step.inject else self.kwargs
-            value = await step.fn(*self.args, **kwargs)
+            value = await step.body(*self.args, **kwargs)
             if hasattr(type(value), "__await__"):
                 value = await value
             if step.convert is not None:
@@ -488,7 +489,7 @@ class Call:
         if step.timeout is not None:
             if step.timeout.run_timeout is not None:
                 self._set_deadline(step.timeout.run_timeout)
-            run.post(self._begin_watch, attempt)
+            run.post(self.begin_watch, attempt)
         value, error, payload, then = None, None, None, False
         try:
             if self.stopping is None:
@@ -964,6 +965,13 @@ class Call:
         if self.permit is not None:
             self.permit.give_back()
         self.after_child()
+
+    def given_up_elsewhere(self) -> None:
+        """An executor cannot end the body of this call: it is left to itself."""
+        reason = self.stopping.reason if self.stopping is not None else "timed out"
+        self.run.given_up.append(GivenUpBody(self.id, self.step.name, reason))
+        if self.run.is_observed:
+            self._tell(events.CallGivenUp)
 
     def _leave_thread(self) -> None:
         """The body keeps what the world must not see used twice; only the width of its run goes to others."""

@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from weft.errors import NotInRunError
+from weft.executors.inside import inside
 
 if TYPE_CHECKING:
     from weft.engine.call import Call
@@ -30,6 +31,12 @@ def current_call(what: str) -> Call:
     """
     call = current.get()
     if call is None:
+        if inside.get() is not None:
+            raise NotInRunError(
+                f"{what} works in the process of the workflow only, and an executor runs this body in another one. "
+                "Here call_id(), cancelled(), remaining(), a stream writer and a heartbeat can be used; do the rest "
+                "in the workflow, and pass values"
+            )
         raise NotInRunError(
             f"{what} works inside a run only: in the body of a task, node or entrypoint. A thread that a body "
             "starts by itself is outside, unless it runs in contextvars.copy_context()."
@@ -43,7 +50,8 @@ def call_id() -> str:
     Raises:
         NotInRunError: Not called from a body.
     """
-    return current_call("call_id()").id
+    there = inside.get()
+    return there.call_id if there is not None else current_call("call_id()").id
 
 
 def cancelled() -> bool:
@@ -52,6 +60,8 @@ def cancelled() -> bool:
     Raises:
         NotInRunError: Not called from a body.
     """
+    if (there := inside.get()) is not None:
+        return there.is_cancelled
     call = current_call("cancelled()")
     if call.run.clock.is_virtual:  # or a body that asks in a loop would hold up time
         call.run.clock.leave()
@@ -65,4 +75,5 @@ def remaining() -> float | None:
     Raises:
         NotInRunError: Not called from a body.
     """
-    return current_call("remaining()").remaining()
+    there = inside.get()
+    return there.remaining() if there is not None else current_call("remaining()").remaining()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from weft.core.checks import check_seconds
 from weft.core.limits import Needs
@@ -14,6 +14,9 @@ from weft.core.retry import RetryPolicy, transient
 from weft.core.timeout import TimeoutPolicy
 from weft.engine.limits import Limit, limits_of
 from weft.errors import DefinitionError
+
+if TYPE_CHECKING:
+    from weft.executors.base import Executor
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,8 @@ class Step:
     recall: Callable[[Any], None] | None = None  # told what was recorded beside a value that is used again
     shape: str = ""  # of a planned call: what it is made of; a record of another shape is not its own
     is_planned: bool = False  # `fn` gives the conductor of its calls; see weft.engine.planned
+    executor: Executor | None = None  # that runs `fn`, for which the call waits on the loop
+    body: Callable[..., Any] = field(init=False)  # what the engine calls
     is_plain: bool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -43,13 +48,38 @@ class Step:
             self.retry or self.timeout or self.cache or self.inject or self.total or self.limits or self.gates
         )
         object.__setattr__(self, "is_plain", plain)
+        object.__setattr__(self, "body", self.fn)
+        if self.executor is not None:
+            from weft.engine.away import Away  # noqa: PLC0415 - steps of this process do without it
+
+            object.__setattr__(self, "body", Away(self.fn, self.executor))
+            object.__setattr__(self, "is_async", True)
 
     @classmethod
-    def of(cls, fn: Callable[..., Any], *, name: str | None = None, **options: Any) -> Step:
-        """The step of a function; its name unless told is the function's own."""
+    def of(
+        cls, fn: Callable[..., Any], *, name: str | None = None, executor: Any = None, **options: Any
+    ) -> Step:
+        """The step of a function; its name unless told is the function's own.
+
+        Raises:
+            DefinitionError: It is no function, or ``executor`` names none that can run it.
+        """
         if not callable(fn):
             raise DefinitionError(f"a step is made of a function, not of {fn!r}")
-        return cls(fn, name or name_of(fn), is_async_callable(fn), **options)
+        step = cls(fn, name or name_of(fn), is_async_callable(fn), **options)
+        return step if executor is None else step.run_by(executor)
+
+    def run_by(self, executor: Any) -> Step:
+        """The step with its body run by an executor, as the user has named it.
+
+        Raises:
+            DefinitionError: That is none, or cannot run this function.
+        """
+        from weft.executors.choose import executor_of  # noqa: PLC0415 - only for who has one
+
+        is_async = is_async_callable(self.fn)
+        chosen = executor_of(executor, is_async=is_async, name=self.name)
+        return replace(self, executor=chosen, is_async=is_async)
 
 
 def name_of(fn: Callable[..., Any]) -> str:
@@ -68,14 +98,16 @@ def is_async_callable(fn: Callable[..., Any]) -> bool:
 
 
 def step_options(
-    *, timeout: Any = None, total: Any = None, retry: Any = None, limit: Any = None
+    *, timeout: Any = None, total: Any = None, retry: Any = None, limit: Any = None, executor: Any = None
 ) -> dict[str, Any]:
     """The fields of a step for the options that every style spells so, checked.
 
     Raises:
         DefinitionError: One of them can never work.
     """
+    away = {} if executor is None else {"executor": executor}
     return {
+        **away,
         "timeout": TimeoutPolicy.of(timeout),
         "total": None if total is None else check_seconds("total", total),
         "retry": retry_policies(retry),

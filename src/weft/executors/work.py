@@ -1,0 +1,121 @@
+"""Calling a body in another process: in the context it brings, with what it may ask, and its log records sent home."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import copy
+import inspect
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar, copy_context
+from typing import Any
+
+from weft.executors.base import Ticket
+from weft.executors.inside import Inside, inside
+
+#: Context variables, with the values that they are to have.
+Carried = tuple[tuple[ContextVar[Any], Any], ...]
+
+
+def trace_headers() -> dict[str, str]:
+    """The headers of the trace that this context is part of; none where nobody traces."""
+    if "opentelemetry.trace" not in sys.modules:
+        return {}
+    from opentelemetry import propagate  # noqa: PLC0415 - only where somebody uses it
+
+    headers: dict[str, str] = {}
+    propagate.inject(headers)
+    return headers
+
+
+def call_here(
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    ticket: Ticket,
+    variables: Carried,
+    there: Inside,
+    log: Callable[[logging.LogRecord], None],
+) -> Any:
+    """Call the function in a context of its own; what it returns to await is awaited."""
+    return copy_context().run(_call, fn, args, kwargs, ticket, variables, there, log)
+
+
+def _call(
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    ticket: Ticket,
+    variables: Carried,
+    there: Inside,
+    log: Callable[[logging.LogRecord], None],
+) -> Any:
+    inside.set(there)
+    for variable, value in variables:
+        variable.set(value)
+    with _sent_home(log, ticket.levels), _traced(ticket.trace):
+        value = fn(*args, **kwargs)
+        return asyncio.run(_awaited(value)) if inspect.isawaitable(value) else value
+
+
+async def _awaited(value: Any) -> Any:
+    return await value
+
+
+@contextlib.contextmanager
+def _traced(headers: dict[str, str]) -> Iterator[None]:
+    if not headers:
+        yield
+        return
+    from opentelemetry import context, propagate  # noqa: PLC0415 - only where somebody uses it
+
+    token = context.attach(propagate.extract(headers))
+    try:
+        yield
+    finally:
+        context.detach(token)
+
+
+class _Home(logging.Handler):
+    """Sends the records of one body, and of nobody beside it."""
+
+    def __init__(self, log: Callable[[logging.LogRecord], None]) -> None:
+        super().__init__()
+        self._log = log
+        self._there = inside.get()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if inside.get() is self._there:
+            self._log(sendable(record))
+
+
+@contextlib.contextmanager
+def _sent_home(log: Callable[[logging.LogRecord], None], levels: dict[str, int]) -> Iterator[None]:
+    handler = _Home(log)
+    before = {name: logging.getLogger(name).level for name in levels}
+    logging.root.addHandler(handler)
+    _set_levels(levels)
+    try:
+        yield
+    finally:
+        logging.root.removeHandler(handler)
+        _set_levels(before)
+
+
+def _set_levels(levels: dict[str, int]) -> None:
+    for name, level in levels.items():
+        logger = logging.getLogger(name)
+        if logger.level != level:
+            logger.setLevel(level)
+
+
+def sendable(record: logging.LogRecord) -> logging.LogRecord:
+    """A record of text alone, as for a queue between processes."""
+    found = copy.copy(record)
+    if found.exc_info and not found.exc_text:
+        found.exc_text = logging.Formatter().formatException(found.exc_info)
+    found.msg, found.args, found.exc_info = record.getMessage(), None, None
+    return found
