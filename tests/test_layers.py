@@ -25,6 +25,7 @@ LAYERS = [
         "functional",
         "nodes",
         "compose",
+        "elsewhere",
         "mapping",
         "batch",
         "graph",

@@ -119,6 +119,10 @@ class Task(_Functional, Generic[P, T]):
             return self
         return Task(replace(self.step, fn=self.step.fn.__get__(instance, owner)))
 
+    def run_by(self, executor: Any) -> Runnable:
+        """The same with its body run by an executor, unless it has one of its own."""
+        return self if self.step.executor is not None else Task(self.step.run_by(executor))
+
     @property
     def func(self) -> Callable[P, Any]:
         """The plain function."""

@@ -67,6 +67,13 @@ class FunctionNode(Runnable, Generic[P, T]):
         """The plain function."""
         return self.step.fn
 
+    def run_by(self, executor: Any) -> Runnable:
+        """The same with its body run by an executor, unless it has one of its own."""
+        if self.step.executor is not None:
+            return self
+        place = Place(self.is_start, self.is_end, self.is_router, self.is_stream)
+        return FunctionNode(self.step.run_by(executor), place)
+
     def bind(self, input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments of the function for an input or an item."""
         return self._binding.bind_item(input, step=self.step.name)
@@ -86,6 +93,7 @@ class NodeOptions(TypedDict, total=False):
     total: float | None
     retry: Any
     limit: Any
+    executor: Any
     key: Callable[..., Any] | None
 
 
@@ -125,8 +133,8 @@ def node(
         **options: ``timeout`` (of one attempt: seconds, a ``timedelta`` or a :class:`TimeoutPolicy`; waiting for limits
             is not counted), ``total`` (seconds for all attempts and waits together), ``retry`` (how many attempts, a
             :class:`RetryPolicy`, or several; the first that covers an error decides), ``limit`` (a :class:`Limit`, or
-            several), and ``key`` (computes from the arguments what stands for them in the call's identity; see
-            :func:`weft.task`).
+            several), ``executor`` (where the body runs, as ``"process"``) and ``key`` (computes from the arguments what
+            stands for them in the call's identity); see :func:`weft.task`.
 
     Raises:
         DefinitionError: What is decorated is no function, or an option can never work.
@@ -173,7 +181,7 @@ def router(
     return _decorator("router", func, name, Place(start, False, True, stream), options)
 
 
-_OPTIONS = frozenset({"timeout", "total", "retry", "limit", "key"})
+_OPTIONS = frozenset({"timeout", "total", "retry", "limit", "executor", "key"})
 
 
 def _decorator(kind: str, func: Any, name: str | None, place: Place, options: dict[str, Any]) -> Any:

@@ -229,6 +229,16 @@ class Runnable(Workflow):
         """What takes its place in another workflow: itself, where its attributes are not the user's own."""
         return self
 
+    def run_by(self, executor: Any) -> Runnable:
+        """The same with its body run by an executor; of a workflow, with its runs done there as a whole.
+
+        Raises:
+            DefinitionError: That is no executor, or none for this.
+        """
+        from weft.elsewhere import Elsewhere  # noqa: PLC0415 - only who has an executor needs it
+
+        return Elsewhere(self, executor)
+
     def bind_branch(self, value: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments of its step for a value that is handed on; see :mod:`weft.core.binding`."""
         return self.bind(value)

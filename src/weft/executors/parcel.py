@@ -55,6 +55,8 @@ def pack(value: Any, what: str) -> bytes:
         return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
     try:
         return _dumps(value)
+    except UnsendableError:
+        raise
     except Exception as error:
         path, culprit = _search(value, what)
         raise UnsendableError(
@@ -130,8 +132,14 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, ContextVar):
             return _variable, _place_of(obj)
-        if isinstance(obj, types.FunctionType) and (holder := _holder_of(obj)) is not None:
-            return _function_in, holder
+        if isinstance(obj, types.FunctionType):
+            found = _place_by_name(obj)
+            if found is not None and found[1] is not obj and _inner(found[1]) is obj:
+                return _function_in, found[0]
+        elif "__wrapped__" in getattr(obj, "__dict__", ()):  # what a decorator has made, here or elsewhere
+            found = _place_by_name(obj)
+            if found is not None and found[1] is obj:
+                return _object_in, found[0]
         return super().reducer_override(obj)
 
 
@@ -150,20 +158,19 @@ def _is_plain(value: Any) -> bool:
     return False
 
 
-# Functions behind a decorator: their module has the step under their name
+# What a decorator makes of a function is found under the name of that
 
 
-def _holder_of(fn: types.FunctionType) -> tuple[str, str] | None:
-    """Module and name of what a decorator has made of this function, if that is where it is found."""
-    module = sys.modules.get(fn.__module__) if fn.__module__ else None
-    if module is None or fn.__module__ == "__main__" or "<locals>" in fn.__qualname__:
+def _place_by_name(obj: Any) -> tuple[tuple[str, str], Any] | None:
+    """Module and name that an object says are its own, and what is there; None where no other process would find it."""
+    name, where = getattr(obj, "__qualname__", None), getattr(obj, "__module__", None)
+    module = sys.modules.get(where) if isinstance(where, str) else None
+    if module is None or where == "__main__" or not isinstance(name, str) or "<locals>" in name:
         return None
     found: Any = module
-    for name in fn.__qualname__.split("."):
-        found = getattr(found, name, None)
-    if found is None or found is fn or _inner(found) is not fn:
-        return None
-    return fn.__module__, fn.__qualname__
+    for each in name.split("."):
+        found = getattr(found, each, None)
+    return None if found is None else ((module.__name__, name), found)
 
 
 def _inner(found: Any) -> Any:
@@ -171,8 +178,12 @@ def _inner(found: Any) -> Any:
     return getattr(found, "func", None) or getattr(found, "__wrapped__", None)
 
 
+def _object_in(module: str, name: str) -> Any:
+    return functools.reduce(getattr, name.split("."), import_module(module))
+
+
 def _function_in(module: str, name: str) -> Any:
-    return _inner(functools.reduce(getattr, name.split("."), import_module(module)))
+    return _inner(_object_in(module, name))
 
 
 # Context variables: the same name in the other process
