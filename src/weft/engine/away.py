@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import contextlib
 import functools
+import itertools
 import logging
+import threading
 import time
 from collections.abc import Callable
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 from weft.engine.context import current
-from weft.executors.base import Body, Executor, Flight, Ticket, TimedOutThere
+from weft.errors import ExecutorError
+from weft.executors.base import Body, Dropped, Executor, Flight, Ticket, TimedOutThere
 from weft.executors.work import trace_headers
 
 if TYPE_CHECKING:
@@ -19,6 +24,12 @@ if TYPE_CHECKING:
 
 #: Seconds for which the levels of the loggers are taken to be as they were.
 _BELIEVED = 1.0
+
+#: As for a body in a thread: values that it may write before it has to wait for the reader of the run's events, and
+#: how often and after how many that is looked at.
+_MOST_UNREAD = 1_000
+_AT_ONCE = 100
+_LOOK_AGAIN = 0.005
 
 
 class Away:
@@ -34,11 +45,14 @@ class Away:
         assert call is not None
         landing = _Landing(call)
         flight = self._executor.begin(Body(self._fn, args, kwargs, _ticket_of(call)), landing)
+        landing.hold_time(self._fn)
         try:
             return await asyncio.shield(landing.future)
         except asyncio.CancelledError:
-            await _bring_down(call, flight, landing.future)
+            await _bring_down(call, flight, landing)
             raise
+        finally:
+            landing.is_left = True
 
 
 def _ticket_of(call: Call) -> Ticket:
@@ -66,18 +80,23 @@ def _levels(_now: int) -> dict[str, int]:
     return {"": logging.root.level, **known}
 
 
-async def _bring_down(call: Call, flight: Flight, future: asyncio.Future[Any]) -> None:
+async def _bring_down(call: Call, flight: Flight, landing: _Landing) -> None:
     """Nobody waits for the body: it is told so, and when its grace is over, it is ended or left to itself."""
+    future = landing.future
+    if future.done():  # it was the body that raised a CancelledError
+        return
+    landing.let_time_go()
     flight.tell()
-    if not call.timed_out:
-        left = call.remaining()
-        grace = call.run.grace
-        await _wait(future, grace if left is None else min(grace, left))
+    stop = call.stopping
+    grace = call.run.grace if stop is None else stop.grace
+    left = call.remaining()
+    await _wait(future, grace if left is None else min(grace, left))
     if not future.done():
         if flight.kill():
+            landing.hold_time(flight.kill)
             await _wait(future, None)
         else:
-            call.given_up_elsewhere()
+            landing.give_up()
     if future.done() and not future.cancelled():
         future.exception()  # nobody else takes it
 
@@ -97,20 +116,37 @@ async def _wait(future: asyncio.Future[Any], seconds: float | None) -> None:
 
 
 class _Landing:
-    """Takes what is told of a body, from any thread, to its call."""
+    """Takes what is told of a body, from any thread, to its call.
+
+    Attributes:
+        future: How it ended; on the loop.
+        is_left: Whether its call has gone on without it, so that nobody is to hear of it.
+    """
+
+    _numbers = itertools.count(1)
 
     def __init__(self, call: Call) -> None:
         self._call = call
         self._attempt = call.attempt
         self._context = copy_context()
+        self._written = 0
+        self._kept = 0  # under what its call keeps limits for it, when it was given up
+        self._has_ended = False
+        self._time: concurrent.futures.Future[None] | None = None  # stands still until this is done
         self.future: asyncio.Future[Any] = call.run.loop.create_future()
+        self.is_left = False
 
     def begun(self) -> None:
         if self._call.step.timeout is not None:
             self._call.run.post(self._call.begin_watch, self._attempt)
 
     def wrote(self, value: Any) -> None:
+        if self.is_left:
+            return
         self._call.run.post(self._call.tell_user_event, value)
+        self._written += 1
+        if not self._written % _AT_ONCE:
+            self._let_the_reader_follow()
 
     def logged(self, record: logging.LogRecord) -> None:
         found = logging.getLogger(record.name)
@@ -118,12 +154,18 @@ class _Landing:
             self._context.copy().run(found.handle, record)
 
     def beat(self) -> None:
-        self._call.heartbeat()
+        if not self.is_left:
+            self._call.heartbeat()
 
     def ended(self, value: Any, error: BaseException | None) -> None:
+        self._has_ended = True
+        run = self._call.run
         if isinstance(error, TimedOutThere):
-            self._call.run.post(self._call.out_of_time, error.limit, error.elapsed, error.idle)
-        self._call.run.post(self._settle, value, error)
+            run.post(self._call.out_of_time, error.limit, error.elapsed, error.idle)
+        run.post(self._settle, value, error)
+        self.let_time_go()
+        if self._kept:
+            self._call._free(self._kept)
 
     def _settle(self, value: Any, error: BaseException | None) -> None:
         if self.future.done():
@@ -132,5 +174,67 @@ class _Landing:
             self.future.set_result(value)
         elif isinstance(error, StopIteration):
             self.future.set_exception(RuntimeError(f"the body raised {error!r}"))
+        elif isinstance(error, Dropped) and self._call.stopping is None:
+            self.future.set_exception(
+                ExecutorError("the executor has dropped the body, as one does that is shut down")
+            )
         else:
             self.future.set_exception(error)
+
+    def _let_the_reader_follow(self) -> None:
+        """What was written waits in the process, not here, while who reads the events of the run is behind."""
+        run, told = self._call.run, threading.Event()
+        if run.unread is None or run.clock.is_virtual or not run.post(told.set):
+            return
+        while not told.wait(_LOOK_AGAIN) and not self._is_over:
+            pass  # until then, what was written is still on its way, and not counted
+        while run.unread() > _MOST_UNREAD and not self._is_over:
+            time.sleep(_LOOK_AGAIN)
+
+    @property
+    def _is_over(self) -> bool:
+        return (
+            self._has_ended or self.is_left or self._call.is_told_to_stop or self._call.run.loop.is_closed()
+        )
+
+    def give_up(self) -> None:
+        """Leave the body to itself. It keeps what the world must not see used twice until it ends."""
+        call, number = self._call, -next(self._numbers)  # no thread has such an ident
+        if not call.abandoned:
+            call.abandoned = {}
+        call.abandoned[number] = () if call.permit is None else call.permit.leave()
+        self._kept = number
+        if self._has_ended:  # in this very moment
+            call._free(number)
+        call.given_up_elsewhere()
+
+    # Virtual time, which stands still while the body is at work
+
+    def hold_time(self, what: Callable[..., Any]) -> None:
+        """Have it stand still until the body has ended."""
+        run = self._call.run
+        if run.clock.is_virtual and self._time is None:
+            self._time = concurrent.futures.Future()
+            run.loop.run_in_executor(_Holding(self._time), what)
+            if self._has_ended:  # in this very moment
+                self.let_time_go()
+
+    def let_time_go(self) -> None:
+        """It need not wait for the body any more."""
+        held, self._time = self._time, None
+        if held is not None:
+            with contextlib.suppress(
+                concurrent.futures.InvalidStateError
+            ):  # somebody else has, in this moment
+                held.set_result(None)
+
+
+class _Holding(concurrent.futures.Executor):
+    """To a virtual loop, somebody who works until this future is done."""
+
+    def __init__(self, future: concurrent.futures.Future[None]) -> None:
+        self._future = future
+
+    def submit(self, *_args: Any, **_kwargs: Any) -> concurrent.futures.Future[Any]:
+        """The future."""
+        return self._future

@@ -35,7 +35,20 @@ from weft.engine.futures import AnyFuture, LoopFuture, Reply, ThreadFuture
 from weft.engine.permit import Permit
 from weft.engine.raised import signal_in, without_our_frame
 from weft.engine.scope import Scope
-from weft.engine.states import GivenUpBody, State, Stop, StopKind
+from weft.engine.states import (
+    ASKED,
+    BACKING_OFF,
+    DRAINING,
+    ENDED,
+    OPEN,
+    OVER,
+    QUEUED,
+    RUNNING,
+    GivenUpBody,
+    State,
+    Stop,
+    StopKind,
+)
 from weft.engine.watch import AttemptWatch
 from weft.engine.where import say_where
 from weft.engine.workers import workers
@@ -55,6 +68,7 @@ logger = logging.getLogger("weft")
 class Call:
     """One use of a step. What few calls need is a class attribute until it is set."""
 
+    run: Execution
     scope_type: type[Scope] = Scope
     is_serial = False  # it has one child at a time, and does nothing else
     alone: bool | None = None  # whether nothing is at work beside it, when somebody has looked; see _is_alone
@@ -107,7 +121,7 @@ class Call:
         self.step = step
         self.args = args
         self.kwargs = kwargs
-        self.state = State.ASKED
+        self.state: State = ASKED
         self.future: Reply = None  # type: ignore[assignment]  # set by whoever asks
         self.pending = 0  # how many those are
         self.asked = 0
@@ -119,20 +133,25 @@ class Call:
         self, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> AnyFuture | asyncio.Future[Any]:
         """This body asks for a call; its future, of the kind that fits where the body runs."""
-        if self.stopping is not None or self.is_in_abandoned_thread:
+        if self.stopping is not None or (self.abandoned and self.is_in_abandoned_thread):
             raise self.unwinding()
-        if self.state is not State.RUNNING:
+        if self.state is not RUNNING:
             raise UsageError(
                 f"{self.step.name!r} has ended; something that it left running asks for {step.name!r}"
             )
         run = self.run
         call = (run.planned if step.is_planned else Call)(run, self, step, args, kwargs)
         loop = _get_running_loop()
-        if loop is run.loop and self.is_on_loop:
+        if loop is run.loop and (self.step.is_async or self.body is not None):
             call.future = future = LoopFuture(call, loop)
-            fingerprint = run.recorder.fingerprint(step, args, kwargs) if run.recorder is not None else b""
             try:
-                call.begin(fingerprint)
+                if run.is_plain and step.is_plain and self.permit is None:
+                    call._join_parent(self)
+                    call._launch()
+                else:
+                    call.begin(
+                        run.recorder.fingerprint(step, args, kwargs) if run.recorder is not None else b""
+                    )
             except BaseException:  # the stack or the memory has come to its end in the middle of it
                 if call in self.children:
                     loop.call_soon(call.stop_by_caller)
@@ -242,7 +261,7 @@ class Call:
 
     def admit(self) -> None:
         """Begin, unless something stands in the way: then as soon as that is gone."""
-        if self.state is not State.ASKED:
+        if self.state is not ASKED:
             return  # cancelled while something was written or read for it
         if self.stopping is not None:
             self._end_stopped()
@@ -262,7 +281,7 @@ class Call:
         if self.parent is None or self.step.is_planned or not self.is_recorded:
             return False  # it is no step
         rehearsal.would_start.append(self)
-        self.state = State.OPEN
+        self.state = OPEN
         self.asks = self.id
         self.run.questions[self.id] = (self, Interrupt(None, self.id))
         self.parent.child_opened()
@@ -284,7 +303,7 @@ class Call:
         self._keep_context()
         if self.permit is None:
             self.permit = Permit(self, needs, len(self.step.gates))
-        self.state = State.QUEUED
+        self.state = QUEUED
         # A child of a call at work goes before new starts: what has begun is finished first.
         if self.permit.ask(ahead=self.parent is not None and self.parent.parent is not None):
             return True
@@ -298,7 +317,7 @@ class Call:
         """This call has the limits that it waited for: to start, or to see its last child."""
         if (child := self._take_arrival()) is not None:
             child._deliver()
-        elif self.state is State.QUEUED:
+        elif self.state is QUEUED:
             self._launch()
         elif self.permit is not None:
             self.permit.give_back()
@@ -321,7 +340,7 @@ class Call:
         self.make_way()
         if self.permit is not None:
             self.permit.lend()
-        if not self.step.is_async and not self.counts_as_left and self.state is State.RUNNING:
+        if not self.step.is_async and not self.counts_as_left and self.state is RUNNING:
             self.counts_as_left = True
             workers.leave()
 
@@ -347,7 +366,7 @@ class Call:
 
     def _launch(self) -> None:
         step, run = self.step, self.run
-        self.state = State.RUNNING
+        self.state = RUNNING
         self.attempt += 1
         if not (run.is_plain and step.is_plain):
             self._prepare_attempt()
@@ -377,7 +396,7 @@ class Call:
         """The body of this attempt begins: its timeouts count from now on."""
         policy = self.step.timeout
         assert policy is not None
-        if self.state is not State.RUNNING or attempt != self.attempt or self.stopping is not None:
+        if self.state is not RUNNING or attempt != self.attempt or self.stopping is not None:
             return
         if policy.run_timeout is not None and self.step.is_async:  # else it was set by the thread
             self._set_deadline(policy.run_timeout)
@@ -438,9 +457,26 @@ class Call:
 
     def _conclude(self, value: Any, error: BaseException | None) -> None:
         try:
-            self._body_ended(value, error)
+            if error is None and self._is_seen_at_once:
+                self.body = None
+                self.value = value
+                self.become_visible()
+            else:
+                self._body_ended(value, error)
         except Exception as broken:  # a mistake of the engine must not leave a run hanging
             self.run.fail(broken)
+
+    @property
+    def _is_seen_at_once(self) -> bool:
+        """Whether nothing has to be waited for, recorded, given back or told at its end."""
+        return (
+            self.run.is_plain
+            and self.step.is_plain
+            and not self.pending
+            and self.stopping is None
+            and self.parent is not None
+            and self.step.workflow is None
+        )
 
     def _launch_in_thread(self) -> None:
         context = self.context.copy() if self.context is not None else copy_context()
@@ -481,7 +517,7 @@ class Call:
         return found
 
     def _run_in_thread(self, attempt: int) -> None:
-        if attempt != self.attempt or self.state is not State.RUNNING:
+        if attempt != self.attempt or self.state is not RUNNING:
             return  # it had no thread until nobody wanted it any more
         current.set(self)
         self.thread = get_ident()
@@ -527,7 +563,7 @@ class Call:
     def _is_wanted(self, thread: int, attempt: int) -> bool:
         """Whether the outcome of the body in this thread is still that of the call; not if it was given up."""
         self._free(thread)  # it was given up in the very moment in which it ended
-        return self.state is State.RUNNING and attempt == self.attempt
+        return self.state is RUNNING and attempt == self.attempt
 
     def _free(self, thread: int) -> None:
         """The body in this thread has ended: if it was given up, what it kept is for others; from any thread."""
@@ -562,7 +598,7 @@ class Call:
             self.permit.lend()
         if self.stopping is not None:
             self._note_cleanup(error)
-            self.state = State.DRAINING
+            self.state = DRAINING
             self.after_child()
             return
         if self.step.workflow is not None and self.parent is not None:
@@ -585,7 +621,7 @@ class Call:
 
     def _drain(self, error: BaseException | None) -> None:
         """The body left calls behind: they end first. After a failure nobody needs them."""
-        self.state = State.DRAINING
+        self.state = DRAINING
         self._deliver_arrival()
         if isinstance(error, Interrupted):
             # What it has begun goes on meanwhile.
@@ -607,11 +643,11 @@ class Call:
         if self.pending > self.held:
             return
         if self.stopping is None:
-            if self.state is State.DRAINING and not self.pending:
+            if self.state is DRAINING and not self.pending:
                 self._settle()
-        elif self.state is State.DRAINING:
+        elif self.state is DRAINING:
             self._end_stopped()
-        elif self.state is not State.OVER:
+        elif self.state is not OVER:
             self._stop_body()
 
     def _settle(self) -> None:
@@ -656,7 +692,7 @@ class Call:
         return left is None or delay < left
 
     def _back_off(self, delay: float, error: BaseException) -> None:
-        self.state = State.BACKING_OFF
+        self.state = BACKING_OFF
         self.told = False
         if self.run.is_observed:
             self._tell(events.CallRetrying, attempt=self.attempt, delay=delay, error=error)
@@ -668,7 +704,7 @@ class Call:
         self.value = self.error = self.payload = self.aside = self.asks = None
         self.timed_out = False
         self.asked = 0
-        self.state = State.ASKED
+        self.state = ASKED
         recorder = self.run.recorder
         if recorder is None or self.scope is None:
             self.admit()
@@ -684,7 +720,7 @@ class Call:
             self._keep_in_cache()
         recorder = self.run.recorder
         if recorder is not None:
-            self.state = State.ENDED
+            self.state = ENDED
             recorder.record(self)
             return
         self.become_visible()
@@ -699,7 +735,7 @@ class Call:
 
     def recorded_in(self, batch: int) -> None:
         """The outcome is durable, or was found to be unstorable (``error`` says so)."""
-        if self.state is not State.ENDED:
+        if self.state is not ENDED:
             return  # the journal failed meanwhile, and the call was let go
         parent = self.parent
         if parent is None:
@@ -747,7 +783,7 @@ class Call:
         """Let the parent see the outcome, unless it is being stopped."""
         parent = self.parent
         if parent is None:
-            self.state = State.OVER
+            self.state = OVER
             self.run.root_ended()
             return
         if parent.stopping is not None:
@@ -762,14 +798,14 @@ class Call:
     def _return_to_parent(self, parent: Call, permit: Permit) -> None:
         parent.arrival = self
         parent.held += 1
-        self.state = State.ENDED
+        self.state = ENDED
         if permit.ask_back():
             parent.permitted()
 
     @property
     def waits_to_return(self) -> bool:
         """Whether its body goes on at a child's outcome, so that it must count again before it sees the last."""
-        return self.state is State.RUNNING
+        return self.state is RUNNING
 
     def _deliver(self) -> None:
         parent = self.parent
@@ -777,7 +813,7 @@ class Call:
         if parent.stopping is not None:
             self._drop()
             return
-        self.state = State.OVER
+        self.state = OVER
         parent.children.pop(self, None)
         parent.pending -= 1
         if parent.counts_as_left and not parent.pending:
@@ -787,13 +823,13 @@ class Call:
         if not self.run.is_plain:
             self._note_delivery()
         error = self.error
-        unread = error is not None and parent.state is State.DRAINING and not parent.step.is_planned
+        unread = error is not None and parent.state is DRAINING and not parent.step.is_planned
         self.future.settle(self.value, error)
         if error is not None:
             parent.failed_child = error
             if unread:
                 self._note_unread(error)
-        if parent.state is State.DRAINING:
+        if parent.state is DRAINING:
             self.run.soon(parent.after_child)
 
     def _note_delivery(self) -> None:
@@ -830,7 +866,7 @@ class Call:
     # Questions
 
     def _open_question(self, question: Interrupted) -> None:
-        self.state = State.OPEN
+        self.state = OPEN
         self.make_way()
         if self.parent is not None:
             self.parent.child_opened()
@@ -850,11 +886,11 @@ class Call:
     @property
     def is_open(self) -> bool:
         """Whether it waits for an answer."""
-        return self.state is State.OPEN
+        return self.state is OPEN
 
     def answered(self) -> None:
         """A question of this open call was answered: its body runs again from the top."""
-        self.was_answered = self.state is not State.OPEN
+        self.was_answered = self.state is not OPEN
         if self.was_answered:
             return  # what the body has begun goes on; then
         self.attempt -= 1  # it is the same attempt that goes on
@@ -868,7 +904,7 @@ class Call:
         stack = [self]
         while stack:
             call = stack.pop()
-            if call.state is not State.OVER and call._may_be_stopped(why):
+            if call.state is not OVER and call._may_be_stopped(why):
                 call.stopping = why
                 if call.own_timeout is not why:
                     call.own_timeout = None
@@ -887,7 +923,7 @@ class Call:
 
     def stop_by_caller(self) -> None:
         """Whoever asked for this call does not want it any more."""
-        if self.state is not State.OVER:
+        if self.state is not OVER:
             self.stop(Stop(StopKind.CANCEL, "cancelled by the body that asked for it", self.run.grace))
 
     def _stop_children(self, why: Stop) -> None:
@@ -899,7 +935,7 @@ class Call:
         assert why is not None
         if self.has_ended or (self.parent is None and self.run.is_opening):
             return
-        if self.state is not State.RUNNING:
+        if self.state is not RUNNING:
             if not self.told:
                 self._end_stopped()
             return
@@ -951,7 +987,7 @@ class Call:
     def _give_up(self) -> None:
         """Leave a sync body to itself. Its thread is a daemon; its outcome and its next call are refused."""
         self.timer = None
-        if self.state is not State.RUNNING:
+        if self.state is not RUNNING:
             return
         reason = self.stopping.reason if self.stopping is not None else "timed out"
         if self.thread:  # else its body never began, and will not
@@ -960,7 +996,7 @@ class Call:
             if self.run.is_observed:
                 self._tell(events.CallGivenUp)
         self._wake_thread(self.stopping or Stop(StopKind.TIMEOUT, reason))
-        self.state = State.DRAINING
+        self.state = DRAINING
         self._clear_timers()
         if self.permit is not None:
             self.permit.give_back()
@@ -1018,7 +1054,7 @@ class Call:
         """The parent is being stopped: nobody sees the outcome."""
         parent = self.parent
         assert parent is not None
-        self.state = State.OVER
+        self.state = OVER
         parent.held += 1
         if self.run.is_observed and (self.stopping is None or self.stopping.kind is not StopKind.SUSPEND):
             self._tell(events.CallFinished, outcome=self.outcome, attempts=self.attempt)
@@ -1060,9 +1096,9 @@ class Call:
 
     def out_of_time(self, limit: float, elapsed: float, idle: bool) -> None:
         """The attempt has taken too long. On the loop it is cancelled; a thread is given up at once."""
-        if self.state is State.OVER or self.stopping is not None:
+        if self.state is OVER or self.stopping is not None:
             return
-        in_thread = self.state is State.RUNNING and self.body is None and not self.step.is_planned
+        in_thread = self.state is RUNNING and self.body is None and not self.step.is_planned
         self._clear_timers()
         self.timed_out = True
         self.value = None
@@ -1118,12 +1154,12 @@ class Call:
     @property
     def is_running(self) -> bool:
         """Whether its body is at work or waits."""
-        return self.state is State.RUNNING
+        return self.state is RUNNING
 
     @property
     def has_ended(self) -> bool:
         """Whether its outcome is final, though perhaps not shown yet."""
-        return self.state is State.ENDED or self.state is State.OVER
+        return self.state is ENDED or self.state is OVER
 
     @property
     def is_told_to_stop(self) -> bool:

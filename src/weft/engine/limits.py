@@ -98,7 +98,7 @@ def limits_of(value: Any) -> tuple[Limit, ...]:
 def needs_of(width: Capacity | None, limits: Iterable[Limit]) -> Needs:
     """Everything that a call needs at once."""
     own = () if width is None else (width,)
-    return own + tuple(limit.capacity for limit in limits)
+    return own + tuple([limit.capacity for limit in limits]) if limits else own
 
 
 class _Guard:

@@ -100,10 +100,17 @@ class ClusterExecutor(ABC):
                 to_stop, self._to_stop = self._to_stop, []
                 piece = self._next() if self._may_send() else []
             for job, kill in to_stop:
-                if job.future is not None and not job.future.done():
-                    self.stop(job.future, job, kill=kill)
+                self._stop(job, kill=kill)
             if piece:
                 self._send(piece)
+
+    def _stop(self, job: Job, *, kill: bool) -> None:
+        if job.future is None or job.future.done():
+            return
+        try:
+            self.stop(job.future, job, kill=kill)
+        except Exception:
+            logger.warning("the cluster could not be told to stop a body of %r", job.step, exc_info=True)
 
     def _has_to_talk(self) -> bool:
         return bool(self._to_stop) or self._may_send()

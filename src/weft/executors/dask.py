@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 from collections.abc import Iterable
 from contextvars import ContextVar
 from functools import partial
@@ -73,8 +72,7 @@ class DaskExecutor(ClusterExecutor):
 
     def stop(self, future: concurrent.futures.Future[bytes], job: Job, *, kill: bool) -> None:
         """See :class:`weft.executors.cluster.ClusterExecutor`."""
-        with contextlib.suppress(Exception):  # the cluster is gone, and the body with it
-            self.client.run(stop, [job.place], kill=kill, wait=False, on_error="ignore")
+        self.client.run(stop, [job.place], kill=kill, on_error="ignore")
 
     def size(self) -> int:
         """The threads of all workers."""

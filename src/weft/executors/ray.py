@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import logging
 from collections.abc import Iterable
 from contextvars import ContextVar
@@ -69,8 +68,7 @@ class RayExecutor(ClusterExecutor):
         """See :class:`weft.executors.cluster.ClusterExecutor`. Ray has no way to tell a body, only to end it."""
         ref = self._refs.get(job.place[0])
         if kill and ref is not None:
-            with contextlib.suppress(Exception):  # the cluster is gone, and the body with it
-                self._ray.cancel(ref, force=False)
+            self._ray.cancel(ref, force=False)
 
     def size(self) -> int:
         """The cores of the cluster, shared by what each body needs."""
