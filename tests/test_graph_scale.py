@@ -184,6 +184,18 @@ def test_a_loop_of_100_000_turns():
 # Growth
 
 
+def sprawling(turns):
+    """A loop that leaves a branch behind in each turn, so that each fork is within all before it."""
+
+    @router
+    async def again(turn=0):
+        return {"turn": turn + 1, "choices": ["again", "aside"] if turn < turns else ["aside"]}
+
+    made = Graph(max_steps=turns + 10).add_node(step("s"), start=True).add_node(again)
+    made.add_node(step("aside"), end=True)
+    return made.add_router(["s"], again, ["again", "aside"], on_error="collect")
+
+
 GROWING = {
     "a chain": chain,
     "a fork": wide,
@@ -198,6 +210,7 @@ GROWING = {
     ),
     "graphs in graphs": lambda size: nested(size // 4, step("inner"), "a"),
     "a loop": loop,
+    "a loop that leaves a branch behind in each turn": sprawling,
     "a loop through a join": lambda size: loop(size, through_join=True),
 }
 

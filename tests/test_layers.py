@@ -37,6 +37,7 @@ LAYERS = [
         "graph_sides",
         "batch_hooks",
         "batch_options",
+        "batch_plain",
         "batch_runs",
         "batch_shared",
         "state",

@@ -69,7 +69,7 @@ class World:
 class Refuses(InMemorySaver):
     """Nothing may use it."""
 
-    def open(self, request):
+    def open_many(self, requests):
         raise AssertionError("an inner checkpointer was used")
 
 

@@ -14,17 +14,18 @@ import weft
 EXPECTED = """
 AnswerError AsyncBatchFlow AsyncBatchNode AsyncFlow AsyncNode AsyncParallelBatchFlow AsyncParallelBatchNode
 BaseNode BaseStore BatchFlow BatchNode BranchError Cache CachePolicy CallToRun Callback Cancelled
-CheckpointError Checkpointer Codec Command ConflictError CorruptDataError DEFAULT_ACTION Decision
-DefinitionError DirectCallError Entrypoint EventCallback Failed FailedCall Flow FunctionNode Graph
-GraphCompileError GraphError GraphEvent GraphEventType InMemoryCache InMemorySaver InMemoryStore InputError
-Interrupt Keep Limit Map MaxStepsError MemorySaver Node NodeTimeoutError NotInRunError NotStarted Ok Outcome
-OwnerLostError Parallel ParallelBatchFlow ParallelBatchNode ParallelExecutionError ParallelTimeoutError Pipeline
-PostgresSaver Progress ReplayMismatchError ResumePlan RetryAfter RetryPolicy Run RunBusyError RunCancelledError
+CheckpointError Checkpointer Codec Command ConflictError CorruptDataError DEFAULT_ACTION DaskExecutor Decision
+DefinitionError DirectCallError Entrypoint EventCallback Executor ExecutorError Failed FailedCall Flow
+FunctionNode Graph GraphCompileError GraphError GraphEvent GraphEventType InMemoryCache InMemorySaver
+InMemoryStore InputError Interrupt Keep Limit Map MaxStepsError MemorySaver Node NodeTimeoutError
+NotInRunError NotStarted Ok Outcome OwnerLostError Parallel ParallelBatchFlow ParallelBatchNode
+ParallelExecutionError ParallelTimeoutError Pipeline PostgresSaver ProcessExecutor Progress RayExecutor
+RemoteError ReplayMismatchError ResumePlan RetryAfter RetryPolicy Run RunBusyError RunCancelledError
 RunMismatchError RunNotFoundError RunStatus Runnable RunnableConfig Runs Runtime Sequence Skipped SqliteSaver
 StateConflictError StateSnapshot StoreError StreamWriter StuckError Task ThreadBusy TimedOut Timeline
-TimelineRecorder TimeoutPolicy Tolerate UnstorableError UsageError WeftError amap call_id cancelled decision
-entrypoint get_config get_runtime get_store get_stream_writer interrupt map node parallel pipeline race
-remaining router runs task tolerate transient
+TimelineRecorder TimeoutPolicy Tolerate UnsendableError UnstorableError UsageError WeftError WorkerDiedError
+amap call_id cancelled decision entrypoint get_config get_runtime get_store get_stream_writer interrupt map
+node parallel pipeline race remaining router runs task tolerate transient
 """.split()
 
 

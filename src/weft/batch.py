@@ -13,16 +13,14 @@ import warnings
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from weft.batch_hooks import default, hook_of, is_plain_object, retry_number
 from weft.batch_options import Kind, Options, check_retries, check_wait, of_class
 from weft.batch_runs import (
-    NodeRun,
-    default,
+    conductor_of,
     give_shared,
-    hook_of,
     key_of,
     needs_core,
     nodes_of,
-    retry_number,
     shape_of,
 )
 from weft.batch_shared import Use
@@ -35,6 +33,7 @@ from weft.observe.sketch import Part as DrawnPart
 from weft.runnable import Runnable, called_in, drawn_part
 
 if TYPE_CHECKING:
+    from weft.batch_plain import Plan
     from weft.engine.options import RunOptions
     from weft.engine.workflow import Workflow
     from weft.observe.picture import BoxKind
@@ -68,7 +67,7 @@ class Part(Runnable):
 
     @functools.cached_property
     def step(self) -> Step:  # type: ignore[override]  # made when it is used: until then, nodes are put together
-        conduct = functools.partial(NodeRun, self.node, give_shared, False)
+        conduct = functools.partial(conductor_of, self.node, give_shared, False)
         return Step(
             lambda call, shared: conduct(call, shared, self.node.params),
             self.key,
@@ -185,11 +184,14 @@ class BaseNode(Runnable):
     _weft_is_batch: ClassVar[bool] = False
     _weft_is_parallel: ClassVar[bool] = False
     _weft_defaults: ClassVar[Options]
+    _weft_is_plain_object: ClassVar[bool] = True
+    _weft_plan: ClassVar[Plan | None] = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         kind = cls._weft_kind()
         cls._weft_defaults = Options.of(kind, of_class(cls, kind))
+        cls._weft_is_plain_object = is_plain_object(cls, BaseNode)
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """A node that works even if its class does not call ``super().__init__()``."""

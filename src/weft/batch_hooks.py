@@ -9,20 +9,26 @@ in the order of their records.
 
 from __future__ import annotations
 
+import asyncio
+import copy
 import math
 from collections.abc import Callable
+from contextvars import ContextVar
 from heapq import heappop, heappush
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic
 
+from weft.engine import events
 from weft.engine.call import Call
 from weft.engine.context import current
+from weft.engine.crew import CrewedCall
 from weft.engine.glue import Glue, GlueCall, GlueStep, PlannedGlue
 from weft.engine.limits import Limit
-from weft.engine.states import State
+from weft.engine.states import ASKED, OVER, State
 from weft.engine.step import Step, is_async_callable
 
 if TYPE_CHECKING:
+    from weft.batch import BaseNode
     from weft.core.timeout import TimeoutPolicy
     from weft.engine.execution import Execution
     from weft.engine.futures import Branch
@@ -34,6 +40,56 @@ Moment = tuple[float, float]
 
 #: Before everything.
 FIRST: Moment = (0.0, 0.0)
+
+
+# What a node has
+
+#: How many attempts of ``exec`` there were before this one.
+retry_number: ContextVar[int] = ContextVar("weft_cur_retry", default=0)
+
+#: How an object says that it is copied in a way of its own.
+_WAYS_OF_COPYING = frozenset(
+    ("__copy__", "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__new__", "__slots__")
+)
+
+
+def default(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """Mark a hook of a base class: it need not be called."""
+    hook.__weft_default__ = hook  # type: ignore[attr-defined]  # itself: a wrapper takes the mark over, and is called
+    return hook
+
+
+def hook_of(node: BaseNode, name: str) -> Callable[..., Any] | None:
+    """The hook that the node's own class defines, in its sync or its async spelling; None if it has none."""
+    spelling = spelling_of(node, name)
+    return None if spelling is None else getattr(node, spelling)
+
+
+def spelling_of(node: BaseNode, name: str) -> str | None:
+    """What the node's own class calls this hook: it may have it sync or async; None if it has it not."""
+    spellings = (f"{name}_async", name) if node._weft_is_async else (name, f"{name}_async")
+    for spelling in spellings:
+        hook = getattr(node, spelling, None)
+        function = getattr(hook, "__func__", hook)
+        if hook is not None and getattr(function, "__weft_default__", None) is not function:
+            return spelling
+    return None
+
+
+def is_plain_object(cls: type, base: type) -> bool:
+    """Whether an object of a class below ``base`` is what is in its ``__dict__``, and is copied with that."""
+    own = [each for each in cls.__mro__ if each not in base.__mro__ and each is not Generic]
+    return all(_WAYS_OF_COPYING.isdisjoint(vars(each)) for each in own)
+
+
+def copied(node: BaseNode) -> BaseNode:
+    """A copy of a node, as ``copy.copy`` makes it."""
+    cls = type(node)
+    if not cls._weft_is_plain_object:
+        return copy.copy(node)
+    mine: BaseNode = object.__new__(cls)
+    vars(mine).update(vars(node))
+    return mine
 
 
 # What was seen
@@ -48,8 +104,8 @@ class Seen:
         self.latest = latest  # None: it goes on right after what ran before
 
     def note(self, call: Call) -> None:
-        """An outcome that is waited for is there."""
-        if isinstance(call, HookCall):
+        """An outcome that is waited for is there. Where nothing is recorded, hooks go as they come."""
+        if call.run.is_plain or isinstance(call, HookCall | PlainNodeCall):
             return
         moment = call.seen.latest if isinstance(call, NodeCall) else _moment_of(call)
         if moment is not None:
@@ -161,7 +217,72 @@ def _in_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
     return body
 
 
+# Nodes that are one call
+
+
+class PlainNodeCall(CrewedCall):
+    """A node whose hooks one body awaits one after the other; see :mod:`weft.batch_plain`.
+
+    To whoever asks it is the hook that is at work: that has an id of its own, and its name and input stand in errors.
+    """
+
+    is_recorded = False  # nor is anything else in its run
+    untold = events.LIFE_OF_A_CALL
+    doing: tuple[str, Callable[..., Any], tuple[Any, ...]] | None = (
+        None  # the hook: its name, what it is, its input
+    )
+    place = 0  # of the hook, among what the body has asked for
+
+    @property
+    def path(self) -> list[int]:
+        """Its place in the program, with that of the hook in it."""
+        return [*super().path, self.place]
+
+    async def do(self, name: str, hook: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        """Await a hook, and what it has begun."""
+        self.asked = self.place = self.asked + 1
+        self.doing = name, hook, args
+        if name and (turns := self.run.kept.get(_KEPT)) is not None and not turns.is_free:
+            await turns.come()
+        value = await hook(*args)
+        if hasattr(type(value), "__await__"):
+            value = await value
+        if self.pending:
+            await self._end_of_children()
+        return value
+
+    async def _end_of_children(self) -> None:
+        while self.pending:
+            futures = [child.future for child in self.children]
+            await asyncio.wait(futures)  # type: ignore[type-var]  # a body on the loop has LoopFutures
+            for future in futures:
+                future.forget()
+
+    def _conclude(self, value: Any, error: BaseException | None) -> None:
+        if error is not None and self.doing is not None:
+            name, hook, self.args = self.doing
+            key = f"{self.step.name}.{name}" if name else self.step.name
+            self.step = Step(hook, key, is_async=True)
+        super()._conclude(value, error)
+
+
 # Turns
+
+
+class Guest:
+    """Somebody who waits for a turn without being a call."""
+
+    def __init__(self, turns: Turns, loop: asyncio.AbstractEventLoop) -> None:
+        self.state: State = ASKED
+        self.is_there = loop.create_future()
+        self._turns = turns
+        self._loop = loop
+
+    def admit(self) -> None:
+        """It is its turn, until it first waits."""
+        if not self.is_there.done():
+            self.is_there.set_result(None)
+        self._loop.call_soon(self._turns.end, self)
 
 
 class Turns:
@@ -175,8 +296,8 @@ class Turns:
         self._now = FIRST  # the moment of whose turn it is, or was
         self._arrivals = count()
         self._outcomes = count()
-        self._waiting: list[tuple[Moment, int, HookCall]] = []
-        self._at_work: HookCall | None = None
+        self._waiting: list[tuple[Moment, int, HookCall | Guest]] = []
+        self._at_work: HookCall | Guest | None = None
         self._will_look = False
         self._replays = run.recorder is not None and run.recorder.loaded.count > 0
 
@@ -196,7 +317,22 @@ class Turns:
         self._look_soon()
         return False
 
-    def end(self, hook: HookCall) -> None:
+    @property
+    def is_free(self) -> bool:
+        """Whether nobody has the turn, or waits for it."""
+        return self._at_work is None and not self._waiting
+
+    async def come(self) -> None:
+        """Wait for a turn, in a run that is not recorded; it lasts until whoever awaits this waits again."""
+        guest = Guest(self, self._loop)
+        heappush(self._waiting, (self._now, next(self._arrivals), guest))
+        self._look_soon()
+        try:
+            await guest.is_there
+        finally:
+            guest.state = OVER
+
+    def end(self, hook: HookCall | Guest) -> None:
         """The turn of this hook is over, if it has it."""
         if hook is self._at_work:
             self._at_work = None
@@ -217,7 +353,7 @@ class Turns:
         if self._at_work is not None or not self._waiting:
             return
         moment, _, hook = heappop(self._waiting)
-        if hook.state is not State.ASKED:  # stopped meanwhile
+        if hook.state is not ASKED:  # stopped meanwhile
             self._look_soon()
             return
         self._replays = self._replays and moment[0] < math.inf

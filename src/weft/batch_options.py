@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from weft.compose import block_options
@@ -20,7 +20,7 @@ from weft.errors import DefinitionError
 
 #: What each kind takes. A timeout is that of an attempt where there is one step, and of the whole where there are more.
 _ANY = ("checkpointer", "timeout")
-_STEP = ("total", "limit", "retry", "key")
+_STEP = ("total", "limit", "retry", "key", "executor")
 _SEVERAL = ("on_error", "need")
 _AT_ONCE = ("max_concurrent", "optimization_enabled", "estimated_memory_per_node")
 
@@ -71,9 +71,11 @@ class Options:
         limits: Which ``exec`` counts in.
         retry: When a failed attempt is followed by another; None: by ``max_retries`` and ``wait``.
         key: Computes what stands for an item in the identity of its call.
+        executor: What runs ``exec``, as the user has named it; None: the loop and the threads of the engine.
         block: How several items run.
         is_block: Whether a block is needed for that: one after the other until one fails needs none.
         checkpointer: Where runs are recorded unless the run is told otherwise.
+        has_plain_exec: Whether none of these asks for more than that ``exec`` is called.
     """
 
     attempt_timeout: TimeoutPolicy | None
@@ -83,9 +85,16 @@ class Options:
     limits: tuple[Limit, ...]
     retry: tuple[RetryPolicy, ...] | None
     key: Callable[..., Any] | None
+    executor: Any
     block: BlockOptions
     is_block: bool
     checkpointer: Any
+    has_plain_exec: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        asked = (self.total, self.retry, self.executor)
+        asks = self.attempt_timeout or self.limits or any(option is not None for option in asked)
+        object.__setattr__(self, "has_plain_exec", not asks)
 
     @classmethod
     def of(cls, kind: Kind, given: Mapping[str, Any]) -> Options:
@@ -111,6 +120,7 @@ class Options:
             limits=limits_of(given.get("limit")),
             retry=None if retry is None else retry_policies(retry),
             key=given.get("key"),
+            executor=given.get("executor"),
             block=block_options(**several, **at_once),
             is_block=kind.is_parallel or (kind.is_batch and bool(several or timeout)),
             checkpointer=as_checkpointer(given.get("checkpointer")),

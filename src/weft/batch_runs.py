@@ -10,16 +10,15 @@ A node is copied for each of its runs, so what its hooks keep on ``self`` is tha
 
 from __future__ import annotations
 
-import copy
 import functools
 import warnings
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from contextvars import ContextVar
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from weft.batch_hooks import NodeCall, NodeStep, Seen, hook_step
+from weft.batch_hooks import NodeCall, NodeStep, Seen, copied, hook_of, hook_step, retry_number
+from weft.batch_plain import plan_of, start_plain
 from weft.core.policy import FailFast
 from weft.engine.block import Block, BlockOptions, Start
 from weft.engine.context import current
@@ -36,31 +35,11 @@ if TYPE_CHECKING:
     from weft.engine.planned import PlannedCall
     from weft.runnable import Runnable
 
-#: How many attempts of ``exec`` there were before this one.
-retry_number: ContextVar[int] = ContextVar("weft_cur_retry", default=0)
-
 #: Makes of the action that a node ended with, and of ``shared``, the value of the call.
 Give = Callable[[Any, Any], Any]
 
 
 # What a node is made of
-
-
-def default(hook: Callable[..., Any]) -> Callable[..., Any]:
-    """Mark a hook of a base class: it need not be called."""
-    hook.__weft_default__ = hook  # type: ignore[attr-defined]  # itself: a wrapper takes the mark over, and is called
-    return hook
-
-
-def hook_of(node: BaseNode, name: str) -> Callable[..., Any] | None:
-    """The hook that the node's own class defines, in its sync or its async spelling; None if it has none."""
-    spellings = (f"{name}_async", name) if node._weft_is_async else (name, f"{name}_async")
-    for spelling in spellings:
-        hook: Callable[..., Any] | None = getattr(node, spelling, None)
-        function = getattr(hook, "__func__", hook)
-        if hook is not None and getattr(function, "__weft_default__", None) is not function:
-            return hook
-    return None
 
 
 def key_of(node: BaseNode) -> str:
@@ -129,6 +108,24 @@ def places_of(flow: Flow) -> dict[int, int]:
 # One run of a node
 
 
+def conductor_of(
+    node: BaseNode, give: Give, is_own: bool, call: PlannedCall, shared: Any, params: Any
+) -> NodeRun | Walk:
+    """What conducts a run of a node or a flow: where nothing is recorded, a flow without hooks is its walk alone."""
+    if not (call.run.is_plain and _only_walks(node)):
+        return NodeRun(node, give, is_own, call, shared, params)
+    mine: Flow = copied(node)  # type: ignore[assignment]  # as it says
+    mine.params = params
+    return Walk(mine, {}, call, shared, dict(params), give=give, original=node if is_own else None)  # type: ignore[arg-type]
+
+
+def _only_walks(node: BaseNode) -> bool:
+    if not node._weft_is_flow or node._weft_is_batch:
+        return False
+    has_hooks = hook_of(node, "prep") is not None or hook_of(node, "post") is not None
+    return not has_hooks and node.start_node is not None  # type: ignore[attr-defined]
+
+
 class NodeRun:
     """The conductor of a node, or of a flow: ``prep``, the work for each item, ``post``."""
 
@@ -140,7 +137,7 @@ class NodeRun:
         self, node: BaseNode, give: Give, is_own: bool, call: PlannedCall, shared: Any, params: Any
     ) -> None:
         self._original = node if is_own else None
-        self._node = mine = copy.copy(node)
+        self._node = mine = copied(node)
         mine.params = params
         self._give = give
         self._call = call
@@ -383,9 +380,14 @@ def _computes(node: BaseNode) -> bool:
 def _exec_step(
     key: str, node: BaseNode, hook: Callable[..., Any], options: Options, call: PlannedCall
 ) -> Step:
-    body = hook if call.run.recorder is None else _watched(key, node, hook)
-    return Step(
-        _Counted(hook, body),
+    if options.executor is None:
+        body: Callable[..., Any] = _Counted(
+            hook, hook if call.run.recorder is None else _watched(key, node, hook)
+        )
+    else:
+        body = hook  # on a copy of the node, where nobody could see what it counts or sets
+    step = Step(
+        body,
         key,
         is_async=is_async_callable(hook),
         retry=options.retry_of(node),
@@ -394,18 +396,19 @@ def _exec_step(
         limits=options.limits,
         key=options.key,
     )
+    return step if options.executor is None else step.run_by(options.executor)
 
 
 def _start_of_exec(step: Step, item: Any) -> Start:
-    return Start(step, (item,), {})
+    return step, (item,), {}
 
 
 def _start_of_part(part: Runnable, value: Any) -> Start:
-    return Start(part.step, *part.bind_branch(value))
+    return part.step, *part.bind_branch(value)
 
 
 def _start_of_walk(step: Step, shared: Any, params: Any) -> Start:
-    return Start(step, (shared, params), {})
+    return step, (shared, params), {}
 
 
 def _read(key: str, node: BaseNode, found: Any) -> _Read:
@@ -445,18 +448,18 @@ def _nothing_of(values: list[Any]) -> Any:
 
 def _whole_fingerprint(call: PlannedCall, start: Start) -> bytes:
     assert call.run.recorder is not None
-    return call.run.recorder.fingerprint(start.step, start.args, start.kwargs)
+    return call.run.recorder.fingerprint(*start)
 
 
 def _item_fingerprint(step: Step, call: PlannedCall, start: Start) -> bytes:
     assert call.run.recorder is not None
-    return call.run.recorder.fingerprint(step, start.args, {})
+    return call.run.recorder.fingerprint(step, start[1], {})
 
 
 def _params_fingerprint(call: PlannedCall, start: Start) -> bytes:
     """Walks differ in their params; those that are equal, or cannot be encoded, in their order."""
     assert call.run.recorder is not None
-    return call.run.recorder.codec.fingerprint(start.args[1]) or b""
+    return call.run.recorder.codec.fingerprint(start[1][1]) or b""
 
 
 class _Items:
@@ -551,9 +554,20 @@ class Walk:
     may_start_more = False
 
     def __init__(
-        self, flow: Flow, places: Mapping[int, int], call: PlannedCall, shared: Any, params: Any
+        self,
+        flow: Flow,
+        places: Mapping[int, int],
+        call: PlannedCall,
+        shared: Any,
+        params: Any,
+        *,
+        give: Give = give_action,
+        original: Flow | None = None,
     ) -> None:
         self._flow = flow
+        self._give = give
+        self._original = original  # which keeps what is set on the flow
+        self.seen = call.seen if isinstance(call, NodeCall) else Seen()
         self._places = places
         self._call = call
         self._shared = shared
@@ -566,6 +580,8 @@ class Walk:
     def note(self, branch: Branch, call: Call) -> None:
         """A node has ended."""
         self._is_waiting = False
+        if not isinstance(self._call, NodeCall):
+            self.seen.note(call)
         if call.error is not None:
             self._error = call.error
             return
@@ -576,18 +592,27 @@ class Walk:
     def advance(self) -> None:
         """Run the next node, or conclude."""
         if self._error is not None:
-            self._call.conclude(None, self._error)
+            self._conclude(None, self._error)
         elif self._is_waiting:
             return
         elif self._node is None:
-            self._call.conclude(self._action, None)
+            self._conclude(self._give(self._shared, self._action), None)
         else:
             self._is_waiting = True
             self._run(self._node)
 
+    def _conclude(self, value: Any, error: BaseException | None) -> None:
+        if self._original is not None:
+            _give_back(self._flow, self._original)
+        self._call.conclude(value, error)
+
     def _run(self, node: BaseNode) -> None:
-        call, key = self._call, key_of(node)
-        conduct = functools.partial(NodeRun, node, give_action, False)
+        call = self._call
+        if call.run.is_plain and (plan := plan_of(node)) is not None:
+            start_plain(call, Branch(call, 0), plan, node, self._shared, self._params)
+            return
+        key = key_of(node)
+        conduct = functools.partial(conductor_of, node, give_action, False)
         timeout = node._weft_chosen().flow_timeout
         step = NodeStep.conducted(conduct, key, timeout=timeout)
         identity = None
@@ -684,15 +709,12 @@ def _warn_of_changes(key: str, before: Mapping[str, Any], node: BaseNode) -> Non
 
 
 __all__ = [
-    "NodeRun",
     "all_nodes_of",
-    "default",
+    "conductor_of",
     "give_action",
     "give_shared",
-    "hook_of",
     "key_of",
     "needs_core",
     "nodes_of",
-    "retry_number",
     "shape_of",
 ]

@@ -7,13 +7,14 @@ import functools
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, MutableSequence, MutableSet
 from typing import TYPE_CHECKING, Any
 
-from weft.batch_runs import NodeRun, shape_of
+from weft.batch_runs import conductor_of, shape_of
 from weft.engine.step import Step
 from weft.errors import UsageError
 from weft.runnable import Runnable, running_call
 
 if TYPE_CHECKING:
     from weft.batch import BaseNode, Part
+    from weft.batch_runs import NodeRun, Walk
     from weft.checkpoint.base import Checkpointer
     from weft.engine.call import Call
     from weft.engine.options import RunOptions
@@ -132,11 +133,11 @@ def _is_running(loop: asyncio.AbstractEventLoop) -> bool:
         return False
 
 
-def _conduct(node: BaseNode, call: PlannedCall, shared: Any, params: Any) -> NodeRun:
+def _conduct(node: BaseNode, call: PlannedCall, shared: Any, params: Any) -> NodeRun | Walk:
     if call.parent is not None:
         # What it does to the caller's `shared` is done again by running it again, however it ends.
         call.is_recorded = False
-    return NodeRun(node, _give_both, True, call, shared, params)
+    return conductor_of(node, _give_both, True, call, shared, params)
 
 
 def _give_both(shared: Any, action: Any) -> Any:

@@ -60,7 +60,7 @@ class Parallel(_Composed):
 
     def __init__(
         self,
-        branches: tuple[Any, ...],
+        parts: list[Runnable],
         *,
         options: BlockOptions,
         name: str | None,
@@ -68,7 +68,6 @@ class Parallel(_Composed):
         retry: Any,
         total: float | None,
     ) -> None:
-        parts = [as_runnable(branch, where="parallel()") for branch in branches]
         self.branches = {part.key: part for part in parts}
         if len(self.branches) < len(parts):
             raise DefinitionError(_equal_names([part.key for part in parts]))
@@ -148,7 +147,7 @@ class _ParallelStyle:
         self._names = tuple(block.branches)
 
     def start_of(self, item: _Start) -> Start:
-        return Start(item.step, *item.part.bind_branch(self._value))
+        return item.step, *item.part.bind_branch(self._value)
 
     def fingerprint(self, call: PlannedCall, start: Start) -> bytes:
         return b""  # names are unique, and what all of them get is part of the block's own identity
@@ -172,6 +171,7 @@ def parallel(
     name: str | None = None,
     retry: Any = None,
     total: float | None = None,
+    executor: Any = None,
     optimization_enabled: bool = True,
     estimated_memory_per_node: int = ESTIMATED_MEMORY,
 ) -> Parallel:
@@ -189,6 +189,8 @@ def parallel(
         name: What results and errors call the block.
         retry: How many attempts of the whole block, a :class:`RetryPolicy`, or several.
         total: Seconds for all attempts together.
+        executor: What runs the branches that name none of their own, as ``"process"`` (see :func:`weft.task`): the body
+            of a step, or the whole run of a workflow.
         optimization_enabled: Whether to choose a width where ``max_concurrent`` is None; if not, all start at once.
         estimated_memory_per_node: Bytes that a branch is taken to need.
 
@@ -202,7 +204,8 @@ def parallel(
         optimization_enabled=optimization_enabled,
         estimated_memory_per_node=estimated_memory_per_node,
     )
-    return Parallel(branches, options=options, name=name, timeout=timeout, retry=retry, total=total)
+    parts = [as_runnable(branch, where="parallel()", executor=executor) for branch in branches]
+    return Parallel(parts, options=options, name=name, timeout=timeout, retry=retry, total=total)
 
 
 def race(*branches: Any, name: str = "race", **options: Any) -> Parallel:

@@ -36,10 +36,10 @@ class Elsewhere(Runnable):
 
     def __init__(self, part: Runnable, executor: Any) -> None:
         part = part.as_part()
-        if isinstance(executor, concurrent.futures.ThreadPoolExecutor):
+        if executor == "thread" or isinstance(executor, concurrent.futures.ThreadPoolExecutor):
             raise DefinitionError(
-                f"{part.key!r} is a workflow, which brings threads of its own: a ThreadPoolExecutor is for functions; "
-                "leave it out"
+                f"{part.key!r} is a workflow, which brings threads of its own: executor={executor!r:.60} is for "
+                "functions; leave it out"
             )
         self.part = part
         self.key = part.key

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from weft.compose import block_options, shape_of
 from weft.core.activation import Options
-from weft.core.branches import OnConflict, Reducer
 from weft.core.checks import check_count, check_name, check_seconds
 from weft.core.graph_binding import CALLBACK, GraphBinding
+from weft.core.graph_branches import OnConflict, Reducer
 from weft.core.graph_plan import GraphPlan, PlanJoin, PlanNode, unknown_name
 from weft.core.graph_state import plain
 from weft.core.policy import FailFast
@@ -32,12 +32,12 @@ from weft.errors import (
     ParallelExecutionError,
     UsageError,
 )
-from weft.graph_callback import Callback, EventCallback
+from weft.graph_callback import Callback, EventCallback, close_callback
 from weft.graph_forks import ForkOptions
 from weft.graph_nodes import Given, GraphNode
 from weft.graph_picture import picture_of_plan, sketch_of_plan
-from weft.graph_run import BranchError, GraphRun, Program, Result, Side, close_callback
-from weft.graph_sides import SideEdge, reachable, side_of, side_plan
+from weft.graph_run import GraphRun, Program, Result, side_of
+from weft.graph_sides import BranchError, Side, SideEdge, reachable, side_plan
 from weft.nodes import FunctionNode, as_runnable
 from weft.observe.sketch import Sketch
 from weft.runnable import Runnable

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import threading
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, NamedTuple
+from inspect import isawaitable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from weft.engine.context import current
 from weft.errors import UsageError
+
+if TYPE_CHECKING:
+    from weft.engine.call import Call
+
+
+logger = logging.getLogger("weft")
 
 #: How `Callback` writes what happens, and what is streamed.
 _SPECIAL, _PLAIN = "<{identifier}:{token}:{params}>", "{token}"
@@ -273,4 +281,39 @@ class Callback(_Stream):
         return self.special_token_format.format(identifier=self.identifier or "", token=name, params="")
 
 
-__all__ = ["Callback", "EventCallback", "GraphEvent", "GraphEventType"]
+#: Seconds for which a callback may take to be closed.
+_CLOSING = 10.0
+
+#: Seconds after which one looks whether that is still wanted.
+_CLOSING_LOOK = 0.25
+
+
+async def close_callback(callback: Any) -> None:
+    """Nothing more is streamed; may be done twice. What it raises is logged."""
+    try:
+        closing = callback.close()
+        if isawaitable(closing):
+            await closing
+    except Exception:  # it concerns who reads what was streamed, not the execution
+        logger.exception("the callback %r could not be closed", callback)
+
+
+async def close_in_time(callback: Any, call: Call, then: Callable[[], None]) -> None:
+    """Close it for as long as whoever waits for this call can wait, and ``then()``."""
+    run = call.run
+    loop = run.loop
+    closing = loop.create_task(close_callback(callback))
+    end = loop.time() + _CLOSING
+    try:
+        while not closing.done() and loop.time() < end:
+            await asyncio.wait({closing}, timeout=min(_CLOSING_LOOK, end - loop.time()))
+            if call.stopping is not None:
+                end = min(end, loop.time() + run.grace)
+        if not closing.done():
+            closing.cancel()
+            logger.warning("the callback %r was left, since it is not closed in time", callback)
+    finally:
+        then()
+
+
+__all__ = ["Callback", "EventCallback", "GraphEvent", "GraphEventType", "close_callback", "close_in_time"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from weft.core.activation import split_choices
 from weft.core.graph_binding import CALLBACK, STATE, UPSTREAM, GraphBinding
@@ -60,27 +60,26 @@ class Given(dict[Any, Any]):
         self.is_closed = False
 
 
-class Start(NamedTuple):
-    """The call that an execution becomes."""
+#: The call that an execution becomes: of which step, with what, and with what by name.
+Start: TypeAlias = tuple[Step, tuple[Any, ...], dict[str, Any]]
 
-    step: Step
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    identity: tuple[bytes, int] | None = None
+
+#: A call that is held back, with its identity.
+Held: TypeAlias = tuple[Start, tuple[bytes, int] | None]
 
 
 class NodeCall(Branch):
     """One execution of a node, as a call that the graph has started."""
 
-    __slots__ = ("callback", "is_recorded", "node", "run", "start", "state")
+    __slots__ = ("branch", "callback", "held", "is_recorded", "node", "state")
 
     def __init__(self, owner: PlannedCall, node: GraphNode, run: Run, callback: Any) -> None:
         super().__init__(owner, run.execution)
         self.node = node
-        self.run = run
+        self.branch = run.branch
         self.callback = callback
+        self.held: Held | None = None
         self.is_recorded = False
-        self.start: Start | None = None  # while it is held back
         self.state: StateBranch | None = run.branch.state if node.takes_state else None
 
     def special(self) -> dict[str, Any]:
@@ -94,6 +93,10 @@ class NodeCall(Branch):
         return found
 
 
+#: What a node may give; what they all give first, since to ask for the other takes longer.
+_MAPPINGS = (dict, Mapping)
+
+
 class GraphNode:
     """A node of a graph, ready to be run any number of times at once.
 
@@ -103,12 +106,24 @@ class GraphNode:
         takes_state: Whether it gets the graph's state.
     """
 
+    __slots__ = (
+        "_own_step",
+        "_plan",
+        "_takes_upstream",
+        "binding",
+        "is_router",
+        "name",
+        "part",
+        "takes_state",
+    )
+
     def __init__(self, name: str, part: Runnable, plan: GraphPlan) -> None:
         self.name = name
         self.part = part
         self.is_router = isinstance(part, FunctionNode) and part.is_router
         self.binding = GraphBinding.of(part.func) if isinstance(part, FunctionNode) else GraphBinding()
         self.takes_state = STATE in self.binding.special
+        self._takes_upstream = UPSTREAM in self.binding.special
         self._plan = plan
         self._own_step = self._step_of(part) if isinstance(part, FunctionNode) else None
 
@@ -118,16 +133,15 @@ class GraphNode:
         Raises:
             InputError: A required parameter is not there, or the part cannot take these values.
         """
-        part = self.part
+        flow = run.branch.flow
         if self._own_step is not None:
-            args, kwargs = self.binding.bind(run.flow, node=self.name)
-            if UPSTREAM in self.binding.special:
+            args, kwargs = self.binding.bind(flow, node=self.name)
+            if self._takes_upstream:
                 kwargs |= self._upstream(run)
-            return Start(self._own_step, args, kwargs)
-        flow = dict(run.flow)
-        args, kwargs = part.bind_node(flow, callback)
-        step = replace(part.step, name=self.name, convert=partial(_written, self.name, run.flow))
-        return Start(step, args, kwargs)
+            return self._own_step, args, kwargs
+        args, kwargs = self.part.bind_node({**flow}, callback)
+        step = replace(self.part.step, name=self.name, convert=partial(_written, self.name, flow))
+        return step, args, kwargs
 
     @property
     def _ways(self) -> str | None:
@@ -156,7 +170,7 @@ class GraphNode:
 
     def _taken(self, output: Any) -> Any:
         """What a body gave, as the graph takes it; what it changed of the state is recorded beside it."""
-        if not isinstance(output, Mapping):
+        if not isinstance(output, _MAPPINGS):
             raise GraphError(_no_dict(self.name, output, ways=self._ways))
         if self.is_router:
             self._check_choices(output)
@@ -260,4 +274,4 @@ def _now(coroutine: Coroutine[Any, Any, None]) -> None:
     raise UsageError("a callback whose start_node or end_node waits for something needs nodes that are async")
 
 
-__all__ = ["Given", "GraphNode", "NodeCall", "Start"]
+__all__ = ["Given", "GraphNode", "Held", "NodeCall", "Start"]

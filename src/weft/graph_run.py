@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import functools
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from inspect import isawaitable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakKeyDictionary
 
@@ -19,28 +18,26 @@ from weft.core.activation import (
     Options,
     Run,
     StateConflicts,
-    Upstream,
     split_choices,
 )
 from weft.core.graph_plan import GraphPlan
 from weft.core.graph_state import Change, StateBranch, plain
 from weft.core.outcome import Failed
-from weft.core.state_merge import Part, merge
 from weft.engine import events
 from weft.engine.context import current
 from weft.engine.futures import Branch
 from weft.engine.states import Stop, StopKind
 from weft.engine.step import Step
-from weft.errors import GraphError, UnstorableError
+from weft.errors import UnstorableError
+from weft.graph_callback import close_in_time
 from weft.graph_forks import Ending, ForkOptions, ForkRun, Forks
 from weft.graph_nodes import Given, GraphNode, NodeCall, Start
+from weft.graph_sides import BranchError, Side, SideCall, SideEdge, Sides, Waiting
 
 if TYPE_CHECKING:
+    from weft.core.graph_branches import Branch as GraphBranch
     from weft.engine.call import Call
     from weft.engine.planned import PlannedCall
-
-
-logger = logging.getLogger("weft")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,57 +63,11 @@ class Program:
     sides: Mapping[str, tuple[Side, ...]]
 
 
-@dataclass(frozen=True, slots=True)
-class Side:
-    """A pipeline that begins beside the way on from a node; see :meth:`weft.graph.Graph.add_branch`.
-
-    Attributes:
-        source: The node.
-        destination: The first of the pipeline.
-        step: Runs it.
-        waits: Whether the way on waits for it.
-        takes_state: Whether it, or its condition, gets the state.
-        plan: Its nodes and ways.
-    """
-
-    source: str
-    destination: str
-    step: Step
-    waits: bool
-    takes_state: bool
-    plan: GraphPlan
-
-
-@dataclass(frozen=True, slots=True)
-class BranchError:
-    """A pipeline beside the way has failed, which concerns nothing else.
-
-    Attributes:
-        source: The node behind which it began.
-        destination: Its first node.
-        error: What was raised.
-    """
-
-    source: str
-    destination: str
-    error: Exception
-
-
 def _refuse_abandoned() -> None:
     """A body that was given up goes on in its thread; the state is the next attempt's."""
     call = current.get()
     if call is not None and call.is_in_abandoned_thread:
         raise call.unwinding()
-
-
-async def close_callback(callback: Any) -> None:
-    """Nothing more is streamed; may be done twice. What it raises is logged."""
-    try:
-        closing = callback.close()
-        if isawaitable(closing):
-            await closing
-    except Exception:  # it concerns who reads what was streamed, not the execution
-        logger.exception("the callback %r could not be closed", callback)
 
 
 class Result(dict[Any, Any]):
@@ -137,20 +88,6 @@ class Holder(Protocol):
     branch_errors: list[BranchError]
 
 
-class SideCall(Branch):
-    """A pipeline beside the way, as a call that the graph has started."""
-
-    __slots__ = ("is_recorded", "run", "side", "start", "state")
-
-    def __init__(self, owner: PlannedCall, side: Side, run: Run, state: Mapping[Any, Any] | None) -> None:
-        super().__init__(owner, run.execution)
-        self.side = side
-        self.run = run  # of the node behind which it begins
-        self.state = state  # what it begins with
-        self.is_recorded = False
-        self.start: Start | None = None  # while it is held back
-
-
 class _OutOfTime(Branch):
     """That a fork has run out of time, as a call that is recorded."""
 
@@ -162,26 +99,6 @@ class _OutOfTime(Branch):
 
 
 _OUT_OF_TIME = "out of time"
-
-#: How many pipelines may be beside each other.
-_DEEPEST = 100
-
-#: Seconds for which a callback may take to be closed.
-_CLOSING = 10.0
-
-#: Seconds after which one looks whether that is still wanted.
-_CLOSING_LOOK = 0.25
-
-
-@dataclass(eq=False, slots=True)
-class _Waiting:
-    """A node that has ended, and whose way on waits for pipelines beside it."""
-
-    running: NodeCall
-    output: Mapping[Any, Any]
-    choices: Sequence[str] | None
-    left: int = 0
-    changes: list[tuple[Mapping[Any, Any], Change]] = field(default_factory=list)
 
 
 class GraphRun:
@@ -210,15 +127,12 @@ class GraphRun:
         callback: Any,
     ) -> None:
         self._program = program
+        self._nodes = program.nodes
         self._call = call
         self._given = given
         self._callback = callback
         self._holder = holder
         self._activation: Activation | None = None
-        self._running: dict[int, NodeCall] = {}
-        self._sides: dict[SideCall, None] = {}
-        self._waiting: dict[int, _Waiting] = {}  # executions whose way on waits for pipelines beside it
-        self._branch_errors: list[BranchError] = [] if given.branch_errors is None else given.branch_errors
         self._ended: deque[tuple[Branch, Call]] = deque()
         self._finished: Finished | None = None
         self._error: BaseException | None = None
@@ -230,7 +144,9 @@ class GraphRun:
         self._held_back: dict[NodeCall | SideCall, None] = {}
         self._recalled = 0  # calls with a record whose turn has not come yet
         self._forks = Forks(self, program.forks) if program.forks else None
-        self._late_changes: list[tuple[Mapping[Any, Any], Change]] = []
+        self._sides = (
+            Sides(self, program.sides, call, given, callback, program.options) if program.sides else None
+        )
 
     # What the engine tells
 
@@ -255,7 +171,7 @@ class GraphRun:
                 self._preface_ended(call)
         if self._error is not None:
             self._call.conclude(None, self._error)
-        elif self._finished is not None and not self._sides:
+        elif self._finished is not None and not (self._sides and self._sides.running):
             self._end(self._finished)
         elif self._held_back and not self._recalled:
             self._start_held_back()
@@ -264,8 +180,8 @@ class GraphRun:
         """Let go of the timers, and tell who reads what was streamed that nothing more comes."""
         if self._forks is not None:
             self._forks.close()
-        if self._program.sides and self._call.run.rehearsal is None:
-            self._holder.branch_errors = self._branch_errors
+        if self._sides is not None and self._call.run.rehearsal is None:
+            self._holder.branch_errors = self._sides.errors
         callback = self._callback
         is_own = callback is not self._given.callback
         may_be_tried_again = self._error is not None and bool(self._call.step.retry)
@@ -276,22 +192,7 @@ class GraphRun:
             then()
             return
         self._given.is_closed = True
-        self._call.run.spawn(self._close_callback(callback, then))
-
-    async def _close_callback(self, callback: Any, then: Callable[[], None]) -> None:
-        loop, run = self.loop, self._call.run
-        closing = loop.create_task(close_callback(callback))
-        end = loop.time() + _CLOSING
-        try:
-            while not closing.done() and loop.time() < end:
-                await asyncio.wait({closing}, timeout=min(_CLOSING_LOOK, end - loop.time()))
-                if self._call.stopping is not None:
-                    end = min(end, loop.time() + run.grace)
-            if not closing.done():
-                closing.cancel()
-                logger.warning("the callback %r was left, since it is not closed in time", callback)
-        finally:
-            then()
+        self._call.run.spawn(close_in_time(callback, self._call, then))
 
     def timeout_error(self, limit: float, elapsed: float) -> None:
         """The usual error will do."""
@@ -344,14 +245,20 @@ class GraphRun:
 
     def _activate(self, state: Mapping[Any, Any] | None) -> None:
         self._activation = Activation(
-            self._program.plan, self._program.options, state=state, guard=_refuse_abandoned
+            self._program.plan,
+            self._program.options,
+            state=state,
+            guard=_refuse_abandoned,
+            watched=self._program.forks,
+            has_places=self._codec is not None,
         )
         self._do(self._activation.begin(self._given, self._given.upstream))
 
     def _end(self, finished: Finished) -> None:
         result = finished.writes if self._given.only_writes else finished.result
         if finished.state is not None:
-            state = self._call.aside = self._with_late_changes(finished.state)
+            state = finished.state if self._sides is None else self._sides.with_late_changes(finished.state)
+            self._call.aside = state
             if not self._is_of_thread and self._call.run.rehearsal is None:
                 self._holder.state = state
             if self._call.parent is None:
@@ -364,226 +271,157 @@ class GraphRun:
     # Starting
 
     def _do(self, decisions: Iterable[Decision]) -> None:
-        todo = deque(decisions)
-        while todo and self._error is None:
-            decision = todo.popleft()
-            if isinstance(decision, Run):
-                todo.extend(self._run(decision))
-            elif isinstance(decision, BranchEnded):
-                todo.extend(self._forks.branch_ended(decision.branch) if self._forks is not None else ())
-            elif isinstance(decision, StateConflicts):
-                self._tell_conflicts(decision)
-            else:
-                self._finished = decision
-
-    def _run(self, run: Run) -> Iterable[Decision]:
-        if self._forks is not None and (instead := self._forks.admit(run)) is not None:
-            return instead
-        return self.start(run)
+        """Do what was decided, then what follows from that."""
+        forks = self._forks
+        while decisions:
+            following: list[Decision] = []
+            for decision in decisions:
+                if self._error is not None:
+                    return
+                if isinstance(decision, Run):
+                    following += self.start(decision) if forks is None else forks.started(decision)
+                elif isinstance(decision, BranchEnded):
+                    assert forks is not None  # nobody else watches
+                    following += forks.branch_ended(decision.branch)
+                elif isinstance(decision, StateConflicts):
+                    self.tell_conflicts(decision)
+                else:
+                    self._finished = decision
+            decisions = following
 
     def start(self, run: Run) -> Iterable[Decision]:
         """Run a node."""
-        node = self._program.nodes[run.node]
+        node = self._nodes[run.node]
         running = NodeCall(self._call, node, run, self._callback)
         try:
             start = node.start_of(run, self._callback)
         except Exception as error:
             return self._failed(running, error)
-        self._running[run.execution] = running
         if self._forks is not None:
-            self._forks.began(run.execution, run.branch)
-        self._ask_in_turn(running, start, running.state)
+            self._forks.began(running)
+        if self._codec is None:
+            self._ask(running, start)
+        else:
+            self.ask_in_turn(running, start, running.state)
         return ()
 
-    def _ask_in_turn(self, asked: NodeCall | SideCall, start: Start, state: StateBranch | None) -> None:
-        if self._codec is not None:
-            start = start._replace(identity=self._identify(asked.run, start, state))
-        if self._replays and start.identity is not None and self._call.recorded_at(start.identity[0]) is None:
-            asked.start = start
+    def ask_in_turn(self, asked: NodeCall | SideCall, start: Start, state: StateBranch | None) -> None:
+        """Make it a call, on a resume not before its turn."""
+        identity = None if self._codec is None else self._identify(asked.branch, start, state)
+        if not self._replays or identity is None:
+            self._ask(asked, start, identity)
+        elif self._call.recorded_at(identity[0]) is None:
+            asked.held = start, identity
             self._held_back[asked] = None
-            return
-        self._ask(asked, start)
-        if self._replays:
+        else:
+            self._ask(asked, start, identity)
             asked.is_recorded = asked.call is not None and asked.call.record is not None
             self._recalled += asked.is_recorded
 
-    def _ask(self, running: NodeCall | SideCall, start: Start) -> None:
-        latest = self._forks.deadline_on(running.run.branch) if self._forks is not None else None
-        self._call.start(
-            running, start.step, start.args, start.kwargs, identity=start.identity, latest=latest
-        )
+    def _ask(
+        self, running: NodeCall | SideCall, start: Start, identity: tuple[bytes, int] | None = None
+    ) -> None:
+        step, args, kwargs = start
+        latest = None if self._forks is None else self._forks.deadline_on(running.branch)
+        self._call.start(running, step, args, kwargs, identity=identity, latest=latest)
 
     def _start_held_back(self) -> None:
         self._replays = False
         held_back, self._held_back = self._held_back, {}
         for running in held_back:
-            start, running.start = running.start, None
-            assert start is not None
-            self._ask(running, start)
+            held, running.held = running.held, None
+            assert held is not None
+            self._ask(running, *held)
 
-    def _identify(self, run: Run, start: Start, state: StateBranch | None) -> tuple[bytes, int]:
+    def _identify(self, branch: GraphBranch, start: Start, state: StateBranch | None) -> tuple[bytes, int]:
         """By the way it came, by its arguments, and by the state, which stands for what was done to it until now."""
         assert self._call.run.recorder is not None
-        fingerprint = self._call.run.recorder.fingerprint(start.step, start.args, start.kwargs)
+        step, args, kwargs = start
+        fingerprint = self._call.run.recorder.fingerprint(step, args, kwargs)
         seen = b"" if state is None else b"s" + state.digest
-        return self._call.identify(start.step.name, run.place + seen + fingerprint)
+        return self._call.identify(step.name, branch.place + seen + fingerprint)
 
     # Outcomes
 
     def _node_ended(self, running: NodeCall, call: Call) -> None:
-        run = running.run
-        del self._running[run.execution]
         self._recalled -= running.is_recorded
-        ending = self._forks.ending_of(run.branch) if self._forks is not None else None
+        ending = None if self._forks is None else self._forks.ending_of(running.branch)
         if ending is None and call.error is None:
             self._succeeded(running, call)
             return
         if running.state is not None:
             running.state.undo()
         if ending is not None:
-            self._has_stopped(ending, run.execution)
+            self._has_stopped(ending, running)
         else:
             assert call.error is not None
             self._do(self._failed(running, call.error))
 
-    def _has_stopped(self, ending: Ending, execution: int) -> None:
+    def _has_stopped(self, ending: Ending, running: NodeCall) -> None:
         assert self._forks is not None
-        self._forks.left(execution)
-        self._do(self._forks.stopped(ending, execution))
+        self._do(self._forks.stopped(ending, running))
 
     def _succeeded(self, running: NodeCall, call: Call) -> None:
-        if running.state is not None and call.aside is not None:
-            self._note_change(running, call.aside, was_recorded=call.record is not None)
-        output, choices = call.value, None
-        if running.node.is_router:
-            choices, output = split_choices(running.node.name, output)
-        if sides := self._program.sides.get(running.node.name):
-            self._begin_sides(sides, running, output, choices)
-        else:
-            self._go_on(running, output, choices)
+        node, output, choices = running.node, call.value, None
+        if call.aside is not None and running.state is not None:
+            self._note_change(running.state, call.aside, was_recorded=call.record is not None)
+        if node.is_router:
+            choices, output = split_choices(node.name, output)
+        if self._sides is not None and self._sides.begin(Waiting(running, output, choices)):
+            return
+        self._go_on(running, output, choices)
 
-    def _go_on(self, running: NodeCall, output: Mapping[Any, Any], choices: Sequence[str] | None) -> None:
-        self._leave(running)
-        self._do(self.active.ended(running.run.execution, output, choices))
+    def _side_ended(self, asked: SideCall, call: Call) -> None:
+        assert self._sides is not None
+        self._recalled -= asked.is_recorded
+        waiting = self._sides.ended(asked, call)
+        if call.error is not None and not isinstance(call.error, Exception | asyncio.CancelledError):
+            self.fail(call.error)
+        elif waiting is not None:
+            self._waited_for(waiting)
 
-    def _leave(self, running: NodeCall) -> None:
+    def _waited_for(self, waiting: Waiting) -> None:
+        running = waiting.running
+        ending = None if self._forks is None else self._forks.ending_of(running.branch)
+        if ending is not None:
+            self._has_stopped(ending, running)
+            return
+        assert self._sides is not None
+        self._sides.take_changes(waiting)
+        self._go_on(running, waiting.output, waiting.choices)
+
+    def _go_on(
+        self,
+        running: NodeCall,
+        output: Mapping[Any, Any],
+        choices: Sequence[str] | None,
+        *,
+        goes_on: bool = True,
+    ) -> None:
+        """A node has ended, and nothing that concerns it has to be waited for."""
         if self._forks is not None:
-            self._forks.left(running.run.execution)
+            self._forks.left(running)
+        assert self._activation is not None
+        self._do(self._activation.ended(running.index, output, choices, goes_on=goes_on))
 
-    def _note_change(self, running: NodeCall, change: Change, *, was_recorded: bool) -> None:
-        assert running.state is not None
+    def _note_change(self, state: StateBranch, change: Change, *, was_recorded: bool) -> None:
         if was_recorded:
-            running.state.apply(change)
+            state.apply(change)
         if self._codec is not None:
-            running.state.record(self._codec.fingerprint(change) or b"")
+            state.record(self._codec.fingerprint(change) or b"")
 
     def _failed(self, running: NodeCall, error: BaseException) -> Iterable[Decision]:
         """A node has failed: the branch that may fail has, or else the graph."""
         if self._forks is None or not isinstance(error, Exception):
             self.fail(error)
             return ()
-        return self._forks.failed(running.run.execution, running.run.branch, error)
+        return self._forks.failed(running, error)
 
-    def _tell_conflicts(self, decision: StateConflicts) -> None:
+    def tell_conflicts(self, decision: StateConflicts) -> None:
+        """Branches that met had changed the same of the state."""
         if self._call.run.is_observed:
             for conflict in decision.conflicts:
                 self._call._tell(events.StateConflict, path=conflict.path, branches=conflict.branches)
-
-    # Pipelines beside the way
-
-    def _begin_sides(
-        self,
-        sides: Iterable[Side],
-        running: NodeCall,
-        output: Mapping[Any, Any],
-        choices: Sequence[str] | None,
-    ) -> None:
-        if self._given.depth == _DEEPEST:
-            raise GraphError(
-                f"pipelines are {_DEEPEST} deep beside each other at {running.node.name!r}: add_branch() leads back to "
-                "where it began"
-            )
-        run = running.run
-        waiting = _Waiting(running, output, choices)
-        for side in sides:
-            state = run.branch.state if side.takes_state else None
-            given = Given(
-                {**run.flow, **output},
-                self._callback,
-                only_writes=True,
-                upstream=(Upstream(running.node.name, output),),
-                state=None if state is None else plain({**state.state}),
-                branch_errors=self._branch_errors,
-                depth=self._given.depth + 1,
-            )
-            asked = SideCall(self._call, side, run, given.state)
-            self._sides[asked] = None
-            waiting.left += side.waits
-            self._ask_in_turn(asked, Start(side.step, (given,), {}), state)
-        if waiting.left:
-            self._waiting[run.execution] = waiting
-        else:
-            self._go_on(running, output, choices)
-
-    def _side_ended(self, asked: SideCall, call: Call) -> None:
-        del self._sides[asked]
-        self._recalled -= asked.is_recorded
-        side, error = asked.side, call.error
-        if isinstance(error, Exception):
-            self._branch_errors.append(BranchError(side.source, side.destination, error))
-        elif error is not None and not isinstance(error, asyncio.CancelledError):
-            self._error = error
-        elif call.aside is not None:
-            changes = self._waiting[asked.run.execution].changes if side.waits else self._late_changes
-            changes.append((asked.state or {}, call.aside))
-        waiting = self._waiting.get(asked.run.execution) if side.waits else None
-        if waiting is None or self._error is not None:
-            return
-        waiting.left -= 1
-        if not waiting.left:
-            del self._waiting[asked.run.execution]
-            self._waited_for(waiting)
-
-    def _waited_for(self, waiting: _Waiting) -> None:
-        run = waiting.running.run
-        ending = self._forks.ending_of(run.branch) if self._forks is not None else None
-        if ending is not None:
-            self._has_stopped(ending, run.execution)
-            return
-        if waiting.changes:
-            state = run.branch.state
-            met = state.copy()
-            self._merge_sides(met, waiting.changes)
-            state.apply(met.all_changes())
-            if self._codec is not None:
-                state.record(b"beside")
-        self._go_on(waiting.running, waiting.output, waiting.choices)
-
-    def _with_late_changes(self, state: dict[Any, Any]) -> dict[Any, Any]:
-        """The state at the end, with what pipelines did to theirs for which nothing has waited."""
-        if not self._late_changes:
-            return state
-        target = StateBranch(state)
-        self._merge_sides(target, self._late_changes)
-        found: dict[Any, Any] = plain(target.state)
-        return found
-
-    def _merge_sides(self, target: StateBranch, changes: Sequence[tuple[Mapping[Any, Any], Change]]) -> None:
-        """Do to a state what pipelines did to theirs, which all began with it: they are branches that meet."""
-        parts = []
-        for number, (before, change) in enumerate(changes, 1):
-            part = StateBranch(before)
-            part.begin()
-            part.apply(change)
-            if self._codec is not None:
-                part.record(self._codec.fingerprint(change) or b"")
-            parts.append(Part(f"pipeline {number} beside the way", part, lambda _: False))
-        options = self._program.options
-        conflicts = merge(
-            target, parts, reducers=options.state_reducers, on_conflict=options.on_state_conflict
-        )
-        if conflicts:
-            self._tell_conflicts(StateConflicts(tuple(conflicts)))
 
     # As its forks see it
 
@@ -638,35 +476,23 @@ class GraphRun:
         if call.error is None:
             self._forks.out_of_time(branch.fork, call.value)
 
-    def stop(self, execution: int, reason: str, latest: float | None) -> bool:
+    def stop(self, running: NodeCall, reason: str, latest: float | None) -> bool:
         """Stop a node, or the pipelines beside it that its way on waits for; whether there is anything to wait for."""
         grace = self._call.run.grace
         if latest is not None:
             grace = max(0.0, min(grace, latest - self.loop.time()))
         why = Stop(StopKind.CANCEL, reason, grace)
-        if execution in self._waiting:
-            return self._stop_sides(execution, why)
-        running = self._running[execution]
-        if running.start is not None:  # it is held back
-            del self._held_back[running]
-            del self._running[execution]
-            return False
-        if running.call is not None:
-            running.call.stop(why)
-        return True
+        if self._sides is not None and self._sides.are_awaited(running):
+            return self._sides.stop(running, why)
+        return self.stop_call(running, why)
 
-    def _stop_sides(self, execution: int, why: Stop) -> bool:
-        sides = [asked for asked in self._sides if asked.run.execution == execution and asked.side.waits]
-        for asked in sides:
-            if asked.start is not None:
-                del self._held_back[asked]
-                del self._sides[asked]
-                self._waiting[execution].left -= 1
-            elif asked.call is not None:
-                asked.call.stop(why)
-        if not self._waiting[execution].left:
-            del self._waiting[execution]
+    def stop_call(self, asked: NodeCall | SideCall, why: Stop) -> bool:
+        """Stop a call, or have it not begin; whether there is anything to wait for."""
+        if asked.held is not None:
+            del self._held_back[asked]
             return False
+        if asked.call is not None:
+            asked.call.stop(why)
         return True
 
     def storable(self, name: str, error: Exception) -> Failed:
@@ -680,3 +506,85 @@ class GraphRun:
                 unstorable.__cause__ = error
                 return Failed(unstorable)
         return outcome
+
+
+class _Own:
+    """What a pipeline has of its own; what it leaves is taken by the graph."""
+
+    def __init__(self, state: Mapping[Any, Any] | None) -> None:
+        self.state = self.given_state = dict(state or {})
+        self.branch_errors: list[Any] = []  # which are in those of the graph as well
+
+
+class SideRun(GraphRun):
+    """The conductor of a pipeline: first its condition, if it has one."""
+
+    def __init__(self, program: Program, call: PlannedCall, given: Given, condition: Step | None) -> None:
+        self._own: Holder = _Own(given.state)
+        super().__init__(program, call, given, self._own, given.callback)
+        self._condition = condition
+
+    def _begin(self) -> None:
+        if self._condition is None:
+            self._activate_own()
+            return
+        output = dict(self._given.upstream[-1].output)
+        self._call.start(Branch(self._call, 0), self._condition, (output, self._own.state), {})
+
+    def _preface_ended(self, call: Call) -> None:
+        if call.error is not None:
+            self._error = call.error
+        elif call.value:
+            self._activate_own()
+        else:
+            self._call.conclude(None, None)
+
+    def _activate_own(self) -> None:
+        self._activate(self._own.state if self._program.takes_state else None)
+
+    def _go_on(
+        self,
+        running: NodeCall,
+        output: Mapping[Any, Any],
+        choices: Sequence[str] | None,
+        *,
+        goes_on: bool = True,
+    ) -> None:
+        goes_on = goes_on and output.get("success") is not False
+        super()._go_on(running, output, choices, goes_on=goes_on)
+
+    def _end(self, finished: Finished) -> None:
+        if finished.state is not None:
+            self._call.aside = self.active.change() or None
+        self._call.conclude(None, None)
+
+
+def side_of(
+    edge: SideEdge, plan: GraphPlan, program: Callable[[], Program], *, shape: str, takes_state: bool
+) -> Side:
+    """The pipeline as the graph runs it."""
+    condition = None
+    if edge.condition is not None:
+        condition = Step.of(edge.condition, name=f"{edge.source} to {edge.destination}?", convert=bool)
+    step = Step(
+        functools.partial(_conductor, program, condition),
+        f"{edge.source} to {edge.destination}",
+        is_async=True,
+        is_planned=True,
+        key=_flow_of,
+        shape=shape,
+    )
+    return Side(edge.source, edge.destination, step, edge.waits, takes_state or condition is not None, plan)
+
+
+def _flow_of(given: Given) -> Any:
+    return {**given}
+
+
+def _conductor(
+    program: Callable[[], Program], condition: Step | None, call: PlannedCall, given: Given
+) -> SideRun:
+    return SideRun(program(), call, given, condition)
+
+
+__all__ = ["BranchError", "GraphRun", "Holder", "Program", "Result", "SideRun", "side_of"]

@@ -240,11 +240,11 @@ class _MapStyle:
         self._computes = part.computes
 
     def start_of(self, item: Any) -> Start:
-        return Start(self.step, *self._part.bind(item))
+        return self.step, *self._part.bind(item)
 
     def fingerprint(self, call: PlannedCall, start: Start) -> bytes:
         assert call.run.recorder is not None
-        return call.run.recorder.fingerprint(start.step, start.args, start.kwargs)
+        return call.run.recorder.fingerprint(*start)
 
     def computes(self, item: Any) -> bool:
         return self._computes
@@ -279,6 +279,7 @@ def map(  # noqa: A001 - the word that everybody looks for
     name: str | None = None,
     retry: Any = None,
     total: float | None = None,
+    executor: Any = None,
     optimization_enabled: bool = True,
     estimated_memory_per_node: int = ESTIMATED_MEMORY,
     **options: Any,
@@ -299,6 +300,8 @@ def map(  # noqa: A001 - the word that everybody looks for
         name: What results and errors call it.
         retry: How many attempts of the whole, a :class:`RetryPolicy`, or several.
         total: Seconds for all attempts together.
+        executor: What runs each item, as ``"process"`` (see :func:`weft.task`): the body of a step, or the whole run of
+            a workflow.
         optimization_enabled: Whether to choose a width where ``max_concurrent`` is None; if not, all start at once.
         estimated_memory_per_node: Bytes that an item is taken to need.
         **options: Those of a run: ``checkpointer, run_id, thread_id, durability, limit, progress`` (True shows how
@@ -317,9 +320,8 @@ def map(  # noqa: A001 - the word that everybody looks for
         optimization_enabled=optimization_enabled,
         estimated_memory_per_node=estimated_memory_per_node,
     )
-    made = Map(
-        as_runnable(step, where="map()"), options=block, name=name, timeout=timeout, retry=retry, total=total
-    )
+    part = as_runnable(step, where="map()", executor=executor)
+    made = Map(part, options=block, name=name, timeout=timeout, retry=retry, total=total)
     if items is not _NO_ITEMS:
         return made.invoke(items, **options)
     _refuse_run_options(options)
@@ -341,6 +343,7 @@ async def amap(step: Any, items: Any, /, **options: Any) -> Any:
 
 _BLOCK_OPTIONS = frozenset(
     {
+        "executor",
         "max_concurrent",
         "timeout",
         "on_error",
@@ -415,7 +418,7 @@ class _PipelineStyle(_MapStyle):
         self._computes = any(stage.computes for stage in stages)
 
     def start_of(self, item: Any) -> Start:
-        return Start(self.step, (item,), {})
+        return self.step, (item,), {}
 
 
 def pipeline(
@@ -429,6 +432,7 @@ def pipeline(
     name: str | None = None,
     retry: Any = None,
     total: float | None = None,
+    executor: Any = None,
     **options: Any,
 ) -> Any:
     """Send every item through all stages, without a barrier between them; returns the list of what the last one gave.
@@ -446,13 +450,14 @@ def pipeline(
         name: What results and errors call it.
         retry: How many attempts of the whole, a :class:`RetryPolicy`, or several.
         total: Seconds for all attempts together.
+        executor: What runs the stages that name none of their own; see :func:`map`.
         **options: Those of a run.
 
     Raises:
         ParallelExecutionError: Items failed, and that is not tolerated.
         DefinitionError: Stages of one name, or an option that can never work.
     """
-    parts = [as_runnable(stage, where="pipeline()") for stage in stages]
+    parts = [as_runnable(stage, where="pipeline()", executor=executor) for stage in stages]
     widths = _widths(parts, max_concurrent)
     on_the_way = max(_ON_THE_WAY, _ON_THE_WAY_EACH * sum(widths.values())) if widths else None
     block = block_options(max_concurrent=on_the_way, on_error=on_error, need=need)

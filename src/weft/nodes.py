@@ -206,12 +206,19 @@ def _decorator(kind: str, func: Any, name: str | None, place: Place, options: di
     return decorate if func is None else decorate(func)
 
 
-def as_runnable(value: Any, *, where: str) -> Runnable:
+def as_runnable(value: Any, *, where: str, executor: Any = None) -> Runnable:
     """A part of a workflow from what users write: anything with verbs, or a plain function.
 
+    Args:
+        value: That.
+        where: Who takes it, for the error.
+        executor: What runs it, if it names none of its own; None: the loop and the threads of the engine.
+
     Raises:
-        DefinitionError: It is neither.
+        DefinitionError: It is neither, or the executor is none for it.
     """
+    if executor is not None:
+        return as_runnable(value, where=where).run_by(executor)
     if isinstance(value, Runnable):
         return value.as_part()
     if callable(value) and not (isinstance(value, type) and issubclass(value, Runnable)):

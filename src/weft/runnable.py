@@ -87,12 +87,14 @@ class Runnable(Workflow):
             future = self._join(call, input, options)
             return await (asyncio.wrap_future(future) if isinstance(future, ThreadFuture) else future)
         parsed = self._options(input, config, options)
-        async with shown(parsed) as observers:
-            try:
+        try:
+            if not parsed.progress:
+                return await run_on_loop(self, input, parsed)
+            async with shown(parsed) as observers:
                 return await run_on_loop(self, input, parsed, observers)
-            except BaseException as error:
-                without_engine_frames(error)
-                raise
+        except BaseException as error:
+            without_engine_frames(error)
+            raise
 
     def stream(
         self,

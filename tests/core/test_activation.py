@@ -126,6 +126,37 @@ def test_a_join_runs_its_destination_once_with_what_all_branches_wrote():
     assert run.result == {"in": 1, "x": 0, "a": 1, "b": 2}
 
 
+def test_only_the_ends_of_watched_branches_are_told():
+    plan = plan_of("s>ab a>pq", "pqb>e")
+
+    def told(**options):
+        activation, ended = Activation(plan, **options), []
+        waiting = activation.begin({})
+        while waiting:
+            decision = waiting.pop(0)
+            if isinstance(decision, Run):
+                waiting += activation.ended(decision.execution, {})
+            elif isinstance(decision, BranchEnded):
+                ended.append(f"{decision.branch.fork.node}{decision.branch.index}")
+        return ended
+
+    assert sorted(told()) == ["a0", "a1", "s0", "s1"]
+    assert told(watched={"a"}) == ["a0", "a1"]
+    assert told(watched=()) == []
+
+
+def test_places_are_told_to_who_wants_them():
+    plan = plan_of("s>ab", "ab>e")
+
+    def places(**options):
+        activation = Activation(plan, **options)
+        (first,) = activation.begin({})
+        return {first.place, *(run.place for run in activation.ended(0, {}))}
+
+    assert len(places()) == 3
+    assert places(has_places=False) == {b""}
+
+
 def test_branches_of_different_length_are_waited_for():
     run = Driver(plan_of("s>abc b>p p>q", "aqc>e"))
     run.end("s")
@@ -1227,6 +1258,11 @@ def test_many_turns_of_two_loops_that_append_to_one_list():
     assert run.state == {"history": [(node, turn) for turn in range(turns) for node in "ab"]}
 
 
+def depth_of(branch):
+    """How many branches began on each other on the way to this one."""
+    return 0 if branch.parent is None else 1 + depth_of(branch.parent)
+
+
 def test_a_loop_through_a_join_keeps_nothing():
     """What it holds at the end is what it held after ten turns."""
     plan = plan_of("s>r r>abe", "ab>r", routers="r")
@@ -1237,7 +1273,7 @@ def test_a_loop_through_a_join_keeps_nothing():
         run.end("a", a=turn)
         run.end("b", b=turn)
         branch = run.find("r").branch
-        depths.add((branch.depth, len(branch.joined), len(run.activation._waiting)))
+        depths.add((depth_of(branch), len(branch.joined), len(run.activation._waiting)))
         run.log.clear()
         run.runs[:] = [None] * len(run.runs)
     assert depths == {(1, 0, 0)}
@@ -1359,7 +1395,7 @@ def test_a_fork_of_one_way_that_comes_back_does_not_nest(blocks):
     for turn in range(100):
         run.end("r", ["a"])
         run.end("a", turn=turn)
-        depths.add(run.find("r").branch.depth)
+        depths.add(depth_of(run.find("r").branch))
     assert len(depths) == 1
     run.end("r", ["e"])
     run.end("e")

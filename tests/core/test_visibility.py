@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from weft.core.visibility import Recorded, Visibility
+from weft.core.visibility import Visibility
+
+
+class Recorded(NamedTuple):
+    """What a journal says of an outcome."""
+
+    identity: bytes
+    ordinal: int
+    batch: int
 
 
 def name(number):
@@ -15,7 +25,7 @@ def name(number):
 
 def recorded(batches):
     """Records of these batches of numbers; the ordinal of each is its number."""
-    return [Recorded(name(n), n, b, f"step {n}") for b, batch in enumerate(batches, 1) for n in batch]
+    return [Recorded(name(n), n, b) for b, batch in enumerate(batches, 1) for n in batch]
 
 
 @st.composite
@@ -127,7 +137,7 @@ def test_a_call_is_recorded_once():
 def test_a_call_contradicts_the_unclaimed_record_of_its_place():
     view = Visibility(recorded([[0, 1]]))
     assert view.contradicts(name(0), 0) is None
-    assert view.contradicts(name(9), 0) == Recorded(name(0), 0, 1, "step 0")
+    assert view.contradicts(name(9), 0) == Recorded(name(0), 0, 1)
     assert view.contradicts(name(9), 7) is None
     view.ask(name(0))
     assert view.contradicts(name(9), 0) is None  # claimed by its own call, from another place
@@ -211,3 +221,24 @@ class Replay(RuleBasedStateMachine):
 
 Replay.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 TestReplay = Replay.TestCase
+
+
+def test_a_batch_is_looked_through_once_however_often_it_is_asked_for():
+    """A body may be ready for the next batch after each of a thousand calls that it asks for."""
+    hashed = 0
+
+    class Name(bytes):
+        __slots__ = ()
+
+        def __hash__(self):
+            nonlocal hashed
+            hashed += 1
+            return super().__hash__()
+
+    names = [Name(n.to_bytes(2, "big")) for n in range(1_000)]
+    view = Visibility([Recorded(each, n, 1) for n, each in enumerate(names)])
+    for each in names:
+        assert view.next_batch(stuck=False) == []
+        view.ask(each)
+    assert view.next_batch(stuck=False) == names
+    assert hashed < 20 * len(names)

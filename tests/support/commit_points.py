@@ -21,7 +21,7 @@ from functools import partial
 from types import ModuleType
 from typing import Any, TypeVar
 
-from weft import SqliteSaver
+from weft import CheckpointError, SqliteSaver
 from weft.checkpoint.base import Checkpointer, OpenRun, Record, RunRow, Write, all_records
 from weft.engine.recorder import OUTCOMES
 
@@ -150,17 +150,19 @@ def put(module: ModuleType, name: str, value: object) -> None:
 
 
 def _watch_methods(cls: Any, watched: Watch, opened: Callable[[str], None]) -> None:
-    open_, commit_, beat_ = cls.open, cls.commit, cls.beat
+    open_, commit_, beat_ = cls.open_many, cls.commit, cls.beat
 
-    def opening(self: Checkpointer, request: OpenRun) -> RunRow:
+    def opening(self: Checkpointer, requests: Sequence[OpenRun]) -> list[RunRow | CheckpointError]:
         passes(Point.BEFORE_ROW)
         with _sending(Point.OPENING):
-            row = open_(self, request)
-        opened(row.run_id)
-        passes(Point.AFTER_ROW)
-        if row.fence > 1:
-            watched.completes(all_records(self, row.run_id))  # in lives before
-        return row
+            found = open_(self, requests)
+        for row in found:
+            if isinstance(row, RunRow):
+                opened(row.run_id)
+                passes(Point.AFTER_ROW)
+                if row.fence > 1:
+                    watched.completes(all_records(self, row.run_id))  # in lives before
+        return found
 
     def committing(self: Checkpointer, writes: Sequence[Write]) -> set[str]:
         is_last = watched.completes(record for write in writes for record in write.records)
@@ -178,7 +180,7 @@ def _watch_methods(cls: Any, watched: Watch, opened: Callable[[str], None]) -> N
         if watched.passed[Point.BEAT] > before:  # else it was not due
             passes(Point.BEAT)
 
-    cls.open, cls.commit, cls.beat = opening, committing, beating
+    cls.open_many, cls.commit, cls.beat = opening, committing, beating
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from weft import StoreError, call_id
+from weft import CheckpointError, StoreError, call_id
 from weft.checkpoint import sql
 from weft.checkpoint.base import (
     Checkpointer,
@@ -79,7 +79,7 @@ class Plan:
 NEVER = Plan(0)
 
 
-class Faulty:
+class Faulty(Checkpointer):
     """A store that does what another does, but where its plan says otherwise.
 
     Attributes:
@@ -98,12 +98,13 @@ class Faulty:
         self.calls: Counter[str] = Counter()
         self.acknowledged: set[bytes] = set()
 
-    def open(self, request: OpenRun) -> RunRow:
-        def let_go(row: RunRow) -> None:
-            if row.status is RunStatus.RUNNING:
-                self.inner.release(row.run_id, row.fence)
+    def open_many(self, requests: Sequence[OpenRun]) -> list[RunRow | CheckpointError]:
+        def let_go(rows: list[RunRow | CheckpointError]) -> None:
+            for row in rows:
+                if isinstance(row, RunRow) and row.status is RunStatus.RUNNING:
+                    self.inner.release(row.run_id, row.fence)
 
-        return self._call("open", lambda: self.inner.open(request), let_go)
+        return self._call("open", lambda: self.inner.open_many(requests), let_go)
 
     def commit(self, writes: Sequence[Write]) -> set[str]:
         return self._call("commit", lambda: self._commit(writes))
@@ -154,6 +155,9 @@ class Faulty:
 
     def delete_thread(self, thread_id: str) -> None:
         self._call("delete_thread", lambda: self.inner.delete_thread(thread_id))
+
+    def vacuum(self) -> None:
+        self._call("vacuum", self.inner.vacuum)
 
     def close(self) -> None:
         self.inner.close()

@@ -136,7 +136,7 @@ class Watched(Activation):
     """An activation that keeps what it was told, and what it wanted to run."""
 
     def __init__(self, *args, **options):
-        super().__init__(*args, **options)
+        super().__init__(*args, **{**options, "has_places": True})  # by which labels are told apart
         self.told = []  # executions with their output and choices, in order
         self.failures = {}  # places in what was told of branches that have failed, and how many nodes had begun then
         self.runs = {}  # by execution
@@ -188,7 +188,7 @@ def watching():
 
 def execution():
     """Which execution of its graph this body is."""
-    return current.get().future.run.execution
+    return current.get().future.index
 
 
 # Nodes that do random things

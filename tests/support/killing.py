@@ -22,7 +22,7 @@ from typing import Any
 
 from msgspec import structs
 
-from weft import InMemorySaver, SqliteSaver, StoreError
+from weft import CheckpointError, InMemorySaver, SqliteSaver, StoreError
 from weft.checkpoint.base import OpenRun, Record, RunRow, Write
 from weft.engine import opening
 from weft.engine.call import Call
@@ -187,16 +187,16 @@ def forget_the_order() -> None:
 
 def forget_the_run() -> None:
     """A run that is accepted is not there."""
-    open_ = SqliteSaver.open
+    open_ = SqliteSaver.open_many
 
-    def broken(self: SqliteSaver, request: OpenRun) -> RunRow:
-        row = open_(self, request)
+    def broken(self: SqliteSaver, requests: Sequence[OpenRun]) -> list[RunRow | CheckpointError]:
+        found = open_(self, requests)
         with closing(sqlite3.connect(self.path)) as db, db:
             for table in ("runs", "inputs", "outcomes", "records"):
                 db.execute(f"DELETE FROM {table}")
-        return row
+        return found
 
-    SqliteSaver.open = broken
+    SqliteSaver.open_many = broken
 
 
 def hang() -> None:

@@ -1554,7 +1554,7 @@ class Builder:
 class _Refuses(InMemorySaver):
     """What nothing inside of a run may touch."""
 
-    def open(self, request: Any) -> Any:
+    def open_many(self, requests: Any) -> Any:
         raise AssertionError("an inner checkpointer was used")
 
 

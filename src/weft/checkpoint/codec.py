@@ -17,9 +17,10 @@ application's types, ``errors_codec`` errors, ``hints`` the types that annotatio
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from operator import length_hint
 from typing import Any, TypeVar, is_typeddict
 from weakref import WeakSet
 
@@ -27,6 +28,7 @@ from weft.checkpoint import builtin_types, errors_codec, hints, shapes
 from weft.checkpoint.builtin_types import ALWAYS_ATOMS, USUAL_ATOMS
 from weft.checkpoint.shapes import Shape
 from weft.checkpoint.wire import (
+    MANY,
     MAX_DEPTH,
     MAX_SIZE,
     NO_HARM,
@@ -39,6 +41,7 @@ from weft.checkpoint.wire import (
     check_bounds,
     pack,
     short_repr,
+    text_keys,
 )
 from weft.core.outcome import (
     Cancelled,
@@ -203,7 +206,8 @@ class Codec:
 
     def _walk(self, value: object, lenient: bool) -> bytes:
         try:
-            data = pack(Writer(self._writers, USUAL_ATOMS, lenient=lenient).write(value))
+            plain = _is_plain(value)
+            data = pack(value if plain else Writer(self._writers, USUAL_ATOMS, lenient=lenient).write(value))
         except (OverflowError, UnicodeEncodeError):  # a huge int or a lone surrogate: too rare to look for
             data = pack(Writer(self._writers, ALWAYS_ATOMS, lenient=lenient).write(value))
         if len(data) > MAX_SIZE:
@@ -235,6 +239,20 @@ class Codec:
     def _add_all(self, classes: Iterable[type]) -> None:
         for cls in classes:
             self._add(cls)
+
+
+def _is_plain(value: object) -> bool:
+    """Whether this is one of the many small values that msgpack takes as they are, so that nothing is looked at."""
+    if type(value) is list:
+        return len(value) <= MANY and _are_plain(value)
+    if type(value) is dict:
+        return len(value) <= MANY and text_keys(value) and _are_plain(value.values())
+    return type(value) in USUAL_ATOMS
+
+
+def _are_plain(items: Collection[object]) -> bool:
+    kinds = set(map(type, items))
+    return kinds <= USUAL_ATOMS and (str not in kinds or sum(map(length_hint, items)) <= NO_HARM)
 
 
 def _decode(reader: Reader, data: bytes) -> object:

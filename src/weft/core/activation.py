@@ -5,9 +5,10 @@ answers with what is to run now, or with the result. It knows no clock and start
 order in which it is told, so that telling it the same again leads to the same decisions.
 
 What is under way are *tokens*, each at a node. A token that goes on in one direction stays on its *branch*; where it
-goes on in several, each of them begins a branch of its own. A branch holds what was written on it since it began, and
-what came before stands in those above it, which do not change meanwhile: nothing is copied along a chain, and a fork
-shares what it does not write.
+goes on in several, each of them begins a branch of its own. So there is never more than one on a branch, and it is no
+object: where it stands, and how it came there, the branch says. A branch holds what was written on it since it began,
+and what came before stands in those above it, which do not change meanwhile: nothing is copied along a chain, and a
+fork shares what it does not write.
 
 An *opening* is a join that waits, or may have to. It counts what is under way in its span (see
 :mod:`weft.core.graph_plan`): tokens, and other openings to which something has come already. When nothing is left
@@ -18,17 +19,17 @@ from there its own sources can be reached again, firing opens it anew: a round.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from heapq import heappop, heappush
 from typing import Any, NamedTuple, TypeAlias
 
-from weft.core.branches import (
+from weft.core.checks import check_count
+from weft.core.graph_branches import (
     Branch,
     Fork,
     OnConflict,
-    Origin,
     Reducer,
     all_below,
     came,
@@ -36,7 +37,6 @@ from weft.core.branches import (
     nearest_common,
     seen_from,
 )
-from weft.core.checks import check_count
 from weft.core.graph_plan import MAX_STEPS, GraphPlan
 from weft.core.graph_state import Change, StateBranch, plain
 from weft.core.state_merge import Conflict, Part, StateReducer, merge
@@ -95,30 +95,41 @@ class Upstream(NamedTuple):
     output: Mapping[Any, Any]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Run:
     """A node is to run.
 
     Attributes:
         execution: By which its end is told; counted from 0.
         node: Its name.
-        flow: The values it may take, shared and to be read only; they hold until its end is told.
-        upstream: What led here: nothing for the start, one node, or all that came to a join, by time of arrival.
         branch: The branch that it runs on.
-        place: By which forks and joins it came, whatever else happens and when: a digest. One node runs in one place
-            several times only one after the other.
+        place: By which forks and joins it came, whatever else happens and when: a digest, if somebody wants it. One
+            node runs in one place several times only one after the other.
     """
 
-    execution: int
-    node: str
-    flow: Mapping[Any, Any]
-    upstream: tuple[Upstream, ...]
-    branch: Branch
-    place: bytes
+    __slots__ = ("_came", "branch", "execution", "node", "place")
+
+    def __init__(self, execution: int, node: str, branch: Branch) -> None:
+        self.execution = execution
+        self.node = node
+        self.branch = branch
+        self.place = branch.place
+        self._came = branch.came
+
+    def __repr__(self) -> str:
+        return f"<Run {self.execution} of {self.node!r}>"
+
+    @property
+    def upstream(self) -> tuple[Upstream, ...]:
+        """What led here: nothing for the start, one node, or all that came to a join, by time of arrival."""
+        return tuple(Upstream(node, output) for node, output in self._came)
+
+    @property
+    def flow(self) -> Mapping[Any, Any]:
+        """The values it may take, shared and to be read only; they hold until its end is told."""
+        return self.branch.flow
 
 
-@dataclass(frozen=True, slots=True)
-class BranchEnded:
+class BranchEnded(NamedTuple):
     """Nothing of a branch of a fork goes on: all of it came to a join, ended or was lost."""
 
     branch: Branch
@@ -189,6 +200,8 @@ class Activation:
         options: How it goes.
         state: What the state of the graph is at the beginning; None for none. It is copied.
         guard: Raises where whoever is about to change the state may not.
+        watched: The nodes behind which the end of each branch is told; None for all.
+        has_places: Whether places are told, which cost a digest for each branch.
     """
 
     def __init__(
@@ -198,13 +211,19 @@ class Activation:
         *,
         state: Mapping[Any, Any] | None = None,
         guard: Callable[[], None] | None = None,
+        watched: Collection[str] | None = None,
+        has_places: bool = True,
     ) -> None:
         self._plan = plan
         self._options = options or Options()
+        self._onward = plan.onward
+        self._nodes = len(plan.nodes)
         self._max_steps = self._options.max_steps
         if self._max_steps is None and plan.has_loop:
             self._max_steps = MAX_STEPS
-        self._tokens: dict[int, _Token] = {}  # by execution
+        self._watched = plan.number if watched is None else watched
+        self._has_places = has_places
+        self._running: dict[int, Branch] = {}  # by execution, where it is
         self._begun = 0
         self._opened = 0
         self._waiting: dict[int, _Opening] = {}  # by number, those to which something has come
@@ -222,7 +241,7 @@ class Activation:
         self.is_finished = False
 
     def __repr__(self) -> str:
-        return f"<Activation: {len(self._tokens)} running, {len(self._waiting)} joins waiting>"
+        return f"<Activation: {len(self._running)} running, {len(self._waiting)} joins waiting>"
 
     # What is told
 
@@ -230,8 +249,9 @@ class Activation:
         """Run the start node, with this input, and what has led there."""
         self._input._flow = dict(input)
         first = self._branch(self._input)
-        opened = self._open(self._plan.opened_by.get(-1, ()), first, {}, b"")
-        self._enter(self._plan.start, _Way(first, opened, 0, upstream, b""))
+        first.openings = self._open(self._plan.opened_by.get(-1, ()), first, {}, b"")
+        first.came = upstream
+        self._enter(self._plan.start, first)
         return self._decided()
 
     def ended(
@@ -256,17 +276,27 @@ class Activation:
             ConflictError: Branches that meet now have written one key, under ``on_conflict="error"``.
             StuckError: Joins wait for each other, and for nothing else.
         """
-        token = self._token(execution)
-        ways = self._ways_on(token, choices) if goes_on else ()
-        name = self._plan.nodes[token.node].name
-        del self._tokens[execution]
-        token.branch.node = name
-        token.branch.write(output, dict.fromkeys(output, Origin(name, token.branch)))
-        if token.branch._state is not None:
-            self._complete_state(token.branch, token.branch._state)
-        self._go_on(token, ways, (Upstream(name, output),))
-        self._leave(token.openings)
-        self._fire_what_can()
+        branch = self._where(execution)
+        ways = self._onward[branch.point] if choices is None and goes_on else None
+        if ways is None:
+            ways = self._ways_on(branch.point, choices) if goes_on else ()
+        del self._running[execution]
+        openings, node = branch.openings, self._plan.nodes[branch.point].name
+        branch.node = node
+        branch.write(output, dict.fromkeys(output, node))
+        if branch._state is not None:
+            self._complete_state(branch, branch._state)
+        branch.came = ((node, output),)
+        if not ways:
+            branch.stand_still()
+            self._ended.append(branch)
+            self._end_token(branch)
+        elif len(ways) == 1 and branch.point not in self._plan.blocks:
+            self._take(ways[0], branch)
+        else:
+            self._fork(branch, execution, ways)
+        if openings:
+            self._leave(openings)
         return self._decided()
 
     def lost(self, execution: int) -> list[Decision]:
@@ -275,11 +305,10 @@ class Activation:
         Raises:
             StuckError: Joins wait for each other, and for nothing else.
         """
-        token = self._token(execution)
-        del self._tokens[execution]
-        self._release(token.branch, is_live=True)
-        self._leave(token.openings)
-        self._fire_what_can()
+        branch = self._where(execution)
+        del self._running[execution]
+        self._release(branch, is_live=True)
+        self._leave(branch.openings)
         return self._decided()
 
     def cut_off(self, branch: Branch, executions: Sequence[int], *, fails: bool) -> list[Decision]:
@@ -293,19 +322,18 @@ class Activation:
         Raises:
             StuckError: Joins wait for each other, and for nothing else.
         """
-        tokens = [self._token(execution) for execution in executions]
+        running = [self._where(execution) for execution in executions]
         if fails:
-            found = self._opening_for(branch, tokens)
+            found = self._opening_for(branch, running)
             self._awaited[branch] = found
             if found is not None:
                 found.under_way += 1
-        self._discard(branch, tokens)
-        self._fire_what_can()
+        self._discard(branch, running)
         return self._decided()
 
-    def _discard(self, branch: Branch, tokens: Sequence[_Token]) -> None:
+    def _discard(self, branch: Branch, running: Sequence[Branch]) -> None:
         """What has ended on a branch, or on one that began there, or has come from there to a join, does not count."""
-        if _is_all_of(branch, tokens):
+        if _is_all_of(branch, running):
             return
         ended, self._ended = self._ended, []
         for each in ended:
@@ -315,11 +343,11 @@ class Activation:
                 self._ended.append(each)
         for opening in self._waiting.values():
             arrivals, opening.arrivals = opening.arrivals, []
-            for way in arrivals:
-                if way.branch.is_within(branch):
-                    self._release(way.branch, is_live=False)
+            for arrived in arrivals:
+                if arrived.is_within(branch):
+                    self._release(arrived, is_live=False)
                 else:
-                    opening.arrivals.append(way)
+                    opening.arrivals.append(arrived)
             if not opening.arrivals and not opening.under_way:
                 heappush(self._ready, opening.number)
 
@@ -333,43 +361,41 @@ class Activation:
             ConflictError: As in :meth:`ended`.
             StuckError: As in :meth:`ended`.
         """
-        tokens = [self._token(execution) for execution in executions]
-        above = branch.parent
+        running = [self._where(execution) for execution in executions]
+        above, first = branch.parent, running[0]
         assert above is not None
-        name = self._plan.nodes[tokens[0].node].name
+        name = self._plan.nodes[first.point].name
         found = self._awaited.pop(branch)
-        for token in tokens:
-            del self._tokens[token.execution]
-        self._discard(branch, tokens)
+        for execution in executions:
+            del self._running[execution]
+        self._discard(branch, running)
         above._uses += 1
         above._live += 1
         instead = self._branch(above)
         instead.node = name
-        instead.write(output, dict.fromkeys(output, Origin(name, instead)))
+        instead.write(output, dict.fromkeys(output, name))
         if found is None:
             self._ended.append(instead)
             self._end_token(instead)
         else:
-            upstream = (Upstream(name, output),)
-            way = _Way(instead, {found.join: found}, tokens[0].steps, upstream, tokens[0].place)
-            self._arrive(found.join, way)
+            instead.steps, instead.came = first.steps, ((name, output),)
+            self._arrive(found, instead)
             self._leave({found.join: found})
-        for token in tokens:
-            self._release(token.branch, is_live=True)
-            self._leave(token.openings)
-        self._fire_what_can()
+        for each in running:
+            self._release(each, is_live=True)
+            self._leave(each.openings)
         return self._decided()
 
-    def _opening_for(self, branch: Branch, tokens: Sequence[_Token]) -> _Opening | None:
+    def _opening_for(self, branch: Branch, running: Sequence[Branch]) -> _Opening | None:
         """The join to which a branch comes that has failed."""
         assert branch.fork is not None
         own = {*self._plan.opened_by.get(self._plan.number[branch.fork.node], ())}
-        reached = [token.openings[join] for token in tokens for join in token.openings]
-        if not _is_all_of(branch, tokens):
+        reached = [opening for each in running for opening in each.openings.values()]
+        if not _is_all_of(branch, running):
             reached += [
                 opening
                 for opening in self._waiting.values()
-                if opening.join in own and any(way.branch.is_within(branch) for way in opening.arrivals)
+                if opening.join in own and any(arrived.is_within(branch) for arrived in opening.arrivals)
             ]
         outside = [opening for opening in reached if not opening.base.is_within(branch)]
         outside.sort(key=lambda opening: (opening.join not in own, -opening.number))
@@ -379,12 +405,13 @@ class Activation:
         """What was done to the state since the beginning, for :meth:`StateBranch.apply`; when it is finished."""
         return self._input.state.all_changes()
 
-    def _token(self, execution: int) -> _Token:
-        token = self._tokens.get(execution)
-        if token is None:
+    def _where(self, execution: int) -> Branch:
+        """The branch on which it runs."""
+        branch = self._running.get(execution)
+        if branch is None:
             state = "has ended already" if 0 <= execution < self._begun else "was never started"
-            raise GraphError(f"execution {execution} {state}; running: {[*self._tokens]}")
-        return token
+            raise GraphError(f"execution {execution} {state}; running: {[*self._running]}")
+        return branch
 
     def _complete_state(self, branch: Branch, state: StateBranch) -> None:
         """Say when what was done to the state was done: in which turn, since one branch has no need of more."""
@@ -394,7 +421,9 @@ class Activation:
         state.complete(self._turn)
 
     def _decided(self) -> list[Decision]:
-        if not self._tokens and not self.is_finished:
+        if self._ready:
+            self._fire_what_can()
+        if not self._running and not self.is_finished:
             if self._waiting:
                 raise StuckError(list(self._told_waits()))
             self.is_finished = True
@@ -412,8 +441,10 @@ class Activation:
 
     # Going on
 
-    def _ways_on(self, token: _Token, choices: Sequence[str] | None) -> Sequence[int]:
-        node = self._plan.nodes[token.node]
+    def _ways_on(self, point: int, choices: Sequence[str] | None) -> Sequence[int]:
+        """Where it goes on, where the plan alone does not say that."""
+        plan = self._plan
+        node = plan.nodes[point]
         if node.is_end:
             return ()
         if node.is_router:
@@ -421,67 +452,60 @@ class Activation:
                 raise GraphError(
                     f"router {node.name!r} has chosen nothing; an empty list of choices ends its branch"
                 )
-            return self._plan.choose(token.node, choices)
+            return plan.choose(point, choices)
         if choices is not None:
             raise GraphError(f"node {node.name!r} is no router and cannot choose; it chose {list(choices)!r}")
-        ways = self._plan.ways_on(token.node)
-        if not ways:
-            raise GraphError(
-                f"node {node.name!r} has ended and there is no way on from it: add an edge or a join, or make it an "
-                "end node (end=True)"
-            )
-        return ways
+        raise GraphError(
+            f"node {node.name!r} has ended and there is no way on from it: add an edge or a join, or make it an "
+            "end node (end=True)"
+        )
 
-    def _go_on(self, token: _Token, ways: Sequence[int], upstream: tuple[Upstream, ...]) -> None:
-        branch = token.branch
-        if not ways:
-            self._ended.append(branch)
-            self._end_token(branch)
-        elif len(ways) == 1 and token.node not in self._plan.blocks:
-            self._take(ways[0], _Way(branch, token.openings, token.steps, upstream, token.place))
-        else:
-            self._fork(token, ways, upstream)
-
-    def _fork(self, token: _Token, ways: Sequence[int], upstream: tuple[Upstream, ...]) -> None:
-        above = token.branch
-        name = self._plan.nodes[token.node].name
-        came_by = token.place + name.encode("utf-8", "surrogatepass")
-        fork = Fork(name, token.execution, len(ways), came_by)
-        above._uses += len(ways)
-        above._live += len(ways)
-        branches = [self._branch(above, fork=fork, index=index) for index in range(len(ways))]
+    def _fork(self, above: Branch, execution: int, ways: Sequence[int]) -> None:
+        node, size = above.node, len(ways)
+        came_by = above.place + node.encode("utf-8", "surrogatepass")
+        fork = Fork(node, execution, size, came_by, node in self._watched)
+        above._uses += size
+        above._live += size
+        first, self._branches = self._branches + 1, self._branches + size
+        branches = [Branch(above, first + index, fork, index) for index in range(size)]
+        above.stand_still()
         equals: dict[int, int] = {}  # how often each way was taken: a router may choose one twice
         for way, branch in zip(ways, branches, strict=True):
-            number = equals[way] = equals.get(way, -1) + 1
-            place = _digest(came_by, self._plan.marks[way], number.to_bytes(4, "big"))
-            self._take(way, _Way(branch, token.openings, token.steps, upstream, place))
+            if self._has_places:
+                number = equals[way] = equals.get(way, -1) + 1
+                branch.place = _digest(came_by, self._plan.marks[way], number.to_bytes(4, "big"))
+            self._take(way, branch)
         self._release(above, is_live=True)
 
-    def _take(self, point: int, way: _Way) -> None:
-        if self._plan.is_join(point):
-            self._arrive(point, way)
+    def _take(self, point: int, branch: Branch) -> None:
+        """Go along an edge, to a node or a join."""
+        if point < self._nodes:
+            self._enter(point, branch)
         else:
-            self._enter(point, way)
+            self._arrive(branch.openings[point], branch)
 
-    def _enter(self, node: int, way: _Way) -> None:
+    def _enter(self, node: int, branch: Branch) -> None:
         """A node is to run; what it opens is opened."""
-        name = self._plan.nodes[node].name
-        if node in self._plan.blocks and _is_alone_behind(name, way.branch):
-            way = way._replace(branch=self._back_at_fork(way.branch))
-        if way.steps == self._max_steps:
-            raise MaxStepsError(way.steps, name, self._plan.loop_through(name))
-        openings = way.openings
-        span, opens = self._plan.spans[node], self._plan.opened_by.get(node)
-        if opens or len(openings) != len(span):  # a token is counted by no others than these
+        plan = self._plan
+        name = plan.nodes[node].name
+        if node in plan.blocks and _is_alone_behind(name, branch):
+            branch = self._back_at_fork(branch)
+        if branch.steps == self._max_steps:
+            raise MaxStepsError(branch.steps, name, plan.loop_through(name))
+        openings, span, opens = branch.openings, plan.spans[node], plan.opened_by.get(node)
+        if opens or len(openings) != len(span):  # a node that runs is counted by no others than these
             openings = {join: openings[join] for join in span}
             if opens:
-                openings |= self._open(opens, way.branch, openings, way.place)
+                openings |= self._open(opens, branch, openings, branch.place)
+            branch.openings = openings
         for opening in openings.values():
             opening.under_way += 1
         execution = self._begun
         self._begun += 1
-        self._tokens[execution] = _Token(execution, node, way.branch, openings, way.steps + 1, way.place)
-        self._decisions.append(Run(execution, name, way.branch.flow, way.upstream, way.branch, way.place))
+        branch.point = node
+        branch.steps += 1
+        self._running[execution] = branch
+        self._decisions.append(Run(execution, name, branch))
 
     def _back_at_fork(self, branch: Branch) -> Branch:
         """A branch comes back to where it began, and nothing else began there: it is over, and goes on above."""
@@ -490,7 +514,9 @@ class Activation:
         above._uses += 1
         above._live += 1
         self._end_token(branch)
-        return self._join_branches(above, [branch])
+        going_on = self._join_branches(above, [branch])
+        going_on.stand_where(branch)
+        return going_on
 
     # Joins
 
@@ -505,12 +531,11 @@ class Activation:
             self._opened += 1
         return openings
 
-    def _arrive(self, join: int, way: _Way) -> None:
-        opening = way.openings[join]
+    def _arrive(self, opening: _Opening, branch: Branch) -> None:
         if opening.number not in self._waiting:
             self._hold(opening)
-        opening.arrivals.append(way)
-        self._end_token(way.branch)
+        opening.arrivals.append(branch)
+        self._end_token(branch)
 
     def _hold(self, opening: _Opening) -> None:
         """It will fire: others have to wait for what goes on behind it."""
@@ -563,17 +588,21 @@ class Activation:
         """Go on behind a join, in the place where it was opened, with what came to it."""
         del self._waiting[opening.number]
         plan, join, arrivals = self._plan, opening.join, opening.arrivals
-        branch = self._join_branches(opening.base, [way.branch for way in arrivals])
+        branch = self._join_branches(opening.base, arrivals)
+        steps = max(arrived.steps for arrived in arrivals)
+        led_here = tuple(pair for arrived in arrivals for pair in arrived.came)
+        for arrived in arrivals:
+            arrived.stand_still()
+        branch.steps, branch.came = steps, led_here
         node = plan.destination_of(join)
-        place = _digest(opening.place, plan.marks[join])
+        if self._has_places:
+            branch.place = _digest(opening.place, plan.marks[join])
         opens = [*plan.opened_by.get(join, ())]
         if join in plan.spans[node]:
             opens.append(join)
-        openings = {**opening.holds, **self._open(opens, branch, opening.holds, place)}
-        opening.next = openings.get(join)
-        upstream = tuple(each for way in arrivals for each in way.upstream)
-        steps = max(way.steps for way in arrivals)
-        self._enter(node, _Way(branch, openings, steps, upstream, place))
+        branch.openings = {**opening.holds, **self._open(opens, branch, opening.holds, branch.place)}
+        opening.next = branch.openings.get(join)
+        self._enter(node, branch)
         self._leave(opening.holds)
         opening.close()
 
@@ -581,12 +610,12 @@ class Activation:
         names = self._plan.name_of
         for opening in self._waiting.values():
             blocking = [other for other in self._waiting.values() if opening in other.holds.values()]
-            came = ", ".join(repr(each.node) for way in opening.arrivals for each in way.upstream)
+            came = ", ".join(repr(node) for arrived in opening.arrivals for node, _ in arrived.came)
             awaited = " and for ".join(names(other.join) for other in blocking)
             missing = [
                 self._plan.nodes[place].name
                 for place in self._plan.sources_of(opening.join)
-                if self._plan.nodes[place].name not in {way.upstream[-1].node for way in opening.arrivals}
+                if self._plan.nodes[place].name not in {arrived.came[-1][0] for arrived in opening.arrivals}
             ]
             also = f", which can lead to {' and '.join(map(repr, missing))}" if missing else ""
             yield f"{names(opening.join)} has what came from {came} and waits for {awaited}{also}"
@@ -601,17 +630,14 @@ class Activation:
             self._release(branch, is_live=False)
         if base._uses == 1 and not any(branch.is_copied for branch in (base, *below)):
             self._join_states(base, base, arrived)
-            base.write(
-                found.writes, {key: Origin(origin.node, base) for key, origin in found.origins.items()}
-            )
+            base.write(found.writes, found.writers)
             return base  # nobody else can see it, or has seen what was written below it
         branch = self._branch(base, joined=arrived)  # its place above is the one that the join held
         for each in below:
             each.is_copied = True
-        for key in found.contended:
-            found.origins[key] = Origin(found.origins[key].node, branch)
         self._join_states(branch, base, arrived)
-        branch.write(found.writes, found.origins)
+        branch.write(found.writes, found.writers)
+        branch.homes = found.homes
         return branch
 
     def _join_states(self, branch: Branch, base: Branch, arrived: Sequence[Branch]) -> None:
@@ -643,16 +669,9 @@ class Activation:
         if conflicts:
             self._decisions.append(StateConflicts(tuple(conflicts)))
 
-    def _branch(
-        self,
-        parent: Branch | None,
-        *,
-        fork: Fork | None = None,
-        index: int = 0,
-        joined: Sequence[Branch] = (),
-    ) -> Branch:
+    def _branch(self, parent: Branch | None, *, joined: Sequence[Branch] = ()) -> Branch:
         self._branches += 1
-        return Branch(parent, self._branches, fork=fork, index=index, joined=joined)
+        return Branch(parent, self._branches, joined=joined)
 
     def _end_token(self, branch: Branch) -> None:
         """A token goes no further; what was written stays."""
@@ -661,7 +680,7 @@ class Activation:
             ended._live -= 1
             if ended._live:
                 return
-            if ended.fork is not None:
+            if ended.fork is not None and ended.fork.is_watched:
                 self._decisions.append(BranchEnded(ended))
             if ended.parent is None:
                 return
@@ -677,38 +696,6 @@ class Activation:
             if released._uses:
                 return
             released = released.parent
-
-
-class _Token:
-    """A node that runs."""
-
-    __slots__ = ("branch", "execution", "node", "openings", "place", "steps")
-
-    def __init__(
-        self,
-        execution: int,
-        node: int,
-        branch: Branch,
-        openings: Mapping[int, _Opening],
-        steps: int,
-        place: bytes,
-    ) -> None:
-        self.execution = execution
-        self.node = node
-        self.branch = branch
-        self.openings = openings  # those that count it, by join
-        self.steps = steps
-        self.place = place
-
-
-class _Way(NamedTuple):
-    """What goes along an edge."""
-
-    branch: Branch
-    openings: Mapping[int, _Opening]
-    steps: int
-    upstream: tuple[Upstream, ...]
-    place: bytes
 
 
 class _Opening:
@@ -735,7 +722,7 @@ class _Opening:
         self.around = around  # what else was open there, by join
         self.place = place
         self.under_way = 0  # how much may still come to it
-        self.arrivals: list[_Way] = []
+        self.arrivals: list[Branch] = []
         self.holds: dict[int, _Opening] = {}  # those that wait for what will go on behind it, by join
         self.next: _Opening | None = None  # the round that began when it fired
 
@@ -763,11 +750,11 @@ def _is_alone_behind(node: str, branch: Branch) -> bool:
     )
 
 
-def _is_all_of(branch: Branch, tokens: Sequence[_Token]) -> bool:
-    """Whether a single token is all there is on a branch and on those that began there."""
-    if len(tokens) != 1:
+def _is_all_of(branch: Branch, running: Sequence[Branch]) -> bool:
+    """Whether a single node that runs is all there is on a branch and on those that began there."""
+    if len(running) != 1:
         return False
-    below = tokens[0].branch
+    below = running[0]
     while below is not branch and below._uses == 1 and below.parent is not None:
         below = below.parent
     return below is branch and branch._uses == 1

@@ -18,7 +18,7 @@ import inspect
 import typing
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from inspect import Parameter
 from reprlib import Repr
 from types import UnionType
@@ -28,6 +28,7 @@ from weft.errors import InputError
 
 _POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 _VARIABLE = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+_NO_MAPPINGS = frozenset((type(None), bool, int, float, str, bytes, list, tuple))  # which need not be asked
 _WHOLE: tuple[str, ...] = ("value",)  # stands for the parameter of a callable whose signature cannot be read
 
 
@@ -41,6 +42,7 @@ class Binding:
         by_key: Whether the only required parameter prefers ``value[name]`` to the whole value.
         takes_value: Where nothing is required: whether the value is given nevertheless.
         takes_item: Where nothing is required: whether there is a parameter that an item of a map can go to.
+        only: The one parameter of most functions, given by position; None where there are none or several.
     """
 
     positional: tuple[str, ...] = ()
@@ -48,6 +50,11 @@ class Binding:
     by_key: bool = False
     takes_value: bool = False
     takes_item: bool = False
+    only: str | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        is_only = len(self.positional) == 1 and not self.keyword
+        object.__setattr__(self, "only", self.positional[0] if is_only else None)
 
     @classmethod
     def of(cls, fn: Callable[..., Any]) -> Binding:
@@ -81,6 +88,8 @@ class Binding:
         Raises:
             InputError: Several parameters are required and the value does not hold them; it names the step.
         """
+        if self.only is not None:
+            return (self._single(self.only, value),), {}
         names = self.required
         if not names:
             return ((value,) if self.takes_value else ()), {}
@@ -99,7 +108,9 @@ class Binding:
         return self.bind(value, step=step)
 
     def _single(self, name: str, value: Any) -> Any:
-        if self.by_key and isinstance(value, Mapping) and name in value:
+        if not self.by_key or type(value) in _NO_MAPPINGS:
+            return value
+        if isinstance(value, Mapping) and name in value:
             return value[name]
         return value
 

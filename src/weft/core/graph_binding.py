@@ -18,6 +18,10 @@ from weft.errors import InputError
 STATE, UPSTREAM, CALLBACK = "state", "upstream", "callback"
 
 _BY_POSITION = (Parameter.POSITIONAL_ONLY,)
+_VARIABLE = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+
+#: One object for all: ten thousand nodes that declare nothing need no sets of nothing.
+_NONE: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +39,9 @@ class GraphBinding:
 
     by_position: tuple[str, ...] = ()
     by_name: tuple[str, ...] = ()
-    required: frozenset[str] = frozenset()
+    required: frozenset[str] = _NONE
     takes_all: bool = False
-    special: frozenset[str] = frozenset()
+    special: frozenset[str] = _NONE
     optional: frozenset[str] = frozenset()
 
     @classmethod
@@ -47,18 +51,20 @@ class GraphBinding:
             parameters = parameters_of(fn)
         except (TypeError, ValueError):  # some builtins have none
             return cls()
-        variable = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
-        named = [p for p in parameters if p.kind not in variable]
-        by_name = [p for p in named if p.kind not in _BY_POSITION]
-        special = {p.name for p in by_name if p.name in (STATE, UPSTREAM, CALLBACK)}
+        named = [p for p in parameters if p.kind not in _VARIABLE]
+        special = {
+            p.name: p.default is not Parameter.empty
+            for p in named
+            if p.kind not in _BY_POSITION and p.name in (STATE, UPSTREAM, CALLBACK)
+        }
         values = [p for p in named if p.name not in special]
         return cls(
             tuple(p.name for p in values if p.kind in _BY_POSITION),
             tuple(p.name for p in values if p.kind not in _BY_POSITION),
-            frozenset(p.name for p in values if p.default is Parameter.empty),
+            frozenset(p.name for p in values if p.default is Parameter.empty) or _NONE,
             any(p.kind is Parameter.VAR_KEYWORD for p in parameters),
-            frozenset(special),
-            frozenset(p.name for p in named if p.name in special and p.default is not Parameter.empty),
+            frozenset(special) or _NONE,
+            frozenset(name for name, has_default in special.items() if has_default) or _NONE,
         )
 
     def bind(self, flow: Mapping[Any, Any], *, node: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -67,20 +73,38 @@ class GraphBinding:
         Raises:
             InputError: A required one is not there; it names the node and the parameter.
         """
-        missing = [
-            name for name in (*self.by_position, *self.by_name) if name in self.required and name not in flow
-        ]
-        if missing:
-            raise InputError(_missing(node, missing, flow))
+        args = self._positional(flow, node) if self.by_position else ()
+        if self.takes_all:
+            return args, self._all_others(flow, node, given=len(args))
+        kwargs = {}
+        for name in self.by_name:
+            if name in flow:
+                kwargs[name] = flow[name]
+            elif name in self.required:
+                raise self._missing(flow, node)
+        return args, kwargs
+
+    def _positional(self, flow: Mapping[Any, Any], node: str) -> tuple[Any, ...]:
         args = []
         for name in self.by_position:
             if name not in flow:
+                if name in self.required:
+                    raise self._missing(flow, node)
                 break  # the defaults of this one and those after it count
             args.append(flow[name])
-        if self.takes_all:
-            taken = {*self.by_position[: len(args)], *self.special}
-            return tuple(args), {key: flow[key] for key in flow if isinstance(key, str) and key not in taken}
-        return tuple(args), {name: flow[name] for name in self.by_name if name in flow}
+        return tuple(args)
+
+    def _all_others(self, flow: Mapping[Any, Any], node: str, *, given: int) -> dict[str, Any]:
+        if any(name in self.required and name not in flow for name in self.by_name):
+            raise self._missing(flow, node)
+        taken = {*self.by_position[:given], *self.special}
+        return {key: flow[key] for key in flow if isinstance(key, str) and key not in taken}
+
+    def _missing(self, flow: Mapping[Any, Any], node: str) -> InputError:
+        names = (*self.by_position, *self.by_name)
+        return InputError(
+            _missing(node, [name for name in names if name in self.required and name not in flow], flow)
+        )
 
 
 def _missing(node: str, missing: list[str], flow: Collection[Any]) -> str:

@@ -99,7 +99,7 @@ class GraphPlan:
         self.destinations = [self.number[join.destination] for join in self.joins]
         self.sources = [[self.number[name] for name in join.sources] for join in self.joins]
         self.edges = edges
-        self._ways = self._linked(edges)
+        self.ways = self._linked(edges)  # by node, of those that go wherever they have an edge to
 
     def __repr__(self) -> str:
         return f"<GraphPlan of {len(self.nodes)} nodes and {len(self.joins)} joins>"
@@ -143,11 +143,19 @@ class GraphPlan:
             return ()
         if self.goes_anywhere(point):
             return range(len(self.nodes))
-        return self._ways[point]
+        return self.ways[point]
+
+    @cached_property
+    def onward(self) -> list[Sequence[int] | None]:
+        """By node, where it goes on in any case; None where it chooses, ends, or has no way on."""
+        return [
+            None if node.is_end or node.is_router or not ways else ways
+            for node, ways in zip(self.nodes, self.ways, strict=True)
+        ]
 
     def goes_anywhere(self, point: int) -> bool:
         """Whether it is a router without edges, which may choose any node."""
-        return self.nodes[point].is_router and not self._ways[point]
+        return self.nodes[point].is_router and not self.ways[point]
 
     def _linked(self, edges: Iterable[tuple[str, str]]) -> list[list[int]]:
         joined = {
@@ -382,12 +390,12 @@ class GraphPlan:
 
     def _without_way_on(self) -> Iterator[str]:
         for place, node in enumerate(self.nodes):
-            if not node.is_end and not node.is_router and not self._ways[place]:
+            if not node.is_end and not node.is_router and not self.ways[place]:
                 yield f"node {node.name!r} has no way on: add an edge or a join, or make it an end node (end=True)"
 
     def _never_taken(self) -> Iterator[str]:
         for place, node in enumerate(self.nodes):
-            for way in self._ways[place] if node.is_end else ():
+            for way in self.ways[place] if node.is_end else ():
                 to = self.name_of(way)
                 yield f"{node.name!r} is an end node, so that no branch goes on from there to {to}"
         for point in self.join_points:

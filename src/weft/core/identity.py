@@ -11,6 +11,9 @@ from hashlib import blake2b
 
 _SIZE = 16
 
+#: How many beginnings of digests are kept for each parent.
+_HEADS = 1_000
+
 
 def root_identity(workflow: str) -> bytes:
     """The identity of a run's own body."""
@@ -27,36 +30,40 @@ def question_id(run_id: str, identity: bytes, number: int) -> str:
 class Siblings:
     """Gives the calls of one parent their identities, in the order in which they are asked for."""
 
-    __slots__ = ("_asked", "_equals", "_parent", "_prefixes")
+    __slots__ = ("_asked", "_equals", "_heads", "_parent")
 
     def __init__(self, parent: bytes) -> None:
         self._parent = parent
         self._asked = 0
         self._equals: dict[bytes, int] = {}
-        self._prefixes: dict[str, tuple[bytes, bytes]] = {}  # of each step's digests: lengths, and content
+        self._heads: dict[tuple[str, int], bytes] = {}  # by step and length of the fingerprint
 
     def next(self, step: str, fingerprint: bytes) -> tuple[bytes, int]:
         """The identity and the ordinal of the next call."""
         ordinal = self._asked
         self._asked += 1
-        lengths, content = self._prefixes.get(step) or self._prefix(step)
-        whole = b"".join((lengths, len(fingerprint).to_bytes(8, "big"), content, fingerprint))
-        base = blake2b(whole, digest_size=_SIZE).digest()
+        length = len(fingerprint)
+        head = self._heads.get((step, length)) or self._head(step, length)
+        base = blake2b(head + fingerprint, digest_size=_SIZE).digest()
         seen = self._equals.get(base, 0)
         self._equals[base] = seen + 1
         if seen:
             return _digest(b"equal", base, seen.to_bytes(8, "big")), ordinal
         return base, ordinal
 
-    def _prefix(self, step: str) -> tuple[bytes, bytes]:
-        """The beginning of ``_digest(parent, step, ...)``, made once for all calls of the step."""
+    def _head(self, step: str, length: int) -> bytes:
+        """What ``_digest(parent, step, fingerprint)`` has before the fingerprint; few, as most lengths are equal."""
         name = step.encode("utf-8", "surrogatepass")
-        lengths = len(self._parent).to_bytes(8, "big") + len(name).to_bytes(8, "big")
-        found = self._prefixes[step] = lengths, self._parent + name
-        return found
+        head = _lengths(len(self._parent), len(name), length) + self._parent + name
+        if len(self._heads) < _HEADS:
+            self._heads[step, length] = head
+        return head
 
 
 def _digest(*parts: bytes) -> bytes:
     # Lengths go in first: ("ab", "c") must never meet ("a", "bc").
-    head = b"".join(len(part).to_bytes(8, "big") for part in parts)
-    return blake2b(head + b"".join(parts), digest_size=_SIZE).digest()
+    return blake2b(_lengths(*map(len, parts)) + b"".join(parts), digest_size=_SIZE).digest()
+
+
+def _lengths(*lengths: int) -> bytes:
+    return b"".join(length.to_bytes(8, "big") for length in lengths)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from weft.errors import DefinitionError
 
@@ -109,6 +110,7 @@ def grown(computing: int, size: Size) -> int:
     return max(computing, min(2 * computing, most))
 
 
+@lru_cache(maxsize=16)  # every block asks, and what there is, is read at most once a second
 def _reason(found: Resources, room: int, estimate: int) -> str:
     cores = "1 core" if found.cores == 1 else f"{found.cores} cores"
     has = f"{cores}, {_bytes(found.memory)} available"

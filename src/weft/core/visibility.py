@@ -12,53 +12,65 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
+from typing import Generic, Protocol, TypeVar
 
 
-@dataclass(frozen=True, slots=True)
-class Recorded:
+class Recorded(Protocol):
     """A recorded outcome of a call, as far as its order is concerned."""
 
-    identity: bytes
-    ordinal: int
-    batch: int
-    step: str = ""
+    @property
+    def identity(self) -> bytes:
+        """Whose outcome it is."""
+
+    @property
+    def ordinal(self) -> int:
+        """The number of the call among those of its parent."""
+
+    @property
+    def batch(self) -> int:
+        """The commit that made it visible."""
 
 
-class Visibility:
+AnyRecorded = TypeVar("AnyRecorded", bound=Recorded)
+
+
+class Visibility(Generic[AnyRecorded]):
     """The recorded and the new outcomes of one parent's calls, by identity."""
 
-    __slots__ = ("_asked", "_batches", "_by_ordinal", "_fresh", "_late", "_places", "_recorded")
+    __slots__ = ("_asked", "_batches", "_by_ordinal", "_fresh", "_late", "_looked_at", "_places", "recorded")
 
-    def __init__(self, recorded: Iterable[Recorded] = ()) -> None:
-        self._batches: deque[tuple[int, list[bytes]]] = deque()  # recorded and not yet shown, by number
+    def __init__(self, recorded: Iterable[AnyRecorded] = ()) -> None:
+        self.recorded = {item.identity: item for item in recorded}  # in the order of showing
+        self._batches: deque[tuple[int, list[bytes]]] = deque(  # recorded and not yet shown, by number
+            (number, [item.identity for item in items])
+            for number, items in groupby(self.recorded.values(), attrgetter("batch"))
+        )
+        self._looked_at = 0  # so many of the first batch are known to have been asked for
         self._fresh: deque[tuple[int, list[bytes]]] = deque()  # committed in this life of the run
-        self._recorded: dict[bytes, Recorded] = {}
-        self._by_ordinal: dict[int, bytes] = {}
         self._asked: set[bytes] = set()  # recorded calls that were asked for
         self._late: set[bytes] = set()  # recorded calls whose batch went by without them
-        self._places: dict[bytes, int] = {}  # in the recorded order
-        for place, item in enumerate(recorded):
-            self._recorded[item.identity] = item
-            self._by_ordinal[item.ordinal] = item.identity
-            self._places[item.identity] = place
-            if not self._batches or self._batches[-1][0] != item.batch:
-                self._batches.append((item.batch, []))
-            self._batches[-1][1].append(item.identity)
+        # Made when code that has changed needs them:
+        self._by_ordinal: dict[int, bytes] | None = None
+        self._places: dict[bytes, int] | None = None  # in the recorded order
 
     def ask(self, identity: bytes) -> bool:
         """The body asks for this call; whether its outcome is recorded (and was not asked for before)."""
-        if identity not in self._recorded or identity in self._asked:
+        if identity not in self.recorded or identity in self._asked:
             return False
         self._asked.add(identity)
-        if identity in self._late:
+        if self._late and identity in self._late:
             self._late.discard(identity)
             self._put_back(identity)
         return True
 
     def _put_back(self, identity: bytes) -> None:
         """Asked for when its batch had gone by: next to be shown, with others of the kind in the recorded order."""
-        number = self._recorded[identity].batch
+        if self._places is None:
+            self._places = {each: place for place, each in enumerate(self.recorded)}
+        self._looked_at = 0
+        number = self.recorded[identity].batch
         for at, (other, batch) in enumerate(self._batches):
             if other == number:
                 batch.append(identity)
@@ -85,15 +97,27 @@ class Visibility:
                 once should they be asked for later.
         """
         while self._batches:
-            _, batch = self._batches[0]
-            asked = [identity for identity in batch if identity in self._asked]
-            if len(asked) < len(batch) and not stuck:
+            batch = self._batches[0][1]
+            if self._all_asked_of(batch):
+                shown = batch
+            elif stuck:
+                shown = [identity for identity in batch if identity in self._asked]
+                self._late.update(identity for identity in batch if identity not in self._asked)
+            else:
                 return []
             self._batches.popleft()
-            self._late.update(identity for identity in batch if identity not in self._asked)
-            if asked:
-                return asked
+            self._looked_at = 0
+            if shown:
+                return shown
         return self._fresh.popleft()[1] if self._fresh else []
+
+    def _all_asked_of(self, batch: list[bytes]) -> bool:
+        """Whether all of the first batch was asked for; what was is looked at once, however often it is asked."""
+        for at in range(self._looked_at, len(batch)):
+            if batch[at] not in self._asked:
+                self._looked_at = at
+                return False
+        return True
 
     @property
     def has_more(self) -> bool:
@@ -108,15 +132,19 @@ class Visibility:
     @property
     def all_asked(self) -> bool:
         """Whether every recorded call has been asked for."""
-        return len(self._asked) == len(self._recorded)
+        return len(self._asked) == len(self.recorded)
 
-    def contradicts(self, identity: bytes, ordinal: int) -> Recorded | None:
+    def contradicts(self, identity: bytes, ordinal: int) -> AnyRecorded | None:
         """The recorded call at this ordinal, if it is another one that nobody has asked for."""
+        if self.all_asked:
+            return None
+        if self._by_ordinal is None:
+            self._by_ordinal = {item.ordinal: item.identity for item in self.recorded.values()}
         there = self._by_ordinal.get(ordinal)
         if there is None or there == identity or there in self._asked:
             return None
-        return self._recorded[there]
+        return self.recorded[there]
 
-    def unclaimed(self) -> list[Recorded]:
+    def unclaimed(self) -> list[AnyRecorded]:
         """Recorded outcomes that nothing has asked for."""
-        return [item for identity, item in self._recorded.items() if identity not in self._asked]
+        return [item for identity, item in self.recorded.items() if identity not in self._asked]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
-import functools
 import itertools
 import logging
 import threading
@@ -21,9 +20,6 @@ from weft.executors.work import trace_headers
 
 if TYPE_CHECKING:
     from weft.engine.call import Call
-
-#: Seconds for which the levels of the loggers are taken to be as they were.
-_BELIEVED = 1.0
 
 #: As for a body in a thread: values that it may write before it has to wait for the reader of the run's events, and
 #: how often and after how many that is looked at.
@@ -64,20 +60,28 @@ def _ticket_of(call: Call) -> Ticket:
         call.remaining(),
         timeout.run_timeout if timeout is not None else None,
         timeout.idle_timeout if timeout is not None else None,
-        _levels(int(time.monotonic() / _BELIEVED)),
+        _levels(),
         trace_headers(),
     )
 
 
-@functools.lru_cache(maxsize=1)
-def _levels(_now: int) -> dict[str, int]:
+def _levels() -> dict[str, int]:
     """The levels that loggers were set to, by name."""
-    known = {
-        name: each.level
-        for name, each in list(logging.root.manager.loggerDict.items())
-        if isinstance(each, logging.Logger) and each.level
-    }
-    return {"": logging.root.level, **known}
+    # Emptied by logging whenever a level is set, so what is in it says that none was since.
+    cache: dict[Any, Any] = getattr(logging.root, "_cache", {})
+    known: dict[str, int] | None = cache.get(_LEVELS)
+    if known is None:
+        known = {
+            name: each.level
+            for name, each in list(logging.root.manager.loggerDict.items())
+            if isinstance(each, logging.Logger) and each.level
+        }
+        known[""] = logging.root.level
+        cache[_LEVELS] = known
+    return known
+
+
+_LEVELS = "the levels that Weft has seen"
 
 
 async def _bring_down(call: Call, flight: Flight, landing: _Landing) -> None:

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from weft.core.outcome import Cancelled, Failed, Outcome, TimedOut
 from weft.core.policy import Policy, Verdict
@@ -61,12 +61,8 @@ class BlockOptions:
     memory_per_node: int = ESTIMATED_MEMORY
 
 
-class Start(NamedTuple):
-    """What to start for an item."""
-
-    step: Step
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+#: What to start for an item: the step, and its arguments by position and by name.
+Start = tuple["Step", tuple[Any, ...], dict[str, Any]]
 
 
 class Style(Protocol):
@@ -95,13 +91,8 @@ class Style(Protocol):
         """The block's value, of those of its branches or of their outcomes."""
 
 
-class _Waiting(NamedTuple):
-    """A branch that is not started yet."""
-
-    place: int
-    item: Any
-    start: Start | None = None
-    identity: tuple[bytes, int] | None = None
+#: A branch that is not started yet: its number, its item and, where they are known, what to start as which call.
+_Waiting = tuple[int, Any, Start | None, tuple[bytes, int] | None]
 
 
 class Block:
@@ -129,6 +120,7 @@ class Block:
         self._held_back: deque[_Waiting] = deque()  # not recorded, while recorded ones are looked for
         self._error: BaseException | None = None  # ends the block whatever its policy is
         self._size: Size | None = None
+        self._width: int | None = None  # of the size
         self._computing_width: int | None = None
         self._growth: asyncio.TimerHandle | None = None
         self._recalls = self.is_looking = call.scope is not None and call.scope.order.replaying
@@ -159,7 +151,7 @@ class Block:
     def advance(self) -> None:
         """Decide, or start what there is room for."""
         self._error = self._error or self._feed.interrupt
-        if self._error is None and self._is_left:
+        if self._results.is_full and self._error is None and self._is_left:
             self._error = RunCancelledError(f"nobody takes the results of {self._call.step.name!r} any more")
         if self._error is not None:
             self._call.conclude(None, self._error)
@@ -240,6 +232,8 @@ class Block:
 
     def _fill(self) -> None:
         feed, was_known = self._feed, self._feed.total is not None
+        if was_known and feed.is_over and not self._passed_by and not self._held_back:
+            return  # all have begun
         started = 0
         while self._has_room and (waiting := self._next()) is not None:
             self._start(waiting)
@@ -256,14 +250,15 @@ class Block:
     def _is_left(self) -> bool:
         """Whether the body that takes the results has ended, so that there will never be room for more."""
         parent = self._call.parent
-        return parent is not None and not parent.is_running and self._results.is_full
+        return parent is not None and not parent.is_running
 
     @property
     def _has_room(self) -> bool:
         if self._results.is_full:
             return False
-        width = self._sized.width
-        return width is None or len(self._started) < width
+        if self._size is None:
+            self._choose_size()
+        return self._width is None or len(self._started) < self._width
 
     def _next(self) -> _Waiting | None:
         may_compute = self._may_compute
@@ -272,7 +267,7 @@ class Block:
         if self._passed_by and not self._style.is_mixed:
             return None  # the others are like it
         while (waiting := self._held_back.popleft() if self._held_back else self._read()) is not None:
-            if may_compute or not self._style.computes(waiting.item):
+            if may_compute or not self._style.computes(waiting[1]):
                 return waiting
             self._passed_by.append(waiting)
             if not self._style.is_mixed:
@@ -284,7 +279,7 @@ class Block:
         if item is NOTHING:
             return None
         self._begun += 1
-        return _Waiting(self._begun - 1, item)
+        return self._begun - 1, item, None, None
 
     def _start(self, waiting: _Waiting) -> None:
         index, item, start, identity = waiting
@@ -302,20 +297,19 @@ class Block:
         branch = Branch(self._call, index)
         if self._style.computes(item):
             self._computing[index] = branch
-        self._call.start(branch, start.step, start.args, start.kwargs, identity=identity)
+        step, args, kwargs = start
+        self._call.start(branch, step, args, kwargs, identity=identity)
 
     def _identify(self, start: Start) -> tuple[bytes, int]:
-        return self._call.identify(start.step.name, self._style.fingerprint(self._call, start))
+        return self._call.identify(start[0].name, self._style.fingerprint(self._call, start))
 
     # Size
 
-    @property
-    def _sized(self) -> Size:
-        if self._size is None:
-            self._size = self._chosen_size()
-            self._computing_width = self._size.computing
-            self._tell_size(self._size.reason)
-        return self._size
+    def _choose_size(self) -> None:
+        self._size = self._chosen_size()
+        self._width = self._size.width
+        self._computing_width = self._size.computing
+        self._tell_size(self._size.reason)
 
     def _chosen_size(self) -> Size:
         options = self._options
@@ -383,17 +377,18 @@ class Block:
         self._call.advance_soon()
 
     def _recall_one(self, waiting: _Waiting) -> None:
+        place, item, _, _ = waiting
         try:
-            start = self._style.start_of(waiting.item)
+            start = self._style.start_of(item)
         except Exception as error:
-            self._results.begin(waiting.place)
-            self._failed(waiting.place, Failed(error), None)
+            self._results.begin(place)
+            self._failed(place, Failed(error), None)
             return
         identity = self._identify(start)
-        found = waiting._replace(start=start, identity=identity)
+        found = place, item, start, identity
         if (recorded := self._call.recorded_at(identity[0])) is not None:
-            if recorded != waiting.place:
-                self._results.moved(waiting.place, identity[0])
+            if recorded != place:
+                self._results.moved(place, identity[0])
             self._start(found)
         else:
             self._held_back.append(found)

@@ -55,6 +55,26 @@ class Execution:
         None  # how many events the reader of its stream is behind, if there is one
     )
 
+    # How it begins, until something is set.
+    previous: Any = None
+    recorder: Recorder | None = None
+    status = RunStatus.RUNNING
+    outcome: Outcome[Any] | None = None
+    is_opening = True
+    is_observed = False
+    _failure: BaseException | None = None
+    _looking: asyncio.TimerHandle | None = None
+    _look_after = _LOOK
+    _suspending = False
+    _has_begun = False
+    _is_draining = False
+    _cancel_at_end = False
+    _guard: asyncio.Task[None] | None = None
+    _over: asyncio.Future[None] | None = None
+    _deadline: asyncio.TimerHandle | None = None
+    is_unattended = False  # nobody on the loop waits for it, so that closing the loop would not cancel it
+    deadline: float | None = None  # in the loop's time
+
     def __init__(
         self,
         workflow: Workflow,
@@ -77,44 +97,24 @@ class Execution:
         self._id = options.run_id or ""
         self.thread_id = options.thread_id
         self.grace = options.grace
-        self.previous: Any = None
-        self.recorder: Recorder | None = None
         width = options.max_concurrent
         self.width = (
             Capacity("max_concurrent", concurrent=width, is_kept=False) if width is not None else None
         )
         self.limits = options.limits
-        self._own_needs = needs_of(self.width, self.limits)
-        self._width_needs = needs_of(self.width, ())
+        self._width_needs: Needs = () if self.width is None else (self.width,)
+        self._own_needs = needs_of(self.width, self.limits) if self.limits else self._width_needs
         #: What a style keeps for as long as the run lasts, by a name of its own.
         self.kept: dict[str, Any] = {}
         self.given_up: list[GivenUpBody] = []
         self.questions: dict[str, tuple[Call, Interrupt]] = {}
-        self.status = RunStatus.RUNNING
-        self.outcome: Outcome[Any] | None = None
         self.interrupts: list[Interrupt] = []
-        self.is_opening = True
-        self.is_observed = False
         self.is_plain = not self._own_needs and options.checkpointer is None
         self._observers: list[events.Observer] = []
-        self._failure: BaseException | None = None
-        self._looking: asyncio.TimerHandle | None = None
-        self._look_after = _LOOK
-        self._suspending = False
-        self._has_begun = False
         self._to_pump: list[Scope] = []
         self._soon: deque[Callable[[], None]] = deque()
-        self._is_draining = False
-        self._cancel_at_end = False
         self._answering: dict[str, Callable[[BaseException | None], None]] = {}
-        self.is_unattended = (
-            False  # nobody on the loop waits for it, so that closing the loop would not cancel it
-        )
-        self._guard: asyncio.Task[None] | None = None
-        self._over: asyncio.Future[None] | None = None
         self._spawned: set[asyncio.Task[None]] = set()
-        self.deadline: float | None = None  # in the loop's time
-        self._deadline: asyncio.TimerHandle | None = None
         self.input = input
         call_type = PlannedCall if workflow.step.is_planned else Call
         self.root = call_type(self, None, workflow.step, (), {})
@@ -152,8 +152,12 @@ class Execution:
 
     async def start(self) -> None:
         """Open the journal, if there is one, and start the body. Never raises: the future has what happens."""
+        opened = None
         try:
-            opened = await self._open()
+            if self.options.checkpointer is None:
+                self._tell_start(resumed=False, recorded=0)
+            else:
+                opened = await self._open()
         except (Exception, asyncio.CancelledError) as error:  # cancelled when the loop is being closed
             self._end(None, error, status_of(error))
             return
@@ -175,10 +179,8 @@ class Execution:
         self.root._begin_total()
         self.root.admit()
 
-    async def _open(self) -> Opened | None:
-        if self.options.checkpointer is None:
-            self._tell_start(resumed=False, recorded=0)
-            return None
+    async def _open(self) -> Opened:
+        assert self.options.checkpointer is not None
         from weft.engine.opening import open_run  # noqa: PLC0415 - runs without a journal do without it
 
         opened = await open_run(self)
@@ -497,6 +499,8 @@ class Execution:
 
     def _refuse_answers(self, error: BaseException | None) -> None:
         """Whoever waits for an answer to be durable waits in vain."""
+        if not self._answering:
+            return
         waiting = set(self._answering.values())
         self._answering.clear()
         for done in waiting:  # these only pass the error on

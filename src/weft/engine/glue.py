@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from weft.engine import events
 from weft.engine.call import Call
+from weft.engine.crew import CrewedCall
 from weft.engine.limits import needs_of
 from weft.engine.planned import PlannedCall
 from weft.engine.step import Step
@@ -77,7 +78,7 @@ class Glue(Call):
         super().become_visible()
 
 
-class GlueCall(Glue):
+class GlueCall(Glue, CrewedCall):
     """Glue that has a body."""
 
 

@@ -1,8 +1,8 @@
-"""Making outcomes durable: everything that waits goes into one commit.
+"""Making outcomes and openings durable: everything that waits goes into one commit.
 
 A store that needs the disk has one writer thread, shared by all runs that use it. While it commits, more comes
-together for the next commit, so that a thousand outcomes cost a handful of them. Where the store needs nothing
-(``instant``), or time is virtual, the run itself writes.
+together for the next commit, so that a thousand outcomes cost a handful of them; so do a thousand runs that begin.
+Where the store needs nothing (``instant``), or time is virtual, the run itself writes.
 
 The same thread says that the owner of the runs is alive (:meth:`weft.checkpoint.base.Checkpointer.beat`), also while
 there is nothing to write. What waits to be written is written first.
@@ -10,19 +10,22 @@ there is nothing to write. What waits to be written is written first.
 
 from __future__ import annotations
 
+import asyncio
+import copy
 import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakSet
 
 from msgspec.structs import replace
 
-from weft.checkpoint.base import Change, Checkpointer, Record, RunStatus, Write
+from weft.checkpoint.base import Change, Checkpointer, OpenRun, Record, RunRow, RunStatus, Write
+from weft.engine.threads import Delivery, News, deliver, tell
 from weft.errors import CheckpointError, OwnerLostError, StoreError
 
 if TYPE_CHECKING:
@@ -47,6 +50,7 @@ class Book:
     shown: Callable[[], None]  # called on the run's loop when all of a batch has been told
     failed: Callable[[Exception], None]  # told there when nothing more can be written
     at_once: bool = False  # written by the run itself, not by the writer's thread
+    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     closed: bool = False
     waiting: int = 0  # entries that are not known to be durable; counted on the run's loop
 
@@ -66,6 +70,15 @@ class Entry:
     batch: int = 0  # given already: the outcome was shown before it is durable
 
 
+@dataclass(slots=True, eq=False)
+class Opening:
+    """A run to be opened, and who waits for it."""
+
+    store: Checkpointer
+    request: OpenRun
+    delivery: Delivery[RunRow]
+
+
 class Journal:
     """The writer of one store, which it does not keep alive: the books of its runs do."""
 
@@ -74,6 +87,7 @@ class Journal:
 
     def _begin_anew(self) -> None:
         self._entries: deque[Entry] = deque()
+        self._openings: deque[Opening] = deque()
         self._open: WeakSet[Book] = WeakSet()  # whose owner is to be heard of
         self._wake = threading.Condition()
         self._writing = False
@@ -98,17 +112,36 @@ class Journal:
                 waiting = list(self._entries)
                 self._entries.clear()
                 for book in {entry.book for entry in waiting}:
-                    _give_up(book, _unexpected(error))
+                    book.closed = True
+                    book.inbox.post(book.failed, _of_its_own(error))
+
+    async def open(self, opening: Opening) -> RunRow:
+        """Have a run opened, with all others that are to be by then; its row.
+
+        Raises:
+            CheckpointError: It cannot be had; see :meth:`weft.checkpoint.base.Checkpointer.open_many`.
+        """
+        self._stay_in_this_process()
+        with self._wake:
+            if self._writing:
+                self._wake.notify()
+            else:
+                self._start()
+            self._openings.append(opening)
+        return await opening.delivery.received()
 
     def keep_alive(self, book: Book) -> None:
         """Say again and again that the owner of this book is alive, until it is closed."""
         self._stay_in_this_process()
         with self._wake:
+            is_first = not self._open
             self._open.add(book)
+            if not is_first and self._writing:
+                return  # it wakes for the beat of the others
+            self._beat_at = time.monotonic() + book.store.lease / _BEATS  # opening the run was a beat
             if self._writing:
                 self._wake.notify()
                 return
-            self._beat_at = time.monotonic() + book.store.lease / _BEATS  # opening the run was a beat
             with suppress(RuntimeError):  # no thread to be had: the first entry will say so
                 self._start()
 
@@ -124,18 +157,22 @@ class Journal:
         idle_until = time.monotonic() + _KEEP
         while True:
             with self._wake:
-                if not self._entries:
+                if not self._entries and not self._openings:
                     until = min(self._beat_at, time.monotonic() + _KEEP) if self._open else idle_until
                     self._wake.wait(max(until - time.monotonic(), 0.0))
-                entries = list(self._entries)
+                entries, openings = [*self._entries], [*self._openings]
                 self._entries.clear()
-                if not entries and not self._open and time.monotonic() >= idle_until:
+                self._openings.clear()
+                if not entries and not openings and not self._open and time.monotonic() >= idle_until:
                     self._writing = False
                     return
-            if entries:
-                self._commit(entries)
+            if entries or openings:
+                if entries:
+                    self._commit(entries)
+                if openings:
+                    _open_all(openings)
                 idle_until = time.monotonic() + _KEEP
-            del entries  # what they hold must not live until the next commit
+            del entries, openings  # what they hold must not live until the next commit
             if time.monotonic() >= self._beat_at:
                 self._beat()
 
@@ -160,19 +197,23 @@ class Journal:
         if not groups:
             return
         store = entries[0].book.store
+        told = _Told()
+        writes = [_write_of(book, group) for book, group in groups.items()]
         try:
-            refused = store.commit([_write_of(book, group) for book, group in groups.items()])
+            refused = store.commit(writes)
         except Exception as error:  # whatever a store raises, the runs must hear of it
             self._forget(groups)
             for book in groups:
-                _give_up(book, error if isinstance(error, CheckpointError) else _unexpected(error))
-            return
-        self._forget(book for book, group in groups.items() if book.run_id in refused or _ends(group))
-        for book, group in groups.items():
-            if book.run_id in refused:
-                _give_up(book, OwnerLostError(f"run {book.run_id!r} was taken over by another owner"))
-            else:
-                book.inbox.post(_tell, book.batch, group)
+                told.failed(book, _of_its_own(error))
+        else:
+            over = {write.run_id for write in writes if _ends(write)} | refused
+            self._forget(book for book in groups if book.run_id in over)
+            for book, group in groups.items():
+                if book.run_id in refused:
+                    told.failed(book, OwnerLostError(f"run {book.run_id!r} was taken over by another owner"))
+                else:
+                    told.add(book, _tell, book.batch, group)
+        told.send()
 
     def _forget(self, books: Iterable[Book]) -> None:
         """Nothing is open in them any more."""
@@ -180,16 +221,20 @@ class Journal:
             self._open.difference_update(books)
 
 
-def _ends(group: list[Entry]) -> bool:
-    return any(entry.change and entry.change.status is not RunStatus.RUNNING for entry in group)
-
-
 def _write_of(book: Book, group: list[Entry]) -> Write:
-    if any(not entry.batch for entry in group):
-        book.batch += 1
-    records = [replace(e.record, batch=e.batch or book.batch) for e in group if e.record is not None]
-    change = next((entry.change for entry in group if entry.change is not None), None)
+    number = book.batch + 1
+    records, change = [], None
+    for entry in group:
+        if not entry.batch:
+            book.batch = number
+        if entry.record is not None:
+            records.append(replace(entry.record, batch=entry.batch or number))
+        change = change or entry.change
     return Write(book.run_id, book.fence, records, change)
+
+
+def _ends(write: Write) -> bool:
+    return write.change is not None and write.change.status is not RunStatus.RUNNING
 
 
 def _tell(batch: int, group: list[Entry]) -> None:
@@ -200,15 +245,48 @@ def _tell(batch: int, group: list[Entry]) -> None:
     group[0].book.shown()
 
 
-def _give_up(book: Book, error: Exception) -> None:
-    book.closed = True
-    book.inbox.post(book.failed, error)
+def _open_all(openings: list[Opening]) -> None:
+    """Open the runs together, and hand each to who waits for it."""
+    try:
+        found = openings[0].store.open_many([opening.request for opening in openings])
+    except Exception as error:
+        found = [_of_its_own(error) for _ in openings]
+    deliver(
+        (opening.delivery, None, row) if isinstance(row, Exception) else (opening.delivery, row, None)
+        for opening, row in zip(openings, found, strict=True)
+    )
 
 
-def _unexpected(error: Exception) -> StoreError:
-    wrapped = StoreError(f"the store failed: {type(error).__name__}: {error}")
-    wrapped.__cause__ = error
-    return wrapped
+class _Told:
+    """What the runs are told of a commit; those of one loop with one wake-up."""
+
+    def __init__(self) -> None:
+        self._news: dict[asyncio.AbstractEventLoop, list[News]] = {}
+
+    def add(self, book: Book, fn: Callable[..., None], *args: Any) -> None:
+        if book.at_once:
+            book.inbox.post(fn, *args)
+        else:
+            self._news.setdefault(book.loop, []).append((fn, args))
+
+    def failed(self, book: Book, error: CheckpointError) -> None:
+        book.closed = True
+        self.add(book, book.failed, error)
+
+    def send(self) -> None:
+        for loop, news in self._news.items():
+            tell(loop, news)
+
+
+def _of_its_own(error: Exception) -> CheckpointError:
+    """What one run is told of an error that many have: each notes on it how to go on."""
+    if not isinstance(error, CheckpointError):
+        wrapped = StoreError(f"the store failed: {type(error).__name__}: {error}")
+        wrapped.__cause__ = error
+        return wrapped
+    own = copy.copy(error)
+    own.__cause__ = error.__cause__
+    return own.with_traceback(error.__traceback__)
 
 
 # One writer for each store, however many runs and loops use it; it goes when the store goes.

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from weft.checkpoint.base import Checkpointer, OpenRun, RecordKind, RunRow, RunStatus, all_records
 from weft.core.outcome import Composed
 from weft.core.question import Command, match_answers
+from weft.engine.journal import Opening, journal_of
 from weft.engine.recorder import Loaded, answer_record, load_run
-from weft.engine.threads import in_thread
-from weft.errors import InputError, RunMismatchError, RunNotFoundError
+from weft.engine.threads import Delivery, in_thread
+from weft.errors import InputError, RunBusyError, RunMismatchError, RunNotFoundError
 
 if TYPE_CHECKING:
     from weft.engine.execution import Execution
@@ -40,19 +42,44 @@ class Opened:
         return self.row.fence > 1
 
 
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What is asked for: a run, and what to go on with once it is there."""
+
+    request: OpenRun
+    input: Any = None
+    answers: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def resumes(self) -> bool:
+        """Whether the input is to be the recorded one."""
+        return self.request.input is None
+
+
 async def open_run(run: Execution) -> Opened:
     """Own the run that the options and the input name.
 
     Raises:
-        CheckpointError: It cannot be had; see :meth:`weft.checkpoint.base.Checkpointer.open`.
+        CheckpointError: It cannot be had; see :meth:`weft.checkpoint.base.Checkpointer.open_many`.
         AnswerError: The input answers no open question.
         InputError: There is nothing to go on with.
     """
     store = run.options.checkpointer
     assert store is not None
-    opened = await _off_the_loop(
-        run, store, lambda: _open(run, store), unwanted=lambda it: _let_go(store, it)
-    )
+    for fn in run.workflow.functions():
+        store.codec.register_hints(fn)
+    wanted = await _wanted(run, store)
+    row = await _claim(run, store, wanted.request)
+    if row.fence == 1 and row.status is RunStatus.RUNNING and row.thread_id is None:
+        opened = Opened(row, input=wanted.input)  # there is nothing to be read
+    else:
+        try:
+            opened = await _off_the_loop(
+                run, store, lambda: _read(run, store, wanted, row), unwanted=lambda it: _let_go(store, it.row)
+            )
+        except RuntimeError:  # there is no thread to be had, perhaps
+            _let_go(store, row)
+            raise
     run.input = opened.input
     return opened
 
@@ -72,10 +99,10 @@ async def new_answers(run: Execution) -> dict[str, Any]:
     return await _off_the_loop(run, store, read)
 
 
-def _let_go(store: Checkpointer, opened: Opened) -> None:
-    """The run was opened for a caller that is gone, with its loop."""
-    if not opened.is_finished:
-        store.release(opened.row.run_id, opened.row.fence)
+def _let_go(store: Checkpointer, row: RunRow) -> None:
+    """The run was opened for a caller that is gone."""
+    if row.status is RunStatus.RUNNING:
+        store.release(row.run_id, row.fence)
 
 
 async def _off_the_loop(
@@ -84,45 +111,71 @@ async def _off_the_loop(
     return work() if store.instant else await in_thread(work, loop=run.loop, unwanted=unwanted)
 
 
-def _open(run: Execution, store: Checkpointer) -> Opened:
-    value, workflow = run.input, run.workflow
-    for fn in workflow.functions():
-        store.codec.register_hints(fn)
-    resuming = value is None or isinstance(value, Command)
-    answers: dict[str, Any] = {}
-    if resuming:
-        run_id = run.options.run_id or _last_run(store, run.options.thread_id)
-        if isinstance(value, Command) and value.resume is not None:
-            answers = _answers(store, run_id, value)
-        request = OpenRun(run_id, workflow.step.name, run.options.thread_id, None)
-    else:
-        data = store.codec.encode(workflow.recorded_input(value), root="input")
-        run_id = run.options.run_id or run.clock.new_id()
-        request = OpenRun(run_id, workflow.step.name, run.options.thread_id, data, run.clock.wall())
-    row = store.open(request)
-    if row.status is RunStatus.FINISHED:
-        output = store.codec.decode(row.output) if row.output is not None else None
-        if isinstance(output, Composed):
-            if output.shape != workflow.step.shape:
-                raise RunMismatchError(
-                    f"run {run_id!r} was finished by another {workflow.step.name!r}: its parts have changed since; "
-                    "begin a new run with another run_id"
-                )
-            if workflow.step.recall is not None:
-                workflow.step.recall(output.aside)
-            output = output.value
-        return Opened(row, input=value, output=workflow.recorded_output(output, store, run_id))
+async def _wanted(run: Execution, store: Checkpointer) -> _Wanted:
+    value = run.input
+    if value is None or isinstance(value, Command):
+        return await _off_the_loop(run, store, lambda: _to_go_on_with(run, store, value))
+    if run.workflow.looks_up_input:
+        return await _off_the_loop(run, store, lambda: _to_begin(run, store, value))
+    return _to_begin(run, store, value)
+
+
+def _to_go_on_with(run: Execution, store: Checkpointer, value: Command | None) -> _Wanted:
+    run_id = run.options.run_id or _last_run(store, run.options.thread_id)
+    answers = _answers(store, run_id, value) if value is not None and value.resume is not None else {}
+    return _Wanted(OpenRun(run_id, run.workflow.step.name, run.options.thread_id, None), value, answers)
+
+
+def _to_begin(run: Execution, store: Checkpointer, value: Any) -> _Wanted:
+    data = store.codec.encode(run.workflow.recorded_input(value), root="input")
+    run_id = run.options.run_id or run.clock.new_id()
+    return _Wanted(
+        OpenRun(run_id, run.workflow.step.name, run.options.thread_id, data, run.clock.wall()), value
+    )
+
+
+async def _claim(run: Execution, store: Checkpointer, request: OpenRun) -> RunRow:
+    if store.instant or run.clock.is_virtual:
+        return store.open(request)
+    let_go = partial(_let_go, store)
     try:
-        if answers:
-            records = [answer_record(key, store.codec.encode(v, root="answer")) for key, v in answers.items()]
-            store.add_answers(run_id, records)
-        loaded = load_run(store, run_id, run.options.retry) if row.fence > 1 else Loaded()
-        if resuming:
-            value = store.codec.decode(row.input)
+        return await journal_of(store).open(Opening(store, request, Delivery(run.loop, let_go)))
+    except RunBusyError as error:
+        if error.retry_after is None:
+            raise
+    # The store may need a moment to notice that the owner has died, in which the others are not to wait.
+    return await in_thread(lambda: store.open(request), loop=run.loop, unwanted=let_go)
+
+
+def _read(run: Execution, store: Checkpointer, wanted: _Wanted, row: RunRow) -> Opened:
+    """What is recorded of a run that is there."""
+    if row.status is RunStatus.FINISHED:
+        return Opened(row, input=wanted.input, output=_output(run, store, row))
+    try:
+        if wanted.answers:
+            encoded = {key: store.codec.encode(v, root="answer") for key, v in wanted.answers.items()}
+            store.add_answers(row.run_id, [answer_record(key, data) for key, data in encoded.items()])
+        loaded = load_run(store, row.run_id, run.options.retry) if row.fence > 1 else Loaded()
+        value = store.codec.decode(row.input) if wanted.resumes else wanted.input
         return Opened(row, loaded, value, previous=_previous(store, row))
     except BaseException:
-        store.release(run_id, row.fence)
+        store.release(row.run_id, row.fence)
         raise
+
+
+def _output(run: Execution, store: Checkpointer, row: RunRow) -> Any:
+    step = run.workflow.step
+    output = store.codec.decode(row.output) if row.output is not None else None
+    if isinstance(output, Composed):
+        if output.shape != step.shape:
+            raise RunMismatchError(
+                f"run {row.run_id!r} was finished by another {step.name!r}: its parts have changed since; "
+                "begin a new run with another run_id"
+            )
+        if step.recall is not None:
+            step.recall(output.aside)
+        output = output.value
+    return run.workflow.recorded_output(output, store, row.run_id)
 
 
 def _last_run(store: Checkpointer, thread_id: str | None) -> str:
@@ -146,10 +199,11 @@ def _answers(store: Checkpointer, run_id: str, command: Command) -> dict[str, An
 
 
 def _previous(store: Checkpointer, row: RunRow) -> Any:
+    """What the thread had saved when the run began; one that is resumed sees that, whatever was saved since."""
     if row.thread_id is None:
         return None
-    for state in store.states(row.thread_id):
-        # A run that is resumed sees what it saw at first, whatever the thread has saved since.
-        if row.fence == 1 or state.created <= row.created:
-            return store.codec.decode(state.value)
-    return None
+    if row.fence == 1:
+        states = store.states(row.thread_id, limit=1)
+    else:
+        states = [state for state in store.states(row.thread_id) if state.created <= row.created]
+    return store.codec.decode(states[0].value) if states else None

@@ -53,16 +53,13 @@ class RunOptions:
             InputError: An option that does not exist, or a value that it cannot have.
             DefinitionError: A number that can never work.
         """
-        if not config and not keywords and default is None:
+        named = {name: value for name, value in keywords.items() if value is not None}
+        if not config and not named and default is None:
             return _DEFAULT
-        given = {
-            **_from_config(config),
-            **{name: value for name, value in keywords.items() if value is not None},
-        }
-        known_names = set(cls.__dataclass_fields__) - {"limits"} | {"limit"}
-        unknown = sorted(set(given) - known_names)
-        if unknown:
-            known = ", ".join(sorted(known_names - {"config"}))
+        given = {**_from_config(config), **named}
+        if not given.keys() <= _NAMES:
+            unknown = sorted(given.keys() - _NAMES)
+            known = ", ".join(sorted(_NAMES - {"config"}))
             raise InputError(f"unknown option {unknown[0]!r}; a run takes: {known}")
         if (limit := given.pop("limit", None)) is not None:
             given["limits"] = limits_of(limit)
@@ -123,6 +120,9 @@ def _always(_failure: Any) -> bool:
 
 
 _DEFAULT = RunOptions()
+
+#: What they are called where they are given.
+_NAMES = frozenset(RunOptions.__dataclass_fields__) - {"limits"} | {"limit"}
 
 
 def as_checkpointer(value: Any) -> Checkpointer | None:

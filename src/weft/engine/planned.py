@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from weft.engine import events
 from weft.engine.call import Call
+from weft.engine.crew import CrewedCall
 from weft.engine.futures import Branch, ThreadFuture
 from weft.engine.scope import Scope
-from weft.engine.states import State, Stop, StopKind
+from weft.engine.states import RUNNING, Stop, StopKind
 from weft.engine.workers import workers
 from weft.errors import NodeTimeoutError
 
@@ -78,7 +79,7 @@ class PlannedCall(Call):
     # The conductor
 
     def _launch(self) -> None:
-        self.state = State.RUNNING
+        self.state = RUNNING
         self.attempt += 1
         self.concluded = False
         self.is_serial = False
@@ -87,7 +88,7 @@ class PlannedCall(Call):
         self.run.soon(self._begin_conducting)
 
     def _begin_conducting(self) -> None:
-        if self.state is not State.RUNNING or self.told:
+        if self.state is not RUNNING or self.told:
             return
         if self.run.recorder is not None:
             self.run.recorder.scope_of(self)  # which says whether anything is recorded
@@ -108,7 +109,7 @@ class PlannedCall(Call):
 
     def _advance(self) -> None:
         self.will_advance = False
-        if self.concluded or self.stopping is not None or self.state is not State.RUNNING:
+        if self.concluded or self.stopping is not None or self.state is not RUNNING:
             return
         assert self.conductor is not None
         try:
@@ -192,7 +193,7 @@ class PlannedCall(Call):
             is_told: Whether observers are told of it, and limits count it; not if it is no step of the user's.
         """
         run = self.run
-        kind = (PlannedCall if step.is_planned else Call) if is_told else UntoldCall
+        kind = (PlannedCall if step.is_planned else CrewedCall) if is_told else UntoldCall
         call = kind(run, self, step, args, kwargs)
         branch.call = call
         call.future = branch
@@ -229,7 +230,7 @@ class PlannedCall(Call):
     # Being stopped
 
     def _stop_body(self) -> None:
-        if self.has_ended or self.state is not State.RUNNING:
+        if self.has_ended or self.state is not RUNNING:
             super()._stop_body()
             return
         if self.told:
@@ -275,21 +276,26 @@ class _Worker:
 class PlannedScope(Scope):
     """What a conductor sees and when: it acts at once, so it is always ready, and waits for nothing but calls."""
 
+    will_show = False  # it is about to look what can be shown
+
     def pump(self) -> None:
         """Show the next batch, have the conductor act on the whole of it, and so on."""
-        self.owner.run.soon(self._show_next)
+        if not self.will_show:
+            self.will_show = True
+            self.owner.run.soon(self._show_next)
 
     def _show_next(self) -> None:
-        if not self.order.has_more:
-            return
         if self._planned.will_advance:
             # It acts first on what it has seen: it may ask for what is to be shown next.
             self.owner.run.soon(self._show_next)
             return
+        self.will_show = False
+        if not self.order.has_more:
+            return
         batch = self.order.next_batch(stuck=self._is_stuck)
         if batch:
             self._show(batch)
-            self.owner.run.soon(self._show_next)
+            self.pump()
         else:
             self._planned.advance_soon()  # what was recorded is not asked for any more
 

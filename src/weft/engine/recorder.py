@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from weft.checkpoint.base import Change, Checkpointer, Record, RecordKind, RunRow, RunStatus, all_records
 from weft.checkpoint.codec import Codec
 from weft.core.identity import question_id
-from weft.core.outcome import Composed, without_shape
+from weft.core.outcome import Composed
 from weft.engine.inbox import Inbox
 from weft.engine.journal import Book, Entry, journal_of
 from weft.engine.scope import Scope
@@ -95,7 +95,7 @@ def load(run_id: str, records: Iterable[Record], codec: Codec, retry: RetryChoic
     outcomes: dict[bytes, Record] = {}
     gone_on: set[bytes] = set()
     for record in records:
-        if record.kind in OUTCOMES:
+        if record.kind is RecordKind.OK or record.kind in OUTCOMES:  # most are; an enum's hash is dear
             outcomes.pop(record.identity, None)  # a later outcome stands in its own place
             outcomes[record.identity] = record
             gone_on.discard(record.identity)
@@ -167,6 +167,7 @@ class Recorder:
         self._renewals = self._renewed = 0  # how often a body ran again; the last whose reading is used
         self._renewals_at_work: set[asyncio.Task[None]] = set()
         self._awaited: set[asyncio.Future[bool]] = set()  # that something is written
+        self._outbox: list[Entry] = []  # what has come together in this turn of the loop
         self._warned: set[str] = set()
         self._hinted: dict[int, Any] = {}
 
@@ -194,6 +195,8 @@ class Recorder:
 
     def learn_types(self, step: Step) -> None:
         """The types in a step's annotations may be stored."""
+        if id(step.fn) in self._hinted:
+            return
         fn = getattr(step.fn, "__func__", step.fn)  # a bound method is a new object each time
         if id(fn) not in self._hinted:
             self._hinted[id(fn)] = fn  # held, so that no other function gets its id
@@ -215,18 +218,21 @@ class Recorder:
             scope.add(call)
             return None
         record = scope.ask(call)
-        if record is not None:
-            return record
+        if record is None and scope.records:
+            self._look_for_mismatch(call, scope)
+        return record
+
+    def _look_for_mismatch(self, call: Call, scope: Scope) -> None:
         other = scope.order.contradicts(call.identity, call.ordinal)
-        if other is not None:
-            call.tell_mismatch(other.step)
-            if self._on_mismatch == "error":
-                raise ReplayMismatchError(
-                    f"call {call.ordinal + 1} of {scope.owner.step.name!r} is {call.step.name!r} now, but "
-                    f"{other.step!r} with other arguments or of another name is recorded there; resume with "
-                    'on_mismatch="rerun" to run what does not match again'
-                )
-        return None
+        if other is None:
+            return
+        call.tell_mismatch(other.step)
+        if self._on_mismatch == "error":
+            raise ReplayMismatchError(
+                f"call {call.ordinal + 1} of {scope.owner.step.name!r} is {call.step.name!r} now, but "
+                f"{other.step!r} with other arguments or of another name is recorded there; resume with "
+                'on_mismatch="rerun" to run what does not match again'
+            )
 
     def before_start(self, call: Call, scope: Scope, then: Callable[[], None]) -> None:
         """Go on with ``then`` once it is durable that the body went on from the failures it has received."""
@@ -366,7 +372,7 @@ class Recorder:
         Else a run whose lives are short would spend them on commits of nothing, and never come to its end.
         """
         book = self._book
-        if book.waiting and self._waits:
+        if self._outbox or (book.waiting and self._waits):
             self._add(Entry(book, None, call.recorded_in))
             return
         book.inbox.post(call.recorded_in, book.batch)
@@ -404,18 +410,20 @@ class Recorder:
         """The recorded value or error of this call."""
         self.learn_types(call.step)
         call.attempt = record.attempts
+        if record.kind is not RecordKind.OK:
+            failure = self.codec.decode_error(record.value)
+            assert failure is not None  # or load() had left it out
+            self._gone_on.append((failure, record.identity))
+            return None, failure
         try:
-            if record.kind is RecordKind.OK:
-                found = self.codec.decode(record.value)
-                call.aside = found.aside if isinstance(found, Composed) else None
-                return without_shape(found), None
+            found = self.codec.decode(record.value)
         except CorruptDataError as error:
             error.add_note(f"in the recorded result of {call.step.name!r}, call {call.id}")
             return None, error
-        error_ = self.codec.decode_error(record.value)
-        assert error_ is not None  # or load() had left it out
-        self._gone_on.append((error_, record.identity))
-        return None, error_
+        if not isinstance(found, Composed):
+            return found, None
+        call.aside = found.aside
+        return found.value, None
 
     def renew_scope(self, call: Call, then: Callable[[], None]) -> None:
         """The body of this call will run again from the top; what its calls have recorded stays recorded."""
@@ -451,6 +459,7 @@ class Recorder:
 
     async def _written(self) -> bool:
         """Wait until what was shown before it was durable is durable, or kept for the end; False if it never is."""
+        self._hand_over()
         if self._kept is not None:
             return True
         written: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -535,6 +544,7 @@ class Recorder:
         entries = [Entry(self._book, withdrawn_record(record)) for record in stale]
         entries += [Entry(self._book, self._retry(identity)) for identity in self._in_error(error)]
         entries.append(Entry(self._book, None, lambda _batch: done(), change))
+        self._hand_over()
         if self._kept is not None:
             entries = [*self._kept, *entries]
             self._kept = None
@@ -556,21 +566,31 @@ class Recorder:
         return [identity for failure, identity in self._gone_on if id(failure) in inside]
 
     def _add(self, *entries: Entry) -> None:
+        """Have this written with all else that comes in this turn of the loop, in the order of coming."""
+        if not self._outbox:
+            self._book.inbox.post(self._hand_over)
+        self._outbox += entries
+
+    def _hand_over(self) -> None:
+        """Have the journal write what has come together."""
+        entries, self._outbox = self._outbox, []
+        if not entries:
+            return
         if self._waits:
             self._journal.add(*entries)
             return
-        # Shown before it is durable: each entry is a batch of its own, in the order of showing.
+        # Shown before it is durable: what has come together is a batch, in the order of coming.
+        self._book.batch = batch = self._book.batch + 1
+        told = [entry.done for entry in entries if entry.done is not None]
         for entry in entries:
-            self._book.batch += 1
-            entry.batch = self._book.batch
-            done, entry.done = entry.done, None
-            if done is not None:
-                self._book.inbox.post(done, entry.batch)
-                self._book.inbox.post(self._book.shown)
+            entry.batch, entry.done = batch, None
         if self._kept is not None:
             self._kept.extend(entries)
         else:
             self._journal.add(*entries)
+        for done in told:
+            done(batch)
+        self._book.shown()
 
 
 def _with_more(call: Call, value: Any) -> Any:

@@ -71,7 +71,11 @@ class Collected:
 
     def begin(self, index: int) -> None:
         """Make room for its value."""
-        self._values.extend([_MISSING] * (index + 1 - len(self._values)))
+        values = self._values
+        if index == len(values):
+            values.append(_MISSING)
+        elif index > len(values):  # those that are recorded begin first
+            values.extend([_MISSING] * (index + 1 - len(values)))
 
     def moved(self, index: int, identity: bytes) -> None:
         """All that counts is where it is now."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from weft.core.identity import Siblings
-from weft.core.visibility import Recorded, Visibility
+from weft.core.visibility import Visibility
 from weft.engine.futures import Awaited, ThreadFuture, at_one_stroke, waits_only_for_calls
 
 if TYPE_CHECKING:
@@ -64,8 +64,8 @@ class Scope:
     def __init__(self, owner: Call, recorded: Sequence[Record]) -> None:
         self.owner = owner
         self.siblings = Siblings(owner.identity)
-        self.records = {record.identity: record for record in recorded}
-        self.order = Visibility(Recorded(r.identity, r.ordinal, r.batch, r.step) for r in recorded)
+        self.order = Visibility(recorded)
+        self.records = self.order.recorded
         self.calls: dict[bytes, Call] = {}  # asked for and not yet shown
         self.coming: deque[None] = deque()  # one for each call asked for by a thread, until the loop has it
         # Failures that were shown, and are not yet known to have been gone on from.
@@ -98,7 +98,7 @@ class Scope:
     def ask(self, call: Call) -> Record | None:
         """The body asks for this call, whose identity is set; its record, if there is one."""
         self.add(call)
-        if not self.order.ask(call.identity):
+        if not self.records or not self.order.ask(call.identity):
             return None
         if self.owner.is_on_loop:
             self._begin_rounds()  # a body has never seen an outcome in the moment of asking
@@ -230,7 +230,8 @@ class Scope:
     def _round(self) -> None:
         self._rounds -= 1
         loop = self.owner.run.loop
-        if self._rounds and getattr(loop, "_ready", True) and not self._goes_in_step:
+        is_busy = self.owner.is_running and getattr(loop, "_ready", True)  # else nobody acts any more
+        if self._rounds and is_busy and not self._goes_in_step:
             loop.call_soon(self._round)
             return
         self._rounds = 0

@@ -1,15 +1,86 @@
-"""Blocking work of the engine itself, such as reading a journal, away from the loop."""
+"""Blocking work of the engine itself, such as reading a journal, away from the loop; and the way back onto it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Generic, TypeVar
 
 from weft.engine.clock import clock_of
 from weft.engine.workers import engine_workers
 
 T = TypeVar("T")
+
+#: A function and its arguments, to be called on a loop.
+News = tuple[Callable[..., None], Sequence[Any]]
+
+
+def tell(loop: asyncio.AbstractEventLoop, news: Iterable[News]) -> bool:
+    """Make all these calls on the loop, which is woken once for them; False when it is closed: nobody listens."""
+    try:
+        loop.call_soon_threadsafe(_make, loop, news)
+    except RuntimeError:
+        return False
+    return True
+
+
+def _make(loop: asyncio.AbstractEventLoop, news: Iterable[News]) -> None:
+    for fn, args in news:
+        try:
+            fn(*args)
+        except BaseException as error:  # also what is no Exception: the rest must not be left lying
+            loop.call_exception_handler({"message": f"weft: {fn!r} failed", "exception": error})
+
+
+class Delivery(Generic[T]):
+    """What another thread finds out, on its way to who awaits it on a loop.
+
+    Args:
+        loop: The loop.
+        unwanted: Is given the value when nobody awaits it any more.
+    """
+
+    __slots__ = ("_future", "_unwanted", "loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, unwanted: Callable[[T], None] | None = None) -> None:
+        self.loop = loop
+        self._future: asyncio.Future[T] = loop.create_future()
+        self._unwanted = unwanted
+
+    async def received(self) -> T:
+        """The value, or the error raised; to be awaited once."""
+        try:
+            return await self._future
+        except asyncio.CancelledError:
+            future = self._future
+            if not future.cancelled() and future.exception() is None:  # in the moment in which it came
+                self.discard(future.result(), None)
+            raise
+
+    def settle(self, value: T | None, error: BaseException | None) -> None:
+        """Hand it over; on the loop."""
+        if self._future.done():
+            self.discard(value, error)
+        elif error is None:
+            self._future.set_result(value)  # type: ignore[arg-type]  # a value when there is no error
+        else:
+            self._future.set_exception(error)
+
+    def discard(self, value: T | None, error: BaseException | None) -> None:
+        """Nobody awaits it."""
+        if error is None and self._unwanted is not None:
+            self._unwanted(value)  # type: ignore[arg-type]  # a value when there is no error
+
+
+def deliver(found: Iterable[tuple[Delivery[T], T | None, BaseException | None]]) -> None:
+    """Hand over what was found out, from any thread: a value, or an error."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Delivery[T], T | None, BaseException | None]]] = {}
+    for each in found:
+        by_loop.setdefault(each[0].loop, []).append(each)
+    for loop, deliveries in by_loop.items():
+        if not tell(loop, [(delivery.settle, outcome) for delivery, *outcome in deliveries]):
+            for delivery, value, error in deliveries:
+                delivery.discard(value, error)
 
 
 async def in_thread(
@@ -18,33 +89,15 @@ async def in_thread(
     """What ``fn()`` gives, computed in a worker thread; ``unwanted`` is given it when nobody waits any more."""
     if clock_of(loop).is_virtual:
         return fn()  # nothing may be done behind the back of a loop whose time jumps
-    future: asyncio.Future[T] = loop.create_future()
-
-    def settle(value: T | None, error: BaseException | None) -> None:
-        if future.done():
-            discard(value, error)
-        elif error is None:
-            future.set_result(value)  # type: ignore[arg-type]  # a value when there is no error
-        else:
-            future.set_exception(error)
-
-    def discard(value: T | None, error: BaseException | None) -> None:
-        if error is None and unwanted is not None:
-            unwanted(value)  # type: ignore[arg-type]  # a value when there is no error
-
-    def tell(value: T | None, error: BaseException | None) -> None:
-        try:
-            loop.call_soon_threadsafe(settle, value, error)
-        except RuntimeError:  # the loop is closed
-            discard(value, error)
+    delivery: Delivery[T] = Delivery(loop, unwanted)
 
     def job() -> None:
         try:
             value = fn()
         except BaseException as error:
-            tell(None, error)
+            deliver([(delivery, None, error)])
         else:
-            tell(value, None)
+            deliver([(delivery, value, None)])
 
     engine_workers.submit(job)
-    return await future
+    return await delivery.received()

@@ -18,6 +18,9 @@ class Workflow:
 
     step: Step
 
+    #: Whether :meth:`recorded_input` looks into the journal, which takes its time.
+    looks_up_input = False
+
     def for_run(self, input: Any, options: RunOptions) -> Workflow:
         """What is run: itself, or, where a run has something of its own to remember, an object for it alone."""
         return self

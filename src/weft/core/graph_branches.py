@@ -28,24 +28,18 @@ class Fork(NamedTuple):
         execution: Of that node.
         size: How many branches there are.
         place: By which forks and joins one came there, whatever else happens and when: a digest.
+        is_watched: Whether somebody is to be told when nothing of one of its branches goes on.
     """
 
     node: str
     execution: int
     size: int
     place: bytes = b""
+    is_watched: bool = True
 
 
-class Origin(NamedTuple):
-    """Who wrote a value.
-
-    Attributes:
-        node: The node; where several values were combined, that of the last.
-        branch: On which it did.
-    """
-
-    node: str
-    branch: Branch
+#: What stands on a branch where nothing was written yet, which most of those that wait have; never changed.
+_NOTHING: dict[Any, Any] = {}
 
 
 class Branch:
@@ -59,7 +53,15 @@ class Branch:
         number: In the order in which they began.
         joined: Those that came to the join behind which it goes on, where they may still be of interest.
         writes: What was written on it, by key.
+        writers: By key, the node that wrote it; where several values were combined, that of the last.
+        homes: By key, on which branch it was written, where that was another one, which came to a join.
         node: The last that ended on it.
+        point: The node that runs on it, by its number in the plan; only one does at a time.
+        openings: The joins that count what runs on it, by join.
+        steps: How many nodes have run on the way here, with that one.
+        came: The nodes that led to where it is, each with what it gave.
+        place: Where that is; see :attr:`weft.core.activation.Run.place`.
+        block: Round it, what whoever runs it has put there; for the branches that begin on it as well.
     """
 
     __slots__ = (
@@ -68,15 +70,21 @@ class Branch:
         "_live",
         "_state",
         "_uses",
-        "depth",
+        "block",
+        "came",
         "fork",
+        "homes",
         "index",
         "is_copied",
         "joined",
         "node",
         "number",
-        "origins",
+        "openings",
         "parent",
+        "place",
+        "point",
+        "steps",
+        "writers",
         "writes",
     )
 
@@ -84,7 +92,6 @@ class Branch:
         self,
         parent: Branch | None,
         number: int,
-        *,
         fork: Fork | None = None,
         index: int = 0,
         joined: Sequence[Branch] = (),
@@ -94,9 +101,16 @@ class Branch:
         self.fork = fork
         self.index = index
         self.joined = joined
-        self.depth: int = 0 if parent is None else parent.depth + 1
-        self.writes: dict[Any, Any] = {}
-        self.origins: dict[Any, Origin] = {}  # by key, who wrote it
+        self.point = -1
+        self.openings: Mapping[int, Any] = _NOTHING
+        self.steps = 0
+        self.came: tuple[tuple[str, Mapping[Any, Any]], ...] = ()
+        self.place = b""
+        self.block: Any = None
+        if parent is not None:
+            self.stand_where(parent)
+            self.block = parent.block
+        self.writes = self.writers = self.homes = _NOTHING
         self.node = ""
         self.is_copied = False  # whether what was written on it stands on another one too
         self._flow: dict[Any, Any] | None = None
@@ -107,7 +121,7 @@ class Branch:
 
     def __repr__(self) -> str:
         where = "" if self.fork is None else f" {self.index} of {self.fork.node!r}"
-        return f"<Branch{where} at depth {self.depth}>"
+        return f"<Branch {self.number}{where}>"
 
     @property
     def flow(self) -> Mapping[Any, Any]:
@@ -143,6 +157,15 @@ class Branch:
             raise GraphError("this execution was begun without a state")
         return branch._state
 
+    def stand_where(self, other: Branch) -> None:
+        """Have come by the way by which another one has."""
+        self.openings, self.steps = other.openings, other.steps
+        self.came, self.place = other.came, other.place
+
+    def stand_still(self) -> None:
+        """Nothing runs on it, so that it need not hold what leads on."""
+        self.openings, self.came = _NOTHING, ()
+
     def is_within(self, other: Branch) -> bool:
         """Whether it is this branch or began on it."""
         branch: Branch | None = self
@@ -150,17 +173,26 @@ class Branch:
             branch = branch.parent
         return branch is other
 
-    def write(self, values: Mapping[Any, Any], origins: Mapping[Any, Origin]) -> None:
-        """Go on with these values."""
+    def write(self, values: Mapping[Any, Any], writers: dict[Any, str]) -> None:
+        """Go on with these values, which these nodes wrote here; the second dict is taken over."""
         if not values:
             return
-        self.writes.update(values)
-        self.origins.update(origins)
+        if self.writes is _NOTHING:
+            self.writes, self.writers = {**values}, writers
+        else:
+            self.writes.update(values)
+            self.writers.update(writers)
+            for key in self.homes.keys() & values.keys() if self.homes else ():
+                del self.homes[key]
         if self._is_own:
             assert self._flow is not None
             self._flow.update(values)
         else:
             self._flow = None
+
+    def home_of(self, key: Any) -> Branch:
+        """The branch on which a value was written that stands here."""
+        return self.homes.get(key, self) if self.homes else self
 
 
 # Merging
@@ -170,8 +202,18 @@ class Merged(NamedTuple):
     """What was written below a branch, by key."""
 
     writes: dict[Any, Any]
-    origins: dict[Any, Origin]
+    last: dict[Any, Branch]  # on which the value stands that counts, or counts last
     contended: set[Any]  # the keys of which there was more than one value
+
+    @property
+    def writers(self) -> dict[Any, str]:
+        """The nodes that wrote it."""
+        return {key: branch.writers[key] for key, branch in self.last.items()}
+
+    @property
+    def homes(self) -> dict[Any, Branch]:
+        """On which branch; what was made of several values is nobody's."""
+        return {key: branch.home_of(key) for key, branch in self.last.items() if key not in self.contended}
 
 
 def merged(
@@ -190,41 +232,48 @@ def merged(
     Raises:
         ConflictError: There are several values of a key, and there is no reducer.
     """
-    found = Merged({}, {}, set())
-    writers: dict[Any, list[Branch]] = {}
+    writes: dict[Any, Any] = {}
+    last: dict[Any, Branch] = {}
+    several: dict[Any, list[Branch]] = {}
     for branch in branches:
-        for key in branch.writes:
-            writers.setdefault(key, []).append(branch)
-    for key, several in writers.items():
-        counted = several if len(several) == 1 else _not_overwritten(key, several)
-        last = counted[-1]
-        found.writes[key], found.origins[key] = last.writes[key], last.origins[key]
+        for key, value in branch.writes.items():
+            if key in last:
+                several.setdefault(key, [last[key]]).append(branch)
+            writes[key], last[key] = value, branch
+    contended: set[Any] = set()
+    for key in [key for key in writes if key in several] if several else ():
+        counted = _not_overwritten(key, several[key])
+        last[key] = counted[-1]
+        writes[key] = counted[-1].writes[key]
         if len(counted) > 1:
-            found.contended.add(key)
-            found.writes[key] = _resolved(key, counted, (reducers or {}).get(key), on_conflict)
-    return found
+            contended.add(key)
+            writes[key] = _resolved(key, counted, (reducers or {}).get(key), on_conflict)
+    return Merged(writes, last, contended)
 
 
-def came(base: Branch, arrived: Iterable[Branch]) -> list[Branch]:
+def came(base: Branch, arrived: Sequence[Branch]) -> list[Branch]:
     """All branches between one and those that came from it, by when the last from each came."""
-    last = {base: -1}
-    for place, branch in reversed([*enumerate(arrived)]):
-        while branch not in last:
-            last[branch] = place
+    seen = {base}
+    order: list[Branch] = []
+    for last in reversed(arrived):
+        branch = last
+        while branch not in seen:
+            seen.add(branch)
+            order.append(branch)
             assert branch.parent is not None
-            branch = branch.parent  # noqa: PLW2901 - up the tree
-    del last[base]
-    return sorted(last, key=lambda branch: (last[branch], branch.number))
+            branch = branch.parent
+    order.reverse()  # so that of one way the upper come first, which began earlier
+    return order
 
 
 def _not_overwritten(key: Any, writers: Sequence[Branch]) -> list[Branch]:
     """Those whose value nobody has seen and overwritten who is among them; the same value where it came last."""
-    homes = {branch.origins[key].branch: branch for branch in writers}
+    homes = {branch.home_of(key): branch for branch in writers}
     overwritten = seen_from(homes, min(branch.number for branch in homes))
     return [
         branch
         for branch in writers
-        if (home := branch.origins[key].branch) not in overwritten and homes[home] is branch
+        if (home := branch.home_of(key)) not in overwritten and homes[home] is branch
     ]
 
 
@@ -261,14 +310,14 @@ def _resolved(key: Any, writers: Sequence[Branch], reducer: Reducer | None, on_c
     """One value of several."""
     if reducer is None:
         if on_conflict == "error":
-            raise ConflictError(key, (writers[0].origins[key].node, writers[1].origins[key].node))
+            raise ConflictError(key, (writers[0].writers[key], writers[1].writers[key]))
         return writers[-1].writes[key]
     value = writers[0].writes[key]
     for branch in writers[1:]:
         try:
             value = reducer(value, branch.writes[key])
         except Exception as error:
-            error.add_note(f"raised by the reducer of {key!r}, for what {branch.origins[key].node!r} wrote")
+            error.add_note(f"raised by the reducer of {key!r}, for what {branch.writers[key]!r} wrote")
             raise
     return value
 
@@ -276,7 +325,7 @@ def _resolved(key: Any, writers: Sequence[Branch], reducer: Reducer | None, on_c
 def nearest_common(one: Branch, other: Branch) -> Branch:
     """The lowest branch that both began on."""
     while one is not other:
-        if one.depth >= other.depth:
+        if one.number > other.number:  # which began later, so that the other cannot have begun on it
             assert one.parent is not None
             one = one.parent
         else:

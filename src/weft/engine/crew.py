@@ -1,0 +1,172 @@
+"""Runs the bodies that conductors have started, without a task for each of those that never wait.
+
+A body is begun by a *hand*: a task that takes one body after the other from those that are ready. Most of what a task
+costs is being made and having its turn, so a thousand bodies that have nothing to wait for share one. The moment that
+a body waits, the task is that body's own until it ends, and nothing else ever runs in it; all others that are ready
+then get a task each, so that none of them waits for another. So whatever a body may tie to its task, such as a timeout
+or a session, is tied to that body alone.
+
+Each body has a context of its own all the same, and the loop has its turn after so many bodies, or so much time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextvars import Context
+from functools import partial
+from types import coroutine
+from typing import TYPE_CHECKING, Any
+
+from weft.engine.call import Call
+from weft.engine.states import ASKED, RUNNING
+
+if TYPE_CHECKING:
+    from weft.engine.execution import Execution
+
+#: How many bodies begin, and for how long (seconds), before the loop has its turn.
+_IN_ONE_GO = 64
+_AT_A_STRETCH = 0.0005
+
+#: Where a run keeps its crew.
+_KEPT = "engine: the crew"
+
+
+class CrewedCall(Call):
+    """A call that a conductor has started.
+
+    In a run that records, limits and tells nothing an async body is begun by a hand of the crew; until then the call is
+    as if only asked for.
+    """
+
+    is_ready = False  # and a hand is to take it
+
+    def _launch(self) -> None:
+        if not (self.step.is_async and self.run.is_plain):
+            super()._launch()
+            return
+        self.state = ASKED  # it may have been queued, and has what it waited for
+        self.is_ready = True
+        crew = self.run.kept.get(_KEPT)
+        if crew is None:
+            crew = self.run.kept[_KEPT] = Crew(self.run)
+        crew.add(self)
+
+    def launch_alone(self) -> None:
+        """Begin in a task of its own."""
+        self.is_ready = False
+        super()._launch()
+
+    def prepare(self, hand: asyncio.Task[None]) -> Context:
+        """It begins in the task of this hand; its context."""
+        self.is_ready = False
+        self.state = RUNNING
+        self.attempt += 1
+        self.body = hand
+        if not self.step.is_plain:
+            self._prepare_attempt()
+        assert self.context is not None
+        return self.context.copy()
+
+    def _stop_body(self) -> None:
+        if not self.is_ready:
+            super()._stop_body()
+        elif not self.told:
+            self.told = True
+            self.run.loop.call_soon(self._end_unbegun)  # when no hand is there for it any more
+
+    def _end_unbegun(self) -> None:
+        self.is_ready = False
+        self._end_stopped()
+
+
+class Crew:
+    """What begins the bodies of one run, in the order in which they are ready."""
+
+    def __init__(self, run: Execution) -> None:
+        self._run = run
+        self._ready: deque[CrewedCall] = deque()
+        self._context = Context()  # the hands' own, in which nothing of the user's runs
+        self._has_hand = False  # which is about to take what is ready
+
+    def add(self, call: CrewedCall) -> None:
+        """Have its body begun soon."""
+        self._ready.append(call)
+        if not self._has_hand:
+            self._has_hand = True
+            asyncio.Task(self._work(), loop=self._run.loop, context=self._context)
+
+    async def _work(self) -> None:
+        """The life of a hand."""
+        hand = asyncio.current_task()
+        assert hand is not None
+        try:
+            while (waiting := self._begin_some(hand)) is None and self._ready and not hand.cancelling():
+                await _turn_of_the_loop()
+        except asyncio.CancelledError:
+            self._run.cancel("a task of the run was cancelled from outside, as at the end of its loop")
+            return
+        except Exception as broken:  # a mistake of the engine must not leave a run hanging
+            self._run.fail(broken)
+            return
+        finally:
+            self._has_hand = False
+            self._begin_alone()
+        if waiting is not None:
+            await waiting
+
+    def _begin_alone(self) -> None:
+        """Nobody is to wait for the one that waits."""
+        while (call := self._next()) is not None:
+            call.launch_alone()
+
+    def _next(self) -> CrewedCall | None:
+        while self._ready:
+            call = self._ready.popleft()
+            if call.stopping is None:
+                return call
+        return None
+
+    def _begin_some(self, hand: asyncio.Task[None]) -> Awaitable[None] | None:
+        """Begin bodies until one waits, whose rest is returned, or the loop should have its turn."""
+        end = None
+        for _ in range(_IN_ONE_GO):
+            if (call := self._next()) is None:
+                break
+            context, body = call.prepare(hand), call._run_on_loop()
+            try:
+                waits_for = context.run(body.send, None)
+            except StopIteration:
+                # Cancelled by its own body, which is over: what comes next is not to be hit by that.
+                if not self._ready or hand.cancelling():
+                    break
+                now = self._run.loop.time()
+                end = end or now + _AT_A_STRETCH
+                if now > end:
+                    break
+                continue
+            return _rest_of(body, context, waits_for)
+        return None
+
+
+@coroutine
+def _rest_of(body: Coroutine[Any, Any, None], context: Context, waits_for: Any) -> Generator[Any, Any, None]:
+    """Go on with a body in its context, in the task that awaits this, until it ends."""
+    go_on: Callable[[], Any]
+    while True:
+        try:
+            told = yield waits_for
+        except BaseException as error:
+            go_on = partial(body.throw, error)
+        else:
+            go_on = partial(body.send, told)
+        try:
+            waits_for = context.run(go_on)
+        except StopIteration:
+            return
+
+
+@coroutine
+def _turn_of_the_loop() -> Generator[None, None, None]:
+    yield

@@ -1,0 +1,195 @@
+"""Bodies that never wait share a task; one that has waited has it to itself, and no context is ever shared."""
+
+from __future__ import annotations
+
+import asyncio
+from contextvars import ContextVar
+
+import pytest
+
+import weft
+from weft import Sequence, node, parallel
+
+seen: ContextVar[str] = ContextVar("seen", default="nothing")
+
+
+def in_a_loop(coroutine):
+    return asyncio.run(asyncio.wait_for(coroutine, 20))
+
+
+def tasks_of(found):
+    """The body of a step that notes its task, after so many turns of the loop."""
+
+    async def body(turns):
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        found.append(asyncio.current_task())
+        return turns
+
+    return body
+
+
+def test_bodies_that_never_wait_share_a_task():
+    found = []
+    in_a_loop(weft.amap(node("step")(tasks_of(found)), [0] * 10))
+    assert len(found) == 10
+    assert len(set(found)) == 1
+
+
+def test_a_body_that_waits_has_its_task_to_itself():
+    found = []
+    in_a_loop(weft.amap(node("step")(tasks_of(found)), [1] * 10))
+    assert len(set(found)) == 10
+
+
+def test_what_comes_after_one_that_has_waited_has_another_task():
+    found = []
+    note = tasks_of(found)
+
+    async def first(value):
+        return await note(1)
+
+    async def second(value):
+        return await note(0)
+
+    in_a_loop(Sequence(first, second).ainvoke(0))
+    assert found[0] is not found[1]
+
+
+def test_all_are_at_work_when_one_waits():
+    width, here = 50, []
+
+    async def body(i):
+        here.append(i)
+        async with asyncio.timeout(10):
+            while len(here) < width:
+                await asyncio.sleep(0)
+        return i
+
+    assert in_a_loop(weft.amap(node("step")(body), range(width), max_concurrent=width)) == list(range(width))
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_each_body_has_a_context_of_its_own(waits):
+    async def body(i):
+        before = seen.get()
+        seen.set(f"by {i}")
+        if waits:
+            await asyncio.sleep(0)
+        assert seen.get() == f"by {i}"
+        return before
+
+    async def main():
+        seen.set("outside")
+        return await weft.amap(node("step")(body), range(5))
+
+    assert in_a_loop(main()) == ["outside"] * 5
+
+
+def test_a_body_that_cancels_its_own_task_does_not_hit_the_next():
+    async def body(i):
+        if i == 0:
+            asyncio.current_task().cancel()
+            return "has ended before it was hit"
+        await asyncio.sleep(0)
+        return i
+
+    found = in_a_loop(weft.amap(node("step")(body), range(3)))
+    assert found == ["has ended before it was hit", 1, 2]
+
+
+def test_bodies_that_never_wait_leave_the_loop_its_turn():
+    turns, done = [], []
+
+    async def body(i):
+        done.append(i)
+        return i
+
+    async def watch():
+        while len(done) < 1000:
+            turns.append(len(done))
+            await asyncio.sleep(0)
+
+    async def main():
+        watching = asyncio.create_task(watch())
+        await Sequence(*[node(f"step {i}")(body) for i in range(1000)]).ainvoke(0)
+        await watching
+
+    in_a_loop(main())
+    assert len(set(turns)) >= 10
+
+
+def test_no_body_begins_after_one_has_failed():
+    begun = []
+
+    async def body(i):
+        begun.append(i)
+        if i == 3:
+            raise ValueError(i)
+
+    async def main():
+        with pytest.raises(weft.ParallelExecutionError):
+            await weft.amap(node("step")(body), range(100))
+        return asyncio.all_tasks() - {asyncio.current_task()}
+
+    assert all("wait_for" in repr(task) or "main" in repr(task) for task in in_a_loop(main()))
+    assert begun == [0, 1, 2, 3]
+
+
+def test_no_task_is_left_when_what_has_not_begun_is_stopped():
+    async def main():
+        run = weft.map(node("step")(tasks_of([])), max_concurrent=10).submit([0] * 10)
+        await asyncio.sleep(0)
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(main())
+
+
+def test_what_waits_for_a_limit_begins_when_it_may():
+    one = weft.Limit("one", concurrent=1)
+    at_once = [0, 0]
+
+    async def body(i):
+        at_once[0] += 1
+        at_once[1] = max(at_once)
+        await asyncio.sleep(0)
+        at_once[0] -= 1
+        return i
+
+    assert in_a_loop(weft.amap(node("step", limit=one)(body), range(5))) == list(range(5))
+    assert at_once == [0, 1]
+
+
+def test_an_attempt_after_another_begins_as_the_first_did():
+    attempts = []
+
+    async def body(i):
+        attempts.append(i)
+        if len(attempts) < 3:
+            raise ConnectionError
+        return i
+
+    retry = weft.RetryPolicy(max_attempts=3, initial_interval=0.0, retry_on=ConnectionError)
+    assert in_a_loop(weft.amap(node("step", retry=retry)(body), [7])) == [7]
+    assert attempts == [7, 7, 7]
+
+
+def test_a_body_is_cancelled_where_it_waits():
+    ended = []
+
+    async def waits(value):
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append("waits")
+
+    async def fails(value):
+        await asyncio.sleep(0)
+        raise ValueError("no")
+
+    with pytest.raises(weft.ParallelExecutionError):
+        in_a_loop(parallel(waits, fails).ainvoke(0))
+    assert ended == ["waits"]
