@@ -438,7 +438,7 @@ class Inbox:
 
 
 def book(store, **options):
-    return Book(store, "r", begin(store), 0, Inbox(), lambda: None, lambda error: None, **options)
+    return Book(store, "r", begin(store), 0, Inbox(), lambda: None, lambda error: None, loop=None, **options)
 
 
 def test_the_writer_beats_four_times_a_lease_while_a_book_is_open():

@@ -92,8 +92,8 @@ class Pasted(SqliteSaver):
 class Folded(InMemorySaver):
     """Takes names that look alike for one."""
 
-    def open(self, request):
-        return super().open(OpenRun(request.run_id.lower(), *_rest(request)))
+    def open_many(self, requests):
+        return super().open_many([OpenRun(each.run_id.lower(), *_rest(each)) for each in requests])
 
 
 def _rest(request):

@@ -14,9 +14,9 @@ from dataclasses import replace
 import pytest
 from msgspec import structs
 
-from weft import InMemorySaver, RunStatus, SqliteSaver
+from weft import CheckpointError, InMemorySaver, RunStatus, SqliteSaver
 from weft.checkpoint import sql
-from weft.checkpoint.base import OpenRun
+from weft.checkpoint.base import OpenRun, RunRow
 from weft.checkpoint.owner import thread_busy
 from weft.checkpoint.rows import to_bytes, to_run, to_text
 from weft.testing.conformance import StoreConformance
@@ -103,19 +103,21 @@ class DropsEqualRecords(InMemorySaver):
 class NormalisesNames(InMemorySaver):
     """Names that look the same are the same."""
 
-    def open(self, request):
+    def open_many(self, requests):
         def same(name):
             return None if name is None else unicodedata.normalize("NFC", name)
 
-        return super().open(replace(request, run_id=same(request.run_id), thread_id=same(request.thread_id)))
+        return super().open_many(
+            [replace(each, run_id=same(each.run_id), thread_id=same(each.thread_id)) for each in requests]
+        )
 
 
 @caught_by("names_that_look_alike")
 class CutsNamesAtNul(InMemorySaver):
     """As C does."""
 
-    def open(self, request):
-        return super().open(replace(request, run_id=request.run_id.split("\0")[0]))
+    def open_many(self, requests):
+        return super().open_many([replace(each, run_id=each.run_id.split("\0")[0]) for each in requests])
 
     def find(self, run_id):
         return super().find(run_id.split("\0")[0])
@@ -149,11 +151,12 @@ class KeepsJournalsOfDeletedRuns(InMemorySaver):
             self._left = {**getattr(self, "_left", {}), run_id: run.records}
         return deleted
 
-    def open(self, request):
-        row = super().open(request)
-        if row.fence == 1 and request.run_id in getattr(self, "_left", {}):
-            self._runs[request.run_id].records = self._left.pop(request.run_id)
-        return row
+    def open_many(self, requests):
+        found = super().open_many(requests)
+        for request in requests:
+            if request.run_id in getattr(self, "_left", {}):
+                self._runs[request.run_id].records = self._left.pop(request.run_id)
+        return found
 
 
 @caught_by("batches_is_the_highest")
@@ -173,21 +176,68 @@ class CountsTheLastBatch(InMemorySaver):
 class ReopensFinishedRuns(InMemorySaver):
     """Who opens a finished run owns it."""
 
-    def open(self, request):
-        run = self._runs.get(request.run_id)
-        if run is not None and run.row.status is RunStatus.FINISHED:
-            run.row = replace(run.row, status=RunStatus.FAILED)
-        return super().open(request)
+    def open_many(self, requests):
+        for request in requests:
+            run = self._runs.get(request.run_id)
+            if run is not None and run.row.status is RunStatus.FINISHED:
+                run.row = replace(run.row, status=RunStatus.FAILED)
+        return super().open_many(requests)
 
 
 @caught_by("is_refused_naming_both")
 class ComparesNothing(InMemorySaver):
     """A run id is enough."""
 
-    def open(self, request):
-        if self.find(request.run_id) is not None:
-            request = OpenRun(request.run_id, "", created=request.created)
-        return super().open(request)
+    def open_many(self, requests):
+        return super().open_many(
+            [
+                each if self.find(each.run_id) is None else OpenRun(each.run_id, "", created=each.created)
+                for each in requests
+            ]
+        )
+
+
+@caught_by("hinders_nobody")
+class OpensAllOrNone(InMemorySaver):
+    """One that is refused takes the whole group with it."""
+
+    def open_many(self, requests):
+        found = super().open_many(requests)
+        refused = [each for each in found if isinstance(each, CheckpointError)]
+        for row in found:
+            if refused and isinstance(row, RunRow):
+                self.release(row.run_id, row.fence)
+        return refused[:1] * len(found) if refused else found
+
+
+@caught_by("of_two_in_a_group_who_want_a_run")
+class LooksAtTheGroupBeforeIt(SqliteSaver):
+    """What is open is what was so before the group."""
+
+    def _held_for(self, db, run):
+        if run.fence == 1 and run.batches == 0:
+            return 0.0
+        return super()._held_for(db, run)
+
+
+@caught_by("a_group_is_equal")
+class OpensBackwards(InMemorySaver):
+    """The last one that asks is the first one served."""
+
+    def open_many(self, requests):
+        return super().open_many(requests[::-1])[::-1]
+
+
+@caught_by("a_group_is_there")
+class OpensLater(SqliteSaver):
+    """The last one of a group is written with the next one."""
+
+    def open_many(self, requests):
+        if len(requests) < 2:
+            return super().open_many(requests)
+        found = super().open_many(requests)
+        self._writer._db.execute("DELETE FROM runs WHERE run = (SELECT max(run) FROM runs)")
+        return found
 
 
 @caught_by("a_thread_has_one_run")
@@ -263,8 +313,8 @@ class TrustsTheTimeOfDay(SqliteSaver):
     def commit(self, writes):
         return super().commit(writes)
 
-    def open(self, request):
-        return super().open(replace(request, created=time.time()))
+    def open_many(self, requests):
+        return super().open_many([replace(each, created=time.time()) for each in requests])
 
 
 @caught_by("a_thread_that_went_on")

@@ -1,8 +1,8 @@
 """What a checkpointer is: the protocol, and the rows that cross it.
 
 A checkpointer keeps the journals of runs. The protocol is small and synchronous: the engine calls
-:meth:`Checkpointer.commit` from one writer thread with everything that waits at that moment, so that a store
-is one short class. Reads may come from any thread.
+:meth:`Checkpointer.commit` and :meth:`Checkpointer.open_many` from one writer thread with everything that waits at
+that moment, so that a store is one short class. Reads may come from any thread.
 """
 
 from __future__ import annotations
@@ -15,10 +15,13 @@ from typing import Protocol, runtime_checkable
 from msgspec import Struct
 
 from weft.checkpoint.codec import Codec
+from weft.errors import CheckpointError
 
 
 class RunStatus(Enum):
     """Where a run stands."""
+
+    __hash__ = object.__hash__  # that of Enum is written in Python, and each record is looked up by its kind
 
     RUNNING = "running"  # has an owner, or had one that died
     SUSPENDED = "suspended"  # waits for answers; has no owner
@@ -29,6 +32,8 @@ class RunStatus(Enum):
 
 class RecordKind(Enum):
     """What a line of a journal says."""
+
+    __hash__ = object.__hash__
 
     OK = "ok"  # a call returned; value: what
     FAILED = "failed"  # a call raised; value: the error
@@ -128,21 +133,38 @@ class Checkpointer(Protocol):
     instant: bool  # a commit takes no time worth a thread of its own
     lease: float  # seconds of silence after which others take over what this object has open; see `beat`
 
-    def open(self, request: OpenRun) -> RunRow:
-        """Create the run, or take it over from nobody or a dead owner, with a higher ``fence``.
+    def open_many(self, requests: Sequence[OpenRun]) -> list[RunRow | CheckpointError]:
+        """Open runs in one transaction, with the same result as one after the other: for each its row, or an error.
 
-        A FINISHED run is returned as it is, without an owner; and who gets an error owns nothing. The row is that
-        from before the call, but for ``fence`` and ``status``, so that the caller can compare workflow and input.
+        A run is created, or taken over from nobody or a dead owner, with a higher ``fence``. A FINISHED run is
+        returned as it is, without an owner. Who gets an error owns nothing, and nothing changed; the others have
+        what they asked for. The row is that from before the call, but for ``fence`` and ``status``, so that the
+        caller can compare workflow and input. What is opened is durable when this returns. When it raises, nobody
+        owns anything.
 
-        Raises:
-            RunBusyError: Its owner is alive, or nobody can tell yet. Its ``retry_after`` is the number of seconds
-                after which another call of this object can tell whether that owner has gone silent; None when
-                waiting tells nothing, as it is this very object that has the run open.
-            ThreadBusy: Another run of the thread has such an owner.
-            RunNotFoundError: There is no such run and ``request.input`` is None.
-            RunMismatchError: The run was recorded for another workflow, thread or input; nothing changed.
+        Returns:
+            In the order of the requests a row or one of these errors:
+
+            - RunBusyError: Its owner is alive, or nobody can tell yet. Its ``retry_after`` is the number of seconds
+              after which another call of this object can tell whether that owner has gone silent; None when
+              waiting tells nothing, as it is this very object that has the run open.
+            - ThreadBusy: Another run of the thread has such an owner.
+            - RunNotFoundError: There is no such run and ``request.input`` is None.
+            - RunMismatchError: The run was recorded for another workflow, thread or input.
+            - CorruptDataError: What is stored of it is damaged.
         """
         ...
+
+    def open(self, request: OpenRun) -> RunRow:
+        """The same for one run, whose error is raised.
+
+        Where a store needs a moment to notice that an owner has died, this waits for that; `open_many` never does.
+        A store that derives from this class has it.
+        """
+        (found,) = self.open_many([request])
+        if isinstance(found, CheckpointError):
+            raise found
+        return found
 
     def commit(self, writes: Sequence[Write]) -> set[str]:
         """Make all writes durable in one transaction; the ids of runs whose fence was refused."""

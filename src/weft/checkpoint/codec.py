@@ -115,6 +115,10 @@ class Codec:
                     f"models, NamedTuples, and msgspec.Struct without __post_init__"
                 )
 
+    def known_types(self) -> tuple[type, ...]:
+        """The application types that are registered."""
+        return tuple(shape.cls for shape in self._shapes.values() if shape.cls not in _OURS)
+
     def register_hints(self, fn: Callable[..., Any]) -> None:
         """Register the application types in a function's annotations; what cannot be resolved is left out.
 

@@ -9,13 +9,24 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from typing import Any
 
 from msgspec import structs
 
-from weft.checkpoint.base import Change, OpenRun, Record, RunRow, RunStatus, ThreadState, Write
+from weft.checkpoint.base import (
+    Change,
+    Checkpointer,
+    OpenRun,
+    Record,
+    RunRow,
+    RunStatus,
+    ThreadState,
+    Write,
+)
 from weft.checkpoint.codec import Codec
 from weft.checkpoint.keep import ENDED, Keep, Upkeep, checked_keep, is_too_old, size_of, size_of_end
 from weft.checkpoint.owner import refuse_mismatch, run_busy, run_not_found, thread_busy, watch_forks
+from weft.errors import CheckpointError, UnsendableError
 
 
 @dataclass(slots=True)
@@ -28,7 +39,7 @@ class _Run:
     size: int = 0  # about how many bytes were recorded of it
 
 
-class InMemorySaver:
+class InMemorySaver(Checkpointer):
     """A checkpointer that keeps everything in memory, until it is deleted or the process ends.
 
     It is thread-safe. Whatever has been opened and has not ended is owned by somebody in this process, and
@@ -54,22 +65,18 @@ class InMemorySaver:
         self._size = 0  # about how many bytes were recorded
         watch_forks(self)
 
-    def open(self, request: OpenRun) -> RunRow:
-        """Create the run, or take over one that nobody owns."""
+    def __reduce__(self) -> tuple[Any, ...]:
+        """It cannot be sent: what it holds is in this process alone."""
+        raise UnsendableError(
+            "an InMemorySaver keeps runs in this process alone, so no other can record in it: use a SqliteSaver on one "
+            "machine, a PostgresSaver on several",
+            where="the checkpointer",
+        )
+
+    def open_many(self, requests: Sequence[OpenRun]) -> list[RunRow | CheckpointError]:
+        """Create each run, or take it over if nobody owns it; its row, or why it cannot be had."""
         with self._lock:
-            run = self._runs.get(request.run_id)
-            if run is None:
-                return self._create(request)
-            refuse_mismatch(run.row, request)
-            if run.row.status is RunStatus.FINISHED:
-                return run.row
-            if run.owned:
-                raise run_busy(request.run_id)
-            self._refuse_busy_thread(run.row.thread_id)
-            taken = replace(run.row, status=RunStatus.RUNNING, fence=run.row.fence + 1)
-            run.row = replace(taken, updated=request.created or time.time())
-            self._own(run)
-            return taken
+            return [self._opened(request) for request in requests]
 
     def commit(self, writes: Sequence[Write]) -> set[str]:
         """Add records and changes; the ids of runs that have another owner by now, or none."""
@@ -169,6 +176,27 @@ class InMemorySaver:
     def after_fork(self, *, child: bool) -> None:
         """Go on; a child has a copy of its own."""
         self._lock.release()
+
+    def _opened(self, request: OpenRun) -> RunRow | CheckpointError:
+        try:
+            return self._claim(request)
+        except CheckpointError as error:
+            return error
+
+    def _claim(self, request: OpenRun) -> RunRow:
+        run = self._runs.get(request.run_id)
+        if run is None:
+            return self._create(request)
+        refuse_mismatch(run.row, request)
+        if run.row.status is RunStatus.FINISHED:
+            return run.row
+        if run.owned:
+            raise run_busy(request.run_id)
+        self._refuse_busy_thread(run.row.thread_id)
+        taken = replace(run.row, status=RunStatus.RUNNING, fence=run.row.fence + 1)
+        run.row = replace(taken, updated=request.created or time.time())
+        self._own(run)
+        return taken
 
     def _create(self, request: OpenRun) -> RunRow:
         if request.input is None:

@@ -20,7 +20,16 @@ from typing import Any, Final, LiteralString, Self
 from msgspec import structs
 
 from weft.checkpoint import postgres_sql as sql
-from weft.checkpoint.base import Change, OpenRun, Record, RunRow, RunStatus, ThreadState, Write
+from weft.checkpoint.base import (
+    Change,
+    Checkpointer,
+    OpenRun,
+    Record,
+    RunRow,
+    RunStatus,
+    ThreadState,
+    Write,
+)
 from weft.checkpoint.closing import Closing
 from weft.checkpoint.codec import Codec
 from weft.checkpoint.keep import ENDED, Keep, Upkeep, checked_keep, size_of_end
@@ -44,7 +53,8 @@ from weft.checkpoint.rows import (
     Row,
     StoredRun,
     after,
-    ended,
+    new_row,
+    new_run,
     outcome_columns,
     record_columns,
     seal,
@@ -57,8 +67,9 @@ from weft.checkpoint.rows import (
     to_text,
     unsealed,
 )
+from weft.checkpoint.sent import sent
 from weft.checkpoint.sharing import LEAST_RECORD
-from weft.errors import CorruptDataError, RunBusyError, StoreError
+from weft.errors import CheckpointError, CorruptDataError, RunBusyError, StoreError
 
 #: A commit of more records or bytes than this sends its records in portions of this size, after all else.
 _MANY_RECORDS = 2_000
@@ -75,7 +86,7 @@ _MOST = 2**62  # a number of rows or a position that nothing reaches
 _RUNNING: Final = STATUS_CODE[RunStatus.RUNNING]
 
 
-class PostgresSaver(Closing):
+class PostgresSaver(Closing, Checkpointer):
     """A checkpointer that keeps journals in a Postgres database.
 
     Any number of threads, processes and machines may use it at the same time, each process with an object of its own.
@@ -153,7 +164,20 @@ class PostgresSaver(Closing):
         self._held: dict[str, _Held] = {}  # the runs that are open in this object
         self.keep = checked_keep(keep)
         self._upkeep = None if keep is None else Upkeep(keep)
+        self._sent = sent(
+            conninfo,
+            schema=schema,
+            lease=lease,
+            timeout=timeout,
+            connect_timeout=connect_timeout,
+            pooled=pooled,
+            direct=direct,
+        )
         watch_forks(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """In another process: a store of the same tables, opened there."""
+        return self._sent(self)
 
     @classmethod
     def from_conn_string(cls, conninfo: str) -> Self:
@@ -170,29 +194,41 @@ class PostgresSaver(Closing):
 
     # --- Runs ---------------------------------------------------------------------------------------------
 
+    def open_many(self, requests: Sequence[OpenRun]) -> list[RunRow | CheckpointError]:
+        """Create each run, or take it over from nobody or a dead owner; its row, or why it cannot be had."""
+        if not requests:
+            return []
+        found: list[RunRow | CheckpointError] = []
+
+        def work(db: Database) -> None:
+            self._undo_opening(found)  # in an attempt that was rolled back
+            found.clear()
+            self._open_all(db, requests, found)
+
+        with self._writer as writer:
+            if self._owner is not None:
+                self._keep_lock()
+            try:
+                writer.transact(work)
+            except BaseException:
+                self._undo_opening(found)
+                raise
+        return found
+
     def open(self, request: OpenRun) -> RunRow:
-        """Create the run, or take it over from nobody or a dead owner, with a higher ``fence``.
+        """The same for one run, whose error is raised.
 
         A server takes a moment to notice that a process has died, so a run whose owner seems to be alive is looked
         at again after that.
         """
         for pause in _TO_NOTICE:
             try:
-                return self._open(request)
+                return super().open(request)
             except RunBusyError as error:
-                if vars(error)["retry_after"] is None:  # it is this very object that has it
+                if error.retry_after is None:  # it is this very object that has it
                     raise
             time.sleep(pause)  # others that use this object do not wait meanwhile
-        return self._open(request)
-
-    def _open(self, request: OpenRun) -> RunRow:
-        with self._writer as writer:
-            if self._owner is not None:
-                self._keep_lock()
-            row, held = writer.transact(lambda db: self._claim(db, request))
-            if held is not None:
-                self._held[row.run_id] = held
-        return row
+        return super().open(request)
 
     def commit(self, writes: Sequence[Write]) -> set[str]:
         """Make all writes durable in one transaction; the ids of runs whose fence was refused."""
@@ -229,9 +265,7 @@ class PostgresSaver(Closing):
         In this process it is free even when the store cannot be written to.
         """
         with self._writer as writer:
-            held = self._held.get(run_id)
-            if held is not None and held.run.fence == fence:
-                del self._held[run_id]
+            self._let_go(run_id, fence)
             owner = self._owner
             if owner is None:
                 return
@@ -399,56 +433,81 @@ class PostgresSaver(Closing):
 
     # --- Opening, inside a transaction --------------------------------------------------------------------
 
-    def _claim(self, db: Database, request: OpenRun) -> tuple[RunRow, _Held | None]:
-        self._lock_name(db, b"run", request.run_id)
-        columns = db.execute(sql.WHOLE_RUN, {"run_id": to_bytes(request.run_id)}, binary=True).fetchone()
-        if columns is None:
-            return self._create(db, request)
+    def _open_all(
+        self, db: Database, requests: Sequence[OpenRun], found: list[RunRow | CheckpointError]
+    ) -> None:
+        """Open the runs one after the other; what is found is added as it is."""
+        there = self._locked(db, requests)
+        new = _New(db, expected=sum(request.run_id not in there for request in requests))
+        for request in requests:
+            try:
+                found.append(self._opened(db, request, there.get(request.run_id), new))
+            except StoreError:
+                raise
+            except CheckpointError as error:
+                found.append(error)
+        new.flush()
+
+    def _locked(self, db: Database, requests: Sequence[OpenRun]) -> dict[str, Row]:
+        """Let nobody else open or delete these runs, or others of their threads; the rows that are there."""
+        run_ids = {request.run_id: to_bytes(request.run_id) for request in requests}
+        self._lock_names(db, b"run", run_ids.values())
+        rows = db.execute(sql.WHOLE_RUNS, {"run_ids": [*run_ids.values()]}, binary=True).fetchall()
+        threads = {to_bytes(request.thread_id) for request in requests if request.thread_id is not None}
+        threads.update(row[_THREAD] for row in rows if row[_THREAD] is not None)
+        self._lock_names(db, b"thread", threads)
+        return {to_text(row[_RUN_ID]): row for row in rows}
+
+    def _opened(self, db: Database, request: OpenRun, columns: Row | None, new: _New) -> RunRow:
+        if request.run_id in new.run_ids:
+            new.flush()
+            columns = _whole_run(db, request.run_id)
+        return self._create(db, request, new) if columns is None else self._claim(db, request, columns, new)
+
+    def _claim(self, db: Database, request: OpenRun, columns: Row, new: _New) -> RunRow:
         run, row = _whole(db, columns)
         refuse_mismatch(row, request)
         if row.status is RunStatus.FINISHED:
-            return row, None
-        if row.thread_id is not None:
-            self._lock_name(db, b"thread", row.thread_id)
+            return row
         locked = _load(db, request.run_id)
-        if locked is None:  # its thread was deleted while we waited for that
-            return self._create(db, request)
-        if locked != run:  # its owner has written, or ended it, while we waited for that
-            return self._claim(db, request)
+        if locked != run:  # its owner has written, or ended it, or its thread was deleted, while we waited
+            return self._opened(db, request, _whole_run(db, request.run_id), new)
         if held := self._held_for(db, run):
             raise run_busy(row.run_id, held)
+        new.flush_for(run.thread_id)
         self._refuse_busy_thread(db, row.thread_id, but=run.key)
         now = time_of(request.created or time.time())
         taken = run._replace(status=_RUNNING, owner=self._enter(db), fence=run.fence + 1, updated=now)
         _change(db, taken)
-        return replace(row, status=RunStatus.RUNNING, fence=taken.fence), _Held.of(db, taken)
+        self._held[row.run_id] = _Held.of(db, taken)
+        return replace(row, status=RunStatus.RUNNING, fence=taken.fence)
 
-    def _create(self, db: Database, request: OpenRun) -> tuple[RunRow, _Held]:
+    def _create(self, db: Database, request: OpenRun, new: _New) -> RunRow:
         if request.input is None:
             raise run_not_found(request.run_id)
-        thread_id = None if request.thread_id is None else to_bytes(request.thread_id)
         if request.thread_id is not None:
-            self._lock_name(db, b"thread", request.thread_id)
+            new.flush_for(to_bytes(request.thread_id))
         self._refuse_busy_thread(db, request.thread_id)
-        now = time_of(request.created or time.time())
-        run = StoredRun(
-            key=_scalar(db.execute(sql.NEXT_RUN).fetchone()),
-            run_id=to_bytes(request.run_id),
-            thread_id=thread_id,
-            workflow=to_bytes(request.workflow),
-            status=_RUNNING,
-            owner=self._enter(db),
-            fence=1,
-            position=0,
-            batches=0,
-            size=len(request.input),
-            created=now,
-            updated=now,
-        )
-        stored_input = sealed((run.key, request.input))
-        db.execute(sql.CREATE_RUN, sealed(run))
-        db.execute(sql.CREATE_INPUT, stored_input)
-        return to_run_row(run, stored_input, None, _no_values), _Held.of(db, run)
+        run = new_run(request, request.input, new.number(), self._enter(db))
+        new.add(run, request.input)
+        self._held[request.run_id] = _Held.of(db, run)
+        return new_row(request, request.input, run)
+
+    def _undo_opening(self, found: Iterable[RunRow | CheckpointError]) -> None:
+        for row in found:
+            if isinstance(row, RunRow):
+                self._let_go(row.run_id, row.fence)
+
+    def _let_go(self, run_id: str, fence: int) -> None:
+        held = self._held.get(run_id)
+        if held is not None and held.run.fence == fence:
+            del self._held[run_id]
+
+    def _lock_names(self, db: Database, kind: bytes, names: Iterable[bytes]) -> None:
+        """Let nobody else create, open or delete what has these names, until the end of the transaction."""
+        keys = sorted(self._key_of_name(kind, name) for name in names)
+        if keys:
+            db.execute(sql.LOCK_NAMES, {"keys": keys})
 
     def _lock_name(self, db: Database, kind: bytes, name: str) -> None:
         """Let nobody else create, open or delete what has this name, until the end of the transaction."""
@@ -607,6 +666,46 @@ class _Held:
         return cls(run, 1 if run.thread_id is None else _next_state(db, run.thread_id))
 
 
+class _New:
+    """Runs that are created in one transaction, with few statements for many."""
+
+    def __init__(self, db: Database, *, expected: int) -> None:
+        self.run_ids: set[str] = set()
+        self._threads: set[bytes | None] = set()  # of those that are not in the database yet
+        self._db = db
+        self._expected = expected
+        self._numbers: list[int] = []  # the smallest one last
+        self._rows: list[Row] = []
+
+    def number(self) -> int:
+        """The key of the next run."""
+        if not self._numbers:
+            rows = self._db.execute(sql.NEXT_RUNS, {"count": max(self._expected, 1)}, binary=True).fetchall()
+            self._numbers = sorted((row[0] for row in rows), reverse=True)
+            self._expected = 1
+        return self._numbers.pop()
+
+    def add(self, run: StoredRun, given: bytes) -> None:
+        """Create this run."""
+        self._rows.append((*sealed(run), given, seal((run.key, given))))
+        self.run_ids.add(to_text(run.run_id))
+        self._threads.add(run.thread_id)
+
+    def flush_for(self, thread_id: bytes | None) -> None:
+        """See to it that runs of this thread are there."""
+        if thread_id is not None and thread_id in self._threads:
+            self.flush()
+
+    def flush(self) -> None:
+        """See to it that they are there."""
+        if self._rows:
+            self._db.execute(sql.CREATE_RUNS, _columns("n", _NEW, self._rows))
+        self._rows.clear()
+        self._threads.clear()
+
+
+_NEW: Final = (*StoredRun._fields, "seal", "input", "input_seal")
+_RUN_ID, _THREAD = StoredRun._fields.index("run_id"), StoredRun._fields.index("thread_id")
 _WRITE: Final = (
     *("run", "fence", "was_at", "was_sealed", "status", "owned"),
     *("position", "batches", "size", "updated", "seal"),
@@ -648,13 +747,13 @@ class _Draft:
     def _after(self, known: _Held, write: Write, now: float) -> _Held:
         self.records += _record_rows(known.run, write.records)
         self.bytes += sum(len(record.value or b"") for record in write.records)
-        run = after(known.run, write.records, now)
+        run = after(known.run, write.records, now, write.change)
         if write.change is None:
             return _Held(run, known.next_state)
         return self._changed(_Held(run, known.next_state), write.change)
 
     def _changed(self, known: _Held, change: Change) -> _Held:
-        run = ended(known.run, change)
+        run = known.run
         self._outcomes[run.key] = sealed(outcome_columns(run, change, lambda: self._all_values(run)))
         self.ended += change.status in ENDED
         self.bytes += size_of_end(change)
@@ -719,6 +818,11 @@ def _load(db: Database, run_id: str) -> StoredRun | None:
     """The run, which nobody else changes until the end of the transaction."""
     columns = db.execute(sql.LOCKED_RUN, {"run_id": to_bytes(run_id)}, binary=True).fetchone()
     return to_run(columns) if columns else None
+
+
+def _whole_run(db: Database, run_id: str) -> Row | None:
+    columns: Row | None = db.execute(sql.WHOLE_RUN, {"run_id": to_bytes(run_id)}, binary=True).fetchone()
+    return columns
 
 
 def _is_apart(columns: Row) -> bool:

@@ -42,6 +42,9 @@ COMMIT: Final[LiteralString] = "COMMIT"
 ROLLBACK: Final[LiteralString] = "ROLLBACK"
 
 LOCK_NAME: Final[LiteralString] = "SELECT pg_advisory_xact_lock(%(key)b)"
+LOCK_NAMES: Final[LiteralString] = (
+    "SELECT pg_advisory_xact_lock(key) FROM unnest(%(keys)b::bigint[]) AS names (key)"  # in the order that is given
+)
 TRY_TO_LOCK_NAME: Final[LiteralString] = "SELECT pg_try_advisory_xact_lock(%(key)b)"
 
 # --- The schema: step n leads from version n-1 to n --------------------------------------------------------
@@ -225,6 +228,10 @@ RUN: Final[LiteralString] = _RUN + "WHERE sha256(run_id) = sha256(%(run_id)b)"
 LOCKED_RUN: Final[LiteralString] = RUN + " FOR UPDATE"
 LOCKED_RUNS: Final[LiteralString] = _RUN + "WHERE run = ANY(%(runs)b) ORDER BY run FOR UPDATE"
 WHOLE_RUN: Final[LiteralString] = _WHOLE_RUN + "WHERE sha256(runs.run_id) = sha256(%(run_id)b)"
+WHOLE_RUNS: Final[LiteralString] = (
+    _WHOLE_RUN  # noqa: S608 - of literals only
+    + "WHERE sha256(runs.run_id) IN (SELECT sha256(name) FROM unnest(%(run_ids)b::bytea[]) AS name)"
+)
 NEWEST_RUNS: Final[LiteralString] = _WHOLE_RUN + "ORDER BY runs.run DESC LIMIT %(limit)b"
 NEWEST_RUNS_OF_THREAD: Final[LiteralString] = (
     _WHOLE_RUN + "WHERE" + _OF_THREAD + "ORDER BY runs.run DESC LIMIT %(limit)b"
@@ -234,18 +241,29 @@ OWNED_RUNS_OF_THREAD: Final[LiteralString] = (
 )
 RUNS_OF_THREAD: Final[LiteralString] = _RUN + "WHERE" + _OF_THREAD + "ORDER BY run FOR UPDATE"
 
-NEXT_RUN: Final[LiteralString] = "SELECT nextval('run_numbers')"
-CREATE_RUN: Final[LiteralString] = """
+NEXT_RUNS: Final[LiteralString] = "SELECT nextval('run_numbers') FROM generate_series(1, %(count)b)"
+CREATE_RUNS: Final[LiteralString] = """
+WITH new AS (
+    SELECT * FROM unnest(
+        %(n_key)b::bigint[], %(n_run_id)b::bytea[], %(n_thread_id)b::bytea[], %(n_workflow)b::bytea[],
+        %(n_status)b::smallint[], %(n_owner)b::text[], %(n_fence)b::bigint[], %(n_position)b::bigint[],
+        %(n_batches)b::bigint[], %(n_size)b::bigint[], %(n_created)b::float8[], %(n_updated)b::float8[],
+        %(n_seal)b::bigint[], %(n_input)b::bytea[], %(n_input_seal)b::bigint[]
+    ) AS new (run, run_id, thread_id, workflow, status, owner, fence, position, batches, size, created, updated, seal,
+              input, input_seal)
+),
+given AS (
+    INSERT INTO inputs (run, input, seal) SELECT run, input, input_seal FROM new
+)
 INSERT INTO runs
     (run, run_id, thread_id, workflow, status, owner, fence, position, batches, size, created, updated, seal)
-VALUES (%b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b)
+SELECT run, run_id, thread_id, workflow, status, owner, fence, position, batches, size, created, updated, seal FROM new
 """
 CHANGE_RUN: Final[LiteralString] = """
 UPDATE runs SET status = %(status)b, owner = %(owner)b, fence = %(fence)b, position = %(position)b,
                 size = %(size)b, updated = %(updated)b, seal = %(seal)b
 WHERE run = %(run)b
 """
-CREATE_INPUT: Final[LiteralString] = "INSERT INTO inputs (run, input, seal) VALUES (%b, %b, %b)"
 
 DELETE_RUNS: Final[tuple[LiteralString, ...]] = (
     "DELETE FROM runs WHERE run = ANY(%(runs)b)",

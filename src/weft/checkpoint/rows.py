@@ -6,13 +6,14 @@ surrogate and a NUL included, and comparing them is comparing bytes.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, LiteralString, NamedTuple
 from zlib import crc32
 
 import msgspec
 
-from weft.checkpoint.base import Change, Record, RecordKind, RunRow, RunStatus
+from weft.checkpoint.base import Change, OpenRun, Record, RecordKind, RunRow, RunStatus
 from weft.checkpoint.keep import size_of, size_of_end
 from weft.checkpoint.owner import shown
 from weft.checkpoint.sharing import LEAST_RESULT, ValuesAt, put_together, taken_apart
@@ -104,6 +105,39 @@ def to_run(columns: Row) -> StoredRun:
     return StoredRun._make(unsealed(columns, "a run"))
 
 
+def new_run(request: OpenRun, given: bytes, key: int, owner: str) -> StoredRun:
+    """A run that is created for its first owner, with its input."""
+    now = time_of(request.created or time.time())
+    return StoredRun(
+        key=key,
+        run_id=to_bytes(request.run_id),
+        thread_id=None if request.thread_id is None else to_bytes(request.thread_id),
+        workflow=to_bytes(request.workflow),
+        status=STATUS_CODE[RunStatus.RUNNING],
+        owner=owner,
+        fence=1,
+        position=0,
+        batches=0,
+        size=len(given),
+        created=now,
+        updated=now,
+    )
+
+
+def new_row(request: OpenRun, given: bytes, run: StoredRun) -> RunRow:
+    """The same as callers see it."""
+    return RunRow(
+        run_id=request.run_id,
+        workflow=request.workflow,
+        status=RunStatus.RUNNING,
+        thread_id=request.thread_id,
+        input=given,
+        created=run.created,
+        updated=run.updated,
+        fence=run.fence,
+    )
+
+
 def to_run_row(run: StoredRun, stored_input: Row | None, outcome: Row | None, values_at: ValuesAt) -> RunRow:
     """The run as callers see it, from the sealed rows of its input and, once it has ended, its outcome.
 
@@ -173,22 +207,20 @@ def to_record(columns: Row) -> Record:
     )
 
 
-def after(run: StoredRun, records: Sequence[Record], now: float) -> StoredRun:
-    """A run that has these records too."""
-    return run._replace(
-        position=run.position + len(records),
-        batches=_highest_batch(run.batches, records),
-        size=run.size + size_of(records),
-        updated=now,
-    )
-
-
-def ended(run: StoredRun, change: Change) -> StoredRun:
-    """A run of which this has become."""
-    return run._replace(
-        status=STATUS_CODE[change.status],
-        owner=run.owner if change.status is RunStatus.RUNNING else None,
-        size=run.size + size_of_end(change),
+def after(run: StoredRun, records: Sequence[Record], now: float, change: Change | None = None) -> StoredRun:
+    """A run that has these records too, and of which then this has become, if anything."""
+    key, run_id, thread_id, workflow, status, owner, fence, position, batches, size, created, _ = run
+    for record in records:
+        batches = max(batches, record.batch)
+    size += size_of(records)
+    if change is not None:
+        size += size_of_end(change)
+        status = STATUS_CODE[change.status]
+        owner = owner if change.status is RunStatus.RUNNING else None
+    # By position: `_replace` takes three times as long, and this is done for every run in every commit.
+    return StoredRun(
+        *(key, run_id, thread_id, workflow, status, owner, fence),
+        *(position + len(records), batches, size, created, now),
     )
 
 
@@ -232,8 +264,3 @@ def clear(execute: Callable[[LiteralString, dict[str, int]], Any], statements: C
         if gone < wanted:
             execute(statements.end, {"run": run})
     return deleted
-
-
-def _highest_batch(batches: int, records: Sequence[Record]) -> int:
-    """The last batch of a run that had ``batches`` and gets these records."""
-    return max(batches, max((record.batch for record in records), default=0))

@@ -189,8 +189,14 @@ ADVANCE_RUN: Final[LiteralString] = """
 UPDATE runs SET position = ?, batches = ?, size = ?, updated = ?, seal = ? WHERE run = ?
 """
 CHANGE_RUN: Final[LiteralString] = """
-UPDATE runs SET status = ?, owner = ?, fence = ?, size = ?, updated = ?, seal = ? WHERE run = ?
+UPDATE runs SET status = ?, owner = ?, fence = ?, position = ?, batches = ?, size = ?, updated = ?, seal = ?
+WHERE run = ?
 """
+
+# The fence; and that nobody has added answers meanwhile, for the caller has worked out the new row from the old one.
+_AS_KNOWN: Final[LiteralString] = "AND owner IS ? AND fence = ? AND position = ?"
+ADVANCE_KNOWN_RUN: Final[LiteralString] = ADVANCE_RUN + _AS_KNOWN
+CHANGE_KNOWN_RUN: Final[LiteralString] = CHANGE_RUN + _AS_KNOWN
 
 CREATE_INPUT: Final[LiteralString] = "INSERT INTO inputs (name, run, input, seal) VALUES (?, ?, ?, ?)"
 INPUT: Final[LiteralString] = "SELECT name, run, input, seal FROM inputs WHERE name = ?"

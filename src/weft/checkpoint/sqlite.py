@@ -1,8 +1,8 @@
 """Journals in one SQLite file, shared by the threads and processes of one machine.
 
 Writing and reading have a connection each, so that a read never waits for the disk to confirm a commit.
-Everything that a decision rests on is read in the transaction that acts on it; the only thing remembered
-between two calls is which runs *this* object has open.
+Everything that a decision rests on is checked in the transaction that acts on it. What is remembered of the runs that
+are open in this object, so that a commit needs to read nothing, is compared there with what the file has.
 """
 
 from __future__ import annotations
@@ -11,17 +11,18 @@ import math
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from itertools import chain
-from typing import Self
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 from msgspec import structs
 
 from weft.checkpoint import sql
 from weft.checkpoint import sqlite_rows as stored
 from weft.checkpoint.base import (
+    Change,
+    Checkpointer,
     OpenRun,
     Record,
     RunRow,
@@ -50,6 +51,8 @@ from weft.checkpoint.rows import (
     Row,
     StoredRun,
     after,
+    new_row,
+    new_run,
     sealed,
     time_of,
     to_bytes,
@@ -57,15 +60,16 @@ from weft.checkpoint.rows import (
     to_text,
     unsealed,
 )
+from weft.checkpoint.sent import sent
 from weft.checkpoint.sqlite_link import Database, Link, checked_path, checked_timeout
 from weft.checkpoint.sqlite_upkeep import tidy
-from weft.errors import CorruptDataError
+from weft.errors import CheckpointError, CorruptDataError, StoreError
 
 #: Records of forgotten runs that are deleted in one transaction when nobody waits for it.
 _CLEARED_AT_ONCE = 5_000
 
 
-class SqliteSaver(Closing):
+class SqliteSaver(Closing, Checkpointer):
     """A checkpointer that keeps journals in one SQLite file.
 
     Any number of threads and processes of a machine may use the file at the same time, each process with an
@@ -111,10 +115,15 @@ class SqliteSaver(Closing):
         self._owner = Owner(file.owners)
         self._pulse = Pulse(self.lease)
         self._others = Others()
-        self._held: dict[str, int] = {}  # the runs that are open in this object, and their fence
+        self._held: dict[str, StoredRun] = {}  # the runs that are open in this object
         self.keep = checked_keep(keep)
         self._upkeep = None if keep is None else Upkeep(keep)
+        self._sent = sent(self.path, timeout=timeout, lease=lease)
         watch_forks(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """In another process: a store of the same file, opened there."""
+        return self._sent(self)
 
     @classmethod
     def from_conn_string(cls, path: str) -> Self:
@@ -123,14 +132,22 @@ class SqliteSaver(Closing):
 
     # --- Runs ---------------------------------------------------------------------------------------------
 
-    def open(self, request: OpenRun) -> RunRow:
-        """Create the run, or take it over from nobody or a dead owner, with a higher ``fence``."""
+    def open_many(self, requests: Sequence[OpenRun]) -> list[RunRow | CheckpointError]:
+        """Create each run, or take it over from nobody or a dead owner; its row, or why it cannot be had."""
+        if not requests:
+            return []
+        found: list[RunRow | CheckpointError] = []
         with self._writer:
-            with self._writing() as db:
-                row = self._claim(db, request)
-            if row.status is RunStatus.RUNNING:
-                self._held[row.run_id] = row.fence
-        return row
+            try:
+                with self._writing() as db:
+                    for request in requests:
+                        found.append(self._opened(db, request))  # noqa: PERF401 - it is to be known if one fails
+            except BaseException:
+                for row in found:
+                    if isinstance(row, RunRow):
+                        self._let_go(row.run_id, row.fence)
+                raise
+        return found
 
     def commit(self, writes: Sequence[Write]) -> set[str]:
         """Make all writes durable in one transaction; the ids of runs whose fence was refused."""
@@ -138,12 +155,13 @@ class SqliteSaver(Closing):
             return set()
         with self._writer:
             with self._writing() as db:
-                refused = self._write(db, writes)
+                written = self._write(db, writes)
+            self._held.update((name, run) for name, run in written.runs.items() if name in self._held)
             for write in writes:
                 ends = write.change is not None and write.change.status is not RunStatus.RUNNING
-                if ends or write.run_id in refused:
+                if ends or write.run_id in written.refused:
                     self._let_go(write.run_id, write.fence)
-        return refused
+        return written.refused
 
     def beat(self) -> None:
         """Say that the owner of what this object has open is alive, unless that was said a moment ago.
@@ -300,6 +318,14 @@ class SqliteSaver(Closing):
 
     # --- Inside a transaction that writes -----------------------------------------------------------------
 
+    def _opened(self, db: sqlite3.Connection, request: OpenRun) -> RunRow | CheckpointError:
+        try:
+            return self._claim(db, request)
+        except StoreError:
+            raise
+        except CheckpointError as error:
+            return error
+
     def _claim(self, db: sqlite3.Connection, request: OpenRun) -> RunRow:
         run = stored.load(db, request.run_id)
         if run is None:
@@ -311,64 +337,60 @@ class SqliteSaver(Closing):
         if held := self._held_for(db, run):
             raise run_busy(row.run_id, held)
         self._refuse_busy_thread(db, row.thread_id)
-        taken = replace(row, status=RunStatus.RUNNING, fence=row.fence + 1)
-        now = request.created or time.time()
-        stored.change(
-            db,
-            run._replace(
-                status=STATUS_CODE[taken.status],
-                owner=self._enter(db),
-                fence=taken.fence,
-                updated=time_of(now),
-            ),
+        taken = run._replace(
+            status=STATUS_CODE[RunStatus.RUNNING],
+            owner=self._enter(db),
+            fence=run.fence + 1,
+            updated=time_of(request.created or time.time()),
         )
-        return taken
+        stored.change(db, taken)
+        self._held[row.run_id] = taken
+        return replace(row, status=RunStatus.RUNNING, fence=taken.fence)
 
     def _create(self, db: sqlite3.Connection, request: OpenRun) -> RunRow:
         if request.input is None:
             raise run_not_found(request.run_id)
         self._refuse_busy_thread(db, request.thread_id)
         (key,) = db.execute(sql.NEXT_RUN).fetchone()
-        now = time_of(request.created or time.time())
-        run = StoredRun(
-            key=key,
-            run_id=to_bytes(request.run_id),
-            thread_id=None if request.thread_id is None else to_bytes(request.thread_id),
-            workflow=to_bytes(request.workflow),
-            status=STATUS_CODE[RunStatus.RUNNING],
-            owner=self._enter(db),
-            fence=1,
-            position=0,
-            batches=0,
-            size=len(request.input),
-            created=now,
-            updated=now,
-        )
+        run = new_run(request, request.input, key, self._enter(db))
         stored.create(db, run, request.input)
-        return stored.row(db, run)
+        self._held[request.run_id] = run
+        return new_row(request, request.input, run)
 
-    def _write(self, db: sqlite3.Connection, writes: Sequence[Write]) -> set[str]:
-        refused = set()
-        rows: list[Iterable[Row]] = []
-        ended = 0
+    def _write(self, db: sqlite3.Connection, writes: Sequence[Write]) -> _Written:
+        written = _Written()
         now = time.time()
         for write in writes:
-            run = stored.load(db, write.run_id)
-            if run is None or not self._owns(run, write.fence):
-                refused.add(write.run_id)
+            known = written.runs.get(write.run_id) or self._held.get(write.run_id)
+            found = self._grown(db, known, write, now)
+            if found is None:
+                written.refused.add(write.run_id)
                 continue
-            rows.append(stored.record_rows(run, write.records))
-            run = after(run, write.records, now)
-            stored.advance(db, run)
+            was, run = found
+            written.runs[write.run_id] = run
+            written.records += stored.record_rows(was, write.records)
             if write.change is not None:
-                db.executemany(sql.APPEND_RECORD, chain.from_iterable(rows))
-                rows.clear()
-                stored.end(db, run, write.change)
-                ended += write.change.status in ENDED
-        db.executemany(sql.APPEND_RECORD, chain.from_iterable(rows))
+                written.end(db, run, write.change)
+        written.flush(db)
         if self._upkeep is not None:
-            tidy(db, self._upkeep, ended)
-        return refused
+            tidy(db, self._upkeep, written.ended)
+        return written
+
+    def _grown(
+        self, db: sqlite3.Connection, known: StoredRun | None, write: Write, now: float
+    ) -> tuple[StoredRun, StoredRun] | None:
+        """Store in its row what a run has been given: the run before and after; None if another has it."""
+        if known is not None and self._owns(known, write.fence):
+            run = after(known, write.records, now, write.change)
+            if stored.update(db, known, run):
+                return known, run
+        # Somebody has added answers, or has taken it over.
+        there = stored.load(db, write.run_id)
+        if there is None or not self._owns(there, write.fence):
+            return None
+        run = after(there, write.records, now, write.change)
+        stored.update(db, there, run)
+        return there, run
 
     def _owns(self, run: StoredRun, fence: int) -> bool:
         """The fence: whether the run is still this object's, as it was when ``fence`` was given out."""
@@ -379,7 +401,8 @@ class SqliteSaver(Closing):
         if run.owner is None:
             return 0.0
         if run.owner == self._owner.id:
-            return math.inf if self._held.get(to_text(run.run_id)) == run.fence else 0.0
+            held = self._held.get(to_text(run.run_id))
+            return math.inf if held is not None and held.fence == run.fence else 0.0
         if not self._owner.is_alive(run.owner):
             self._others.forget(run.owner)
             return 0.0
@@ -412,5 +435,36 @@ class SqliteSaver(Closing):
         db.execute(sql.BEAT, sealed((self._owner.enter(), self._pulse.next(), self.lease)))
 
     def _let_go(self, run_id: str, fence: int) -> None:
-        if self._held.get(run_id) == fence:
+        held = self._held.get(run_id)
+        if held is not None and held.fence == fence:
             del self._held[run_id]
+
+
+@dataclass(slots=True)
+class _Written:
+    """What a commit has done, and the rows that it still has to add."""
+
+    runs: dict[str, StoredRun] = field(default_factory=dict)  # as they are now
+    refused: set[str] = field(default_factory=set)
+    records: list[Row] = field(default_factory=list)
+    outcomes: list[Row] = field(default_factory=list)
+    ended: int = 0  # runs
+
+    def end(self, db: sqlite3.Connection, run: StoredRun, change: Change) -> None:
+        """Add how a run has ended, which has all of its records by now."""
+
+        def values() -> Iterator[tuple[int, bytes]]:
+            self.flush(db)
+            return stored.values(db, run)
+
+        self.outcomes.append(stored.outcome_row(run, change, values))
+        self.ended += change.status in ENDED
+        if change.saved is not None and run.thread_id is not None:
+            stored.append_state(db, run.thread_id, change.saved, run.updated, run.run_id)
+
+    def flush(self, db: sqlite3.Connection) -> None:
+        """Add the rows."""
+        db.executemany(sql.APPEND_RECORD, self.records)
+        db.executemany(sql.SET_OUTCOME, self.outcomes)
+        self.records.clear()
+        self.outcomes.clear()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import blake2b
 
 from weft.checkpoint import rows, sql
@@ -13,7 +13,6 @@ from weft.checkpoint.rows import (
     Clearing,
     Row,
     StoredRun,
-    ended,
     outcome_columns,
     record_columns,
     seal,
@@ -61,22 +60,43 @@ def _hash(name: bytes) -> int:
 
 def advance(db: sqlite3.Connection, run: StoredRun) -> None:
     """Store a run that has more records."""
-    db.execute(sql.ADVANCE_RUN, (run.position, run.batches, run.size, run.updated, seal(run), run.key))
+    db.execute(sql.ADVANCE_RUN, _advanced(run))
 
 
 def change(db: sqlite3.Connection, run: StoredRun) -> None:
     """Store a run that has another status or owner."""
-    db.execute(sql.CHANGE_RUN, (run.status, run.owner, run.fence, run.size, run.updated, seal(run), run.key))
+    db.execute(sql.CHANGE_RUN, _changed(run))
 
 
-def end(db: sqlite3.Connection, run: StoredRun, outcome: Change) -> None:
-    """Store what becomes of a run, whose records are stored."""
-    change(db, ended(run, outcome))
-    places = (_place(run, 0), _place(run, run.position), LEAST_RECORD)
-    columns = outcome_columns(run, outcome, lambda: db.execute(sql.VALUES, places))
-    db.execute(sql.SET_OUTCOME, sealed(columns))
-    if outcome.saved is not None and run.thread_id is not None:
-        append_state(db, run.thread_id, outcome.saved, run.updated, run.run_id)
+def update(db: sqlite3.Connection, was: StoredRun, run: StoredRun) -> bool:
+    """Store a run that has more records, or has ended; whether it still was its owner's, and had no more records.
+
+    If not, nothing is done.
+    """
+    known = (was.owner, was.fence, was.position)
+    if (was.status, was.owner) == (run.status, run.owner):
+        return db.execute(sql.ADVANCE_KNOWN_RUN, (*_advanced(run), *known)).rowcount == 1
+    return db.execute(sql.CHANGE_KNOWN_RUN, (*_changed(run), *known)).rowcount == 1
+
+
+def _advanced(run: StoredRun) -> Row:
+    return (run.position, run.batches, run.size, run.updated, seal(run), run.key)
+
+
+def _changed(run: StoredRun) -> Row:
+    return (run.status, run.owner, run.fence, *_advanced(run))
+
+
+def outcome_row(
+    run: StoredRun, outcome: Change, values_of_run: Callable[[], Iterable[tuple[int, bytes]]]
+) -> Row:
+    """The row of how a run has ended."""
+    return sealed(outcome_columns(run, outcome, values_of_run))
+
+
+def values(db: sqlite3.Connection, run: StoredRun) -> Iterator[tuple[int, bytes]]:
+    """The positions and values of those records of a run that a result may be put together of."""
+    return db.execute(sql.VALUES, (_place(run, 0), _place(run, run.position), LEAST_RECORD))
 
 
 def append_state(

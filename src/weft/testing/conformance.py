@@ -137,6 +137,22 @@ def found(store: Checkpointer, run_id: str = "r") -> RunRow:
     return row
 
 
+def outline(found: RunRow | CheckpointError) -> tuple[Any, ...]:
+    """What became of a request, as far as every store must say the same."""
+    if isinstance(found, CheckpointError):
+        return (type(found), str(found))
+    return found.run_id, found.status, found.fence, found.input, found.output
+
+
+def _random_request(rng: random.Random) -> OpenRun:
+    """One for a few runs and threads, so that they meet."""
+    run_id = f"r{rng.randrange(6)}"
+    thread_id = rng.choice([None, "t1", "t2"])
+    return OpenRun(
+        run_id, rng.choice(["flow", "flow", "flow", "other"]), thread_id, rng.choice([None, b"", b""]), 1.0
+    )
+
+
 def retry_after(error: RunBusyError) -> Any:
     """Seconds after which one can tell; None: waiting tells nothing."""
     return error.retry_after
@@ -385,6 +401,137 @@ class StoreConformance:
             with ThreadPoolExecutor(8) as pool:
                 fences = list(pool.map(attempt, range(8)))
             assert sorted(map(str, fences)) == ["1", *["None"] * 7]
+
+    # --- open_many --------------------------------------------------------------------------------------
+
+    def test_many_are_opened_at_once_each_as_it_would_be_alone(self, store: Checkpointer) -> None:
+        end(store, "finished", begin(store, "finished"), output=b"out")
+        end(store, "failed", begin(store, "failed", thread_id="t"), RunStatus.FAILED)
+        rows = store.open_many(
+            [
+                OpenRun("new", "flow", None, b"1", 5.0),
+                OpenRun("finished", "flow"),
+                OpenRun("newer", "flow", "t2", b"2", 6.0),
+                OpenRun("failed", "flow"),
+            ]
+        )
+        assert [outline(row) for row in rows] == [
+            ("new", RunStatus.RUNNING, 1, b"1", None),
+            ("finished", RunStatus.FINISHED, 1, b"input", b"out"),
+            ("newer", RunStatus.RUNNING, 1, b"2", None),
+            ("failed", RunStatus.RUNNING, 2, b"input", None),
+        ]
+        assert [row.run_id for row in store.runs()] == ["newer", "new", "failed", "finished"]
+        assert store.find("new") == rows[0]
+        assert store.find("newer") == rows[2]
+        fences = {"new": 1, "newer": 1, "failed": 2}
+        assert store.commit([Write(name, fence, [record()]) for name, fence in fences.items()]) == set()
+
+    def test_to_open_nothing_is_fine(self, store: Checkpointer) -> None:
+        assert store.open_many([]) == []
+
+    def test_who_is_refused_in_a_group_owns_nothing_and_hinders_nobody(self, store: Checkpointer) -> None:
+        begin(store, "busy", thread_id="t")
+        end(store, "other", begin(store, "other"), RunStatus.FAILED)
+        before = found(store, "other")
+        refused = {
+            "busy": (OpenRun("busy", "flow"), RunBusyError),
+            "second of t": (OpenRun("second of t", "flow", "t", b""), ThreadBusy),
+            "unknown": (OpenRun("unknown", "flow"), RunNotFoundError),
+            "other": (OpenRun("other", "another flow"), RunMismatchError),
+        }
+        requests = [OpenRun("first", "flow", None, b"")]
+        for name, (request, _) in refused.items():
+            requests += [request, OpenRun(f"after {name}", "flow", None, b"")]
+        for request, got in zip(requests, store.open_many(requests), strict=True):
+            if request.run_id in refused:
+                assert type(got) is refused[request.run_id][1]
+            else:
+                assert isinstance(got, RunRow)
+                assert store.commit([Write(request.run_id, got.fence, [record()])]) == set()
+        assert store.find("second of t") is None
+        assert store.find("unknown") is None
+        assert found(store, "other") == before
+        assert resume(store, "other") == 2
+
+    def test_of_two_in_a_group_who_want_a_run_the_first_gets_it(self, store: Checkpointer) -> None:
+        first, second, third = store.open_many([OpenRun("r", "flow", None, b"input")] * 3)
+        assert outline(first) == ("r", RunStatus.RUNNING, 1, b"input", None)
+        for error in (second, third):
+            assert type(error) is RunBusyError
+            assert retry_after(error) is None
+        assert store.commit([Write("r", 1, [record()])]) == set()
+        end(store, "r", 1, RunStatus.SUSPENDED)
+        again, refused = store.open_many([OpenRun("r", "flow"), OpenRun("r", "flow", None, b"input")])
+        assert outline(again)[1:3] == (RunStatus.RUNNING, 2)
+        assert type(refused) is RunBusyError
+
+    def test_of_two_in_a_group_who_want_a_thread_the_first_gets_it(self, store: Checkpointer) -> None:
+        end(store, "old", begin(store, "old", thread_id="t"), RunStatus.FAILED)
+        new, old, elsewhere = store.open_many(
+            [
+                OpenRun("new", "flow", "t", b""),
+                OpenRun("old", "flow"),
+                OpenRun("elsewhere", "flow", "t2", b""),
+            ]
+        )
+        assert isinstance(new, RunRow)
+        assert type(old) is ThreadBusy
+        assert "'new'" in str(old)
+        assert isinstance(elsewhere, RunRow)
+        end(store, "new", 1)
+        old, newer = store.open_many([OpenRun("old", "flow"), OpenRun("newer", "flow", "t", b"")])
+        assert isinstance(old, RunRow)
+        assert type(newer) is ThreadBusy
+        assert "'old'" in str(newer)
+        assert store.find("newer") is None
+
+    def test_a_group_is_equal_to_one_after_the_other(self, store: Checkpointer) -> None:
+        """Held against a store in memory that is asked for each alone."""
+        rng = seeded("groups of openings")
+        model = InMemorySaver()
+        for _ in range(60):
+            requests = [_random_request(rng) for _ in range(rng.randint(1, 8))]
+            got = store.open_many(requests)
+            expected = [model.open_many([request])[0] for request in requests]
+            assert [outline(row) for row in got] == [outline(row) for row in expected], requests
+            ends = [row for row in expected if isinstance(row, RunRow) and row.status is RunStatus.RUNNING]
+            for row in rng.sample(ends, rng.randint(0, len(ends))):
+                change = Change(rng.choice([RunStatus.FINISHED, *UNFINISHED, RunStatus.FAILED]), b"out")
+                assert store.commit([Write(row.run_id, row.fence, change=change)]) == set()
+                assert model.commit([Write(row.run_id, row.fence, change=change)]) == set()
+            assert [row.run_id for row in store.runs()] == [row.run_id for row in model.runs()]
+            if rng.random() < 0.3:
+                for row in model.runs():
+                    store.release(row.run_id, row.fence)
+                    model.release(row.run_id, row.fence)
+
+    def test_a_group_is_there_when_it_is_open(self, store: Checkpointer, another: Reopen) -> None:
+        names = [f"r{number}" for number in range(50)]
+        store.open_many([OpenRun(name, "flow", name, b"input") for name in names])
+        other = another()
+        assert {row.run_id for row in other.runs()} == {*names}
+        for error in other.open_many([OpenRun(name, "flow") for name in names]):
+            assert type(error) is RunBusyError
+            assert retry_after(error) is not None
+
+    def test_groups_of_several_objects_do_not_lock_each_other_out(
+        self, store: Checkpointer, another: Reopen
+    ) -> None:
+        """Each wants the same runs and threads in another order, and one gets each of them."""
+        requests = [OpenRun(f"r{number}", "flow", f"t{number}", b"") for number in range(12)]
+        stores = [store, another(), another()]
+        barrier = threading.Barrier(len(stores))
+
+        def attempt(number: int) -> list[str]:
+            mine = random.Random(number).sample(requests, len(requests))
+            barrier.wait()
+            got = stores[number].open_many(mine)
+            return [row.run_id for row in got if isinstance(row, RunRow)]
+
+        with ThreadPoolExecutor(len(stores)) as pool:
+            opened = [name for names in pool.map(attempt, range(len(stores))) for name in names]
+        assert sorted(opened) == sorted(request.run_id for request in requests)
 
     # --- commit -----------------------------------------------------------------------------------------
 
