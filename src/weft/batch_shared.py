@@ -59,6 +59,8 @@ class Use(Runnable):
 
     # The caller's `shared`
 
+    looks_up_input = True
+
     def for_run(self, input: Any, options: RunOptions) -> Workflow:
         """This is of one run alone; it remembers what the caller has given."""
         self._given, self._store, self._run_id = input, options.checkpointer, options.run_id

@@ -215,7 +215,7 @@ def test_a_lost_worker_costs_only_what_it_was_at(
     name: str, request: pytest.FixtureRequest, db: str, tmp_path: Path
 ) -> None:
     """Whole runs in a shared journal: what was recorded is not done again, wherever its item goes on."""
-    log, items = str(tmp_path / "log"), 200
+    log, items = str(tmp_path / "log"), 1_000
     if name == "process":
         executor: Any = ProcessExecutor(2)
         victims = weft.map(weft.task(executor=executor)(far_bodies.where)).invoke(range(8))[:1]
@@ -224,7 +224,7 @@ def test_a_lost_worker_costs_only_what_it_was_at(
         executor, victims = DaskExecutor(client), list(client.run(os.getpid).values())[:1]
     else:
         ray = request.getfixturevalue("ray")
-        executor, victims = RayExecutor(), [ray.get(ray.remote(os.getpid).remote())]
+        executor, victims = RayExecutor(), [ray.get(ray.remote(far_bodies.where).remote())]
 
     def kill_in_the_middle() -> None:
         while len(noted(log)) < items // 4:
@@ -236,7 +236,7 @@ def test_a_lost_worker_costs_only_what_it_was_at(
     killer.start()
     with weft.SqliteSaver(db) as saver:
         workflow = weft.map(far_bodies.whole, executor=executor)
-        found = workflow.invoke([(log, x, 0.005) for x in range(items)], checkpointer=saver, run_id="r")
+        found = workflow.invoke([(log, x, 0.002) for x in range(items)], checkpointer=saver, run_id="r")
     killer.join()
     assert found == [x * x for x in range(items)]
     again = len(noted(log)) - items

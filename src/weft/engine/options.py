@@ -137,7 +137,7 @@ def as_checkpointer(value: Any) -> Checkpointer | None:
         from weft.checkpoint.url import from_url  # noqa: PLC0415 - sqlite3 is not imported for runs without it
 
         return from_url(os.fspath(value))
-    if all(hasattr(value, name) for name in ("open", "commit", "records", "codec")):
+    if all(hasattr(value, name) for name in ("open_many", "commit", "records", "codec")):
         found: Checkpointer = (
             value  # the protocol itself would be asked for each of its methods, at every run
         )

@@ -56,9 +56,11 @@ def _processes() -> Executor:
 
 
 def _pool(value: concurrent.futures.Executor, *, is_async: bool, name: str) -> Executor:
-    from weft.executors.foreign import PoolExecutor  # noqa: PLC0415 - only for who has one
+    from weft.executors.foreign import PoolExecutor, shares_memory  # noqa: PLC0415 - only for who has one
 
-    if isinstance(value, concurrent.futures.ThreadPoolExecutor) and is_async:
+    if not shares_memory(value):
+        import weft.executors.parcel  # noqa: F401, PLC0415 - what is missing for it is said here, not at a call
+    elif is_async:
         raise DefinitionError(
             f"{name!r} is an async def, which runs on the loop: a ThreadPoolExecutor is for a def; leave it out"
         )

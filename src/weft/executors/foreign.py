@@ -30,7 +30,7 @@ class PoolExecutor:
     def begin(self, body: Body, listener: Listener) -> _Flight:
         """Have a body called by the pool; see :class:`weft.executors.base.Executor`."""
         listener.begun()
-        if self._shares_memory:
+        if shares_memory(self.pool):
             run = copy_context().run
             future: concurrent.futures.Future[Any] = self.pool.submit(run, body.fn, *body.args, **body.kwargs)
             future.add_done_callback(partial(_tell_result, listener))
@@ -42,12 +42,12 @@ class PoolExecutor:
             future.add_done_callback(partial(_tell_report, listener))
         return _Flight(future)
 
-    @property
-    def _shares_memory(self) -> bool:
-        # An InterpreterPoolExecutor derives from it, and its threads share nothing.
-        return isinstance(self.pool, concurrent.futures.ThreadPoolExecutor) and not hasattr(
-            self.pool, "prepare_context_interpreter"
-        )
+
+def shares_memory(pool: concurrent.futures.Executor) -> bool:
+    """Whether what it calls runs in threads of this interpreter, so that nothing need be sent."""
+    # An InterpreterPoolExecutor derives from it, and its threads share nothing.
+    is_of_interpreters = any(each.__name__ == "InterpreterPoolExecutor" for each in type(pool).__mro__)
+    return isinstance(pool, concurrent.futures.ThreadPoolExecutor) and not is_of_interpreters
 
 
 class _Flight:

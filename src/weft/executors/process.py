@@ -3,42 +3,66 @@
 Pools that exist lose everything in them with one worker, or cannot end one that is busy: the standard one and loky
 break as a whole, pebble by an idle worker that dies. Here each worker has a socket and a thread of its own: a call
 can be told that nobody waits for it, its process be killed, and what it writes and logs is seen while it runs.
+
+Small bodies are given to a worker several at a time. What it has not begun when it dies, or when one of them turns
+out to take long, goes to others; so each is begun once, but for one whose process dies before it says so.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import itertools
+import logging
 import os
 import pickle
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Iterable
+import weakref
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Self
 
 from weft.core.checks import check_count
-from weft.errors import DefinitionError, UsageError, WorkerDiedError
+from weft.errors import DefinitionError, ExecutorError, UsageError, WorkerDiedError
 from weft.executors.base import Body, Dropped, Listener, check_carry
-from weft.executors.frames import Kind, Line
-from weft.executors.parcel import packed, unpack, unpack_error
+from weft.executors.child import Child, Warden
+from weft.executors.frames import CUT_OFF, Kind, Line, RubbishError, SilenceError, frame_of
+from weft.executors.parcel import outcome_of, packed, place_of, unpack, variable_at
+
+logger = logging.getLogger("weft")
 
 #: Seconds that a worker is kept without work.
 _KEEP = 30.0
 
-#: Seconds of work that a worker is given at once, where bodies are small.
+#: What a worker is given at once, where bodies are small: seconds of work, bodies, and bytes, so that it all fits into
+#: the socket's buffer and nobody has to wait until the worker reads.
 _AT_ONCE = 0.02
+_MOST = 64
+_ROOM = 1 << 16
+
+#: Seconds after which what waits behind a body is given to others.
+_PATIENCE = 0.05
 
 #: How often a job is given to a worker that dies before it begins it.
 _TRIES = 3
 
-_BOOT = "import sys; sys.path[:] = sys.argv[2:]; from weft.executors.worker import main; main()"
+#: Seconds for which a worker that has nothing to do may end by itself, and after which one has to have answered that
+#: is told of a body which it has not begun.
+_FAREWELL = 1.0
+
+#: Before the data of a job: the seconds for which it has waited.
+_AGE = struct.Struct("!d")
+
+_BOOT = "import sys; sys.path[:] = sys.argv[3:]; from weft.executors.worker import main; main()"
 
 
 class ProcessExecutor:
@@ -68,19 +92,32 @@ class ProcessExecutor:
         self.max_workers = max_workers
         self.memory = None if memory is None else bytes_of(memory)
         self.carry = check_carry(carry)
+        self._closed = False
         self._reset()
+        _open.add(self)
+        _close_at_exit()
 
     def _reset(self) -> None:
         self._pid = os.getpid()
         self._changed = threading.Condition()
-        self._queue: deque[Job] = deque()
+        self._queue: OrderedDict[Job, None] = OrderedDict()
         self._workers: set[_Worker] = set()
-        self._idle = 0
-        self._closed = False
+        self._idle = 0  # workers that wait for a job, or were just woken for one
+        self._warden = Warden()
         self._pace: dict[str, float] = {}  # seconds a job, by its step
 
+    def _leave_to_parent(self) -> None:
+        """After a fork: workers and what they do are the parent's."""
+        if self._pid != os.getpid():
+            workers, warden = self._workers, self._warden
+            self._reset()
+            warden.let_go()
+            for worker in workers:
+                worker.let_go()
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return _again, (type(self), self.max_workers, self.memory, self.carry)
+        places = tuple(place_of(variable) for variable in self.carry)
+        return _again, (type(self), self.max_workers, self.memory, places)
 
     def begin(self, body: Body, listener: Listener) -> Job:
         """Have a body called in a process; see :class:`weft.executors.base.Executor`."""
@@ -88,27 +125,35 @@ class ProcessExecutor:
 
     def begin_sent(self, data: bytes, step: str, listener: Listener) -> Job:
         """Have a body called that was packed already, perhaps on another machine."""
-        if self._pid != os.getpid():
-            self._reset()  # the workers are the parent's
+        self._leave_to_parent()
         job = Job(self, step, data, listener)
         with self._changed:
             if self._closed:
                 raise UsageError("this ProcessExecutor is closed: make a new one")
-            self._queue.append(job)
-            if self._idle:
-                self._changed.notify()
-            elif len(self._workers) < self._width:
-                worker = _Worker(self)
-                self._workers.add(worker)
-                worker.start()
+            self._queue[job] = None
+            try:
+                self._wake()
+            except RuntimeError:  # the system has no thread to give
+                if not self._workers:
+                    del self._queue[job]
+                    raise
         return job
+
+    def _wake(self) -> None:
+        """Something was queued: it is for whoever waits, or for one more."""
+        self._changed.notify()
+        if len(self._queue) > self._idle and len(self._workers) < self._width:
+            worker = _Worker(self)
+            worker.start()
+            self._workers.add(worker)
 
     @property
     def _width(self) -> int:
         return self.max_workers or cores()
 
     def close(self) -> None:
-        """End the workers, and what is at work in them."""
+        """End the workers, and what is at work in them. The calls that wait for it fail."""
+        self._leave_to_parent()
         with self._changed:
             self._closed = True
             jobs = list(self._queue)
@@ -116,7 +161,7 @@ class ProcessExecutor:
             self._changed.notify_all()
             workers = list(self._workers)
         for job in jobs:
-            job.end(None, Dropped())
+            job.end(None, _closed_error())
         for worker in workers:
             worker.end()
         for worker in workers:
@@ -132,7 +177,7 @@ class ProcessExecutor:
 
     # For its workers
 
-    def take(self) -> list[Job]:
+    def take(self, worker: _Worker) -> list[Job]:
         """What a worker is to do next; none when it is to end."""
         until = time.monotonic() + _KEEP
         with self._changed:
@@ -145,48 +190,99 @@ class ProcessExecutor:
                     self._changed.wait(left)
             finally:
                 self._idle -= 1
-            return self._next() if not self._closed else []
+            jobs = self._next() if not self._closed else []
+            for job in jobs:
+                job.worker = worker
+            return jobs
 
     def _next(self) -> list[Job]:
-        first = self._queue.popleft()
+        first, _ = self._queue.popitem(last=False)
+        found = [first]
         pace = self._pace.get(first.step)
         if pace is None:
-            return [first]
+            return found
         share = len(self._queue) // (2 * max(len(self._workers), 1))
-        count = min(share, int(_AT_ONCE / max(pace, 1e-6)))
-        return [first, *(self._queue.popleft() for _ in range(count))]
+        count, room = min(share, _MOST, int(_AT_ONCE / max(pace, 1e-6))), _ROOM - len(first.data)
+        while len(found) <= count:
+            job = next(iter(self._queue))
+            room -= len(job.data)
+            if job.step != first.step or room < 0:
+                break
+            del self._queue[job]
+            found.append(job)
+        return found
 
-    def note_pace(self, jobs: list[Job], seconds: float) -> None:
-        """How long a worker took for these."""
-        step, each = jobs[0].step, seconds / len(jobs)
-        self._pace[step] = 0.5 * self._pace.get(step, each) + 0.5 * each
+    def note_pace(self, step: str, seconds: float) -> None:
+        """How long a body of this step took."""
+        self._pace[step] = 0.5 * self._pace.get(step, seconds) + 0.5 * seconds
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another worker would begin at once what is put back now."""
+        with self._changed:
+            return self._idle > len(self._queue) or len(self._workers) < self._width
 
     def put_back(self, jobs: list[Job]) -> None:
-        """They were not begun: others do them."""
+        """They were not begun: others do them, before what came later."""
+        ended: list[tuple[Job, BaseException]] = []
         with self._changed:
-            if not self._closed:
-                self._queue.extendleft(reversed(jobs))
-                self._changed.notify(len(jobs))
-                return
-        for job in jobs:
-            job.end(None, Dropped())
+            for job in reversed(jobs):
+                if job.is_told:
+                    ended.append((job, Dropped()))
+                elif self._closed:
+                    ended.append((job, _closed_error()))
+                else:
+                    job.worker = None
+                    self._queue[job] = None
+                    self._queue.move_to_end(job, last=False)
+            if self._queue:
+                with contextlib.suppress(RuntimeError):  # no thread for one more: those that are there do it
+                    self._wake()
+        for job, error in ended:
+            job.end(None, error)
 
     def forget(self, worker: _Worker) -> None:
         """Its thread ends. What came in the meantime is for another."""
         with self._changed:
             self._workers.discard(worker)
-            if self._queue and not self._idle and not self._closed and len(self._workers) < self._width:
-                other = _Worker(self)
-                self._workers.add(other)
-                other.start()
+            if self._queue and not self._closed:
+                self._wake()
+            warden = self._warden
+            if not self._workers:
+                self._warden = Warden()
+        if warden is not self._warden:
+            warden.close()
+
+    @property
+    def warden(self) -> Warden:
+        """Ends its workers if this process cannot."""
+        return self._warden
 
     def withdraw(self, job: Job) -> bool:
         """Whether it was still waiting, and will not be begun."""
         with self._changed:
             if job not in self._queue:
                 return False
-            self._queue.remove(job)
+            del self._queue[job]
             return True
+
+
+_open: weakref.WeakSet[ProcessExecutor] = weakref.WeakSet()
+
+
+@functools.cache
+def _close_at_exit() -> None:
+    """Workers that have nothing to do leave in order when the interpreter ends; others are ended."""
+    atexit.register(_close_all)
+
+
+def _close_all() -> None:
+    for executor in list(_open):
+        executor.close()
+
+
+def _closed_error() -> ExecutorError:
+    return ExecutorError("the ProcessExecutor was closed before the body had ended")
 
 
 class Job:
@@ -195,9 +291,12 @@ class Job:
     __slots__ = (
         "_executor",
         "_lock",
+        "asked",
         "data",
         "ended",
         "is_killed",
+        "is_sent",
+        "is_told",
         "listener",
         "number",
         "step",
@@ -213,26 +312,27 @@ class Job:
         self.step = step
         self.data = data
         self.listener = listener
+        self.asked = time.monotonic()
         self.worker: _Worker | None = None  # that has it
         self.tries = 0
+        self.is_sent = False
+        self.is_told = False
         self.is_killed = False
         self.ended = False
 
     def tell(self) -> None:
         """Nobody waits for it any more."""
+        # Before looking where it is: whoever has it between two places looks at this.
+        self.is_told = True
         if self._executor.withdraw(self):
             self.end(None, Dropped())
         elif (worker := self.worker) is not None:
             worker.tell(self)
 
     def kill(self) -> bool:
-        """End it now, with its process."""
-        if self._executor.withdraw(self):
-            self.end(None, Dropped())
-        else:
-            self.is_killed = True
-            if (worker := self.worker) is not None:
-                worker.kill_for(self)
+        """End it now, with its process if it has begun."""
+        self.is_killed = True
+        self.tell()
         return True
 
     def end(self, value: Any, error: BaseException | None) -> None:
@@ -250,10 +350,12 @@ class _Worker:
     def __init__(self, executor: ProcessExecutor) -> None:
         self._executor = executor
         self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._child: Child | None = None
         self._line: Line | None = None
         self._jobs: deque[Job] = deque()  # the first one is at work, or next
         self._has_begun = False  # the first one has
+        self._began = 0.0
+        self._has_asked_back = False  # those behind it
         self._ending = False
         self._thread = threading.Thread(target=self._serve, name="weft-process", daemon=True)
 
@@ -266,162 +368,253 @@ class _Worker:
         if self._thread is not threading.current_thread():
             self._thread.join()
 
+    def let_go(self) -> None:
+        """This process was forked, and all of it is its parent's."""
+        if self._line is not None:
+            self._line.let_go()
+        if self._child is not None:
+            self._child.let_go()
+
     def _serve(self) -> None:
         try:
-            while jobs := self._executor.take():
-                began = time.monotonic()
-                if self._do(jobs):
-                    self._executor.note_pace(jobs, time.monotonic() - began)
+            while jobs := self._executor.take(self):
+                self._do(jobs)
         finally:
-            self._hang_up()
+            self._hang_up(_FAREWELL)
             self._executor.forget(self)
 
-    def _do(self, jobs: list[Job]) -> bool:
-        """Have them done, one after the other; whether the process lives on."""
+    def _do(self, jobs: list[Job]) -> None:
+        """Have them done, one after the other, unless the process dies."""
+        with self._lock:
+            self._jobs, self._has_begun, self._has_asked_back = deque(jobs), False, False
         try:
-            line = self._connected()
+            self._connect()
+            self._send_jobs(jobs)
+            while self._jobs:
+                self._heed_next()
+        except _GoneError as gone:
+            self._has_died(gone.why)
         except OSError as error:
-            for job in jobs:
-                job.end(None, WorkerDiedError(f"no process could be started for the body: {error}"))
-            return False
-        self._has_begun = False
-        self._jobs = deque(jobs)
+            self._fail_all(WorkerDiedError(f"no process could be started for the body: {error}"))
+        except BaseException as error:  # a mistake of ours must not leave calls hanging
+            logger.exception("a worker of a ProcessExecutor failed")
+            self._fail_all(ExecutorError(f"the ProcessExecutor failed: {error!r}"))
+
+    def _send_jobs(self, jobs: list[Job]) -> None:
+        assert self._line is not None
+        frames: list[bytes] = []
+        now = time.monotonic()
         for job in jobs:
-            job.worker = self
-        with contextlib.suppress(OSError):  # it is gone: reading says so
-            for job in jobs:
-                self._send(line, job)
-        while self._jobs:
-            frame = line.read()
-            if frame is None:
-                self._has_died()
-                return False
-            self._heed(*frame)
-            if self._jobs and self._jobs[0].is_killed:
-                self.kill_for(self._jobs[0])  # it was not its turn when somebody wanted it ended
-        return True
+            if job.is_told:
+                self._remove(job)
+                job.end(None, Dropped())
+            else:
+                frames.append(frame_of(Kind.JOB, job.number, _AGE.pack(now - job.asked) + job.data))
+        if not frames:
+            return
+        try:
+            self._line.send_all(b"".join(frames) if len(frames) > 1 else frames[0])
+        except OSError:
+            return  # it is gone: reading says so
+        with self._lock:
+            for job in self._jobs:
+                job.is_sent = True
+            told = [job for job in self._jobs if job.is_told]
+        for job in told:
+            self.tell(job)
 
-    def _send(self, line: Line, job: Job) -> None:
-        line.send(Kind.JOB, job.number, job.data)
-        if job.is_killed:
-            line.send(Kind.TELL, job.number)
-
-    def _heed(self, kind: Kind, number: int, data: bytes) -> None:
+    def _heed_next(self) -> None:
+        """Wait for the next frame, and do what it says."""
+        assert self._line is not None
+        try:
+            frame = self._line.read(self._patience)
+        except SilenceError:
+            self._lose_patience()
+            return
+        except RubbishError as rubbish:
+            raise _GoneError(f"the body has written to a descriptor that is not its own: {rubbish}") from None
+        if frame is None:
+            raise _GoneError
+        kind, number, data = frame
+        if kind is Kind.BACK:
+            self._take_back(number)
+            return
         job = self._jobs[0]
         if number != job.number:
             return  # a thread that an earlier body has left behind
         if kind is Kind.BEGUN:
-            self._has_begun = True
-            job.listener.begun()
-        elif kind is Kind.BEAT:
-            job.listener.beat()
-        elif kind is Kind.WROTE:
-            job.listener.wrote(unpack(data))
-        elif kind is Kind.LOGGED:
-            job.listener.logged(unpack(data))
+            self._begun(job)
+        elif kind in (Kind.RETURNED, Kind.RAISED):
+            if self._has_begun:
+                self._executor.note_pace(job.step, time.monotonic() - self._began)
+            self._remove(job)
+            job.end(*outcome_of(data, has_failed=kind is Kind.RAISED, step=job.step))
         else:
-            with self._lock:
-                self._jobs.popleft()
+            self._pass_on(job.listener, kind, data)
+
+    def _begun(self, job: Job) -> None:
+        with self._lock:
+            self._has_begun = not job.ended
+            self._began = time.monotonic()
+            if job.ended and self._child is not None:
+                self._child.kill()  # it was told that nobody waits while this was on its way here
+                return
+        job.listener.begun()
+
+    def _pass_on(self, listener: Listener, kind: Kind, data: bytes) -> None:
+        try:
+            if kind is Kind.BEAT:
+                listener.beat()
+            elif kind is Kind.WROTE:
+                listener.wrote(unpack(data))
+            elif kind is Kind.LOGGED:
+                listener.logged(unpack(data))
+        except Exception:  # a handler of the application, or a class whose objects cannot be made here
+            logger.warning("something that a body has written or logged was lost", exc_info=True)
+
+    def _remove(self, job: Job) -> None:
+        with self._lock:
+            if self._jobs[0] is job:
                 self._has_begun = False
-            job.end(*_outcome(kind, data))
+            self._jobs.remove(job)
+
+    # What it has not begun
+
+    @property
+    def _patience(self) -> float | None:
+        """Seconds for which the process may say nothing."""
+        if not self._has_begun:
+            return _FAREWELL
+        return None if len(self._jobs) < 2 or self._has_asked_back else _PATIENCE
+
+    def _lose_patience(self) -> None:
+        if self._jobs[0].ended:  # it was told that nobody waits, and does not even answer
+            assert self._child is not None
+            self._child.kill()
+        elif self._has_begun and self._executor.has_room:  # it takes long: who waits behind it is for another
+            self._has_asked_back = True
+            assert self._line is not None
+            for job in list(self._jobs)[1:]:
+                self._line.send_soon(Kind.BACK, job.number)
+
+    def _take_back(self, number: int) -> None:
+        for job in list(self._jobs):
+            if job.number == number:
+                self._remove(job)
+                self._executor.put_back([job])
+
+    # From other threads
 
     def tell(self, job: Job) -> None:
-        """Say there that nobody waits for it."""
-        with contextlib.suppress(OSError):
-            if (line := self._line) is not None and job in self._jobs:
-                line.send(Kind.TELL, job.number)
-
-    def kill_for(self, job: Job) -> None:
-        """End the process, if this job is at work in it."""
+        """Say there that nobody waits for it. If it has not begun it is over; if it is to be killed it is killed."""
         with self._lock:
-            if self._jobs and self._jobs[0] is job:
-                self._kill()
+            if job not in self._jobs or not job.is_sent or self._line is None:
+                return  # whoever has it will look
+            has_begun = self._has_begun and self._jobs[0] is job
+            if has_begun and job.is_killed and self._child is not None:
+                self._child.kill()
                 return
-        self.tell(job)  # it will not be begun
+            if not job.ended:
+                self._line.send_soon(Kind.TELL, job.number)
+        if not has_begun:
+            job.end(None, Dropped())
 
     def end(self) -> None:
-        """End the process and the thread."""
+        """End what is at work, and then the process and the thread."""
         with self._lock:
             self._ending = True
-            self._kill()
+            jobs = list(self._jobs)
+            if jobs and self._child is not None:
+                self._child.kill()
+        for job in jobs:
+            job.end(None, _closed_error())
 
     # The process
 
-    def _connected(self) -> Line:
-        if self._process is not None and self._process.poll() is not None:
-            self._hang_up()
-        if self._line is None:
-            ours, theirs = socket.socketpair()
+    def _connect(self) -> None:
+        if self._child is not None and self._child.is_dead:
+            self._hang_up(0.0)
+        if self._line is not None:
+            return
+        ours, theirs = socket.socketpair()
+        try:
             with theirs:
-                self._process = subprocess.Popen(  # noqa: S603 - this very interpreter
-                    [sys.executable, "-c", _BOOT, str(theirs.fileno()), *sys.path],
-                    pass_fds=[theirs.fileno()],
-                    stdin=subprocess.DEVNULL,
-                    start_new_session=True,  # Ctrl-C is for the workflow, which says what becomes of the bodies
-                )
-            self._line = Line(ours)
-            hello = {"memory": self._executor.memory}
-            with contextlib.suppress(OSError):
-                self._line.send(Kind.HELLO, 0, pickle.dumps(hello))
-        return self._line
+                child = Child(_command(theirs.fileno()), theirs.fileno(), self._executor.warden)
+        except BaseException:
+            ours.close()
+            raise
+        with self._lock:
+            self._child, self._line = child, Line(ours, child.pidfd)
+            if self._ending:
+                child.kill()
+        hello = {"memory": self._executor.memory, "argv": sys.argv}
+        with contextlib.suppress(OSError):  # it is gone: reading says so
+            self._line.send(Kind.HELLO, 0, pickle.dumps(hello))
 
-    def _kill(self) -> None:
-        process = self._process
-        if process is not None and process.poll() is None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.kill()
-
-    def _hang_up(self) -> None:
-        line, process, self._line, self._process = self._line, self._process, None, None
+    def _hang_up(self, seconds: float) -> int | None:
+        """End the process, for which it has so long by itself; its exit code."""
+        with self._lock:
+            line, child, self._line = self._line, self._child, None
         if line is not None:
             line.close()
-        if process is not None:
-            process.wait()
+        code = child.end(0.0 if self._ending and self._jobs else seconds) if child is not None else None
+        with self._lock:
+            self._child = None
+        return code
 
-    def _has_died(self) -> None:
+    def _has_died(self, why: str) -> None:
         """The process is gone: the job at work was ended by that, or has ended it; the others had not begun."""
-        assert self._process is not None
-        code = self._process.wait()
+        code = self._hang_up(_FAREWELL)
         with self._lock:
             jobs, self._jobs = list(self._jobs), deque()
-        self._hang_up()
-        if self._ending:
-            for job in jobs:
-                job.end(None, Dropped())
-            return
+        for job in jobs:
+            job.is_sent = False
         first = jobs[0]
         first.tries += 1
         if first.is_killed:
             first.end(None, Dropped())
         elif self._has_begun or first.tries >= _TRIES:
-            first.end(None, WorkerDiedError(_how_it_died(code, self._has_begun), code))
-        else:
-            self._executor.put_back(jobs)
-            return
-        for job in jobs[1:]:
-            job.worker = None
-            if job.is_killed:
-                job.end(None, Dropped())
-        self._executor.put_back([job for job in jobs[1:] if not job.ended])
+            first.end(None, WorkerDiedError(_how_it_died(code, why, has_begun=self._has_begun), code))
+        self._executor.put_back([job for job in jobs if not job.ended])
+
+    def _fail_all(self, error: BaseException) -> None:
+        with self._lock:
+            jobs, self._jobs = list(self._jobs), deque()
+            if self._child is not None:
+                self._child.kill()
+        self._hang_up(0.0)
+        for job in jobs:
+            job.end(None, error)
 
 
-def _outcome(kind: Kind, data: bytes) -> tuple[Any, BaseException | None]:
-    try:
-        return (unpack(data), None) if kind is Kind.RETURNED else (None, unpack_error(data))
-    except Exception as error:  # a class whose objects cannot be made here
-        return None, error
+class _GoneError(Exception):
+    """The process is gone, or of no use any more."""
+
+    def __init__(self, why: str = "") -> None:
+        super().__init__(why)
+        self.why = why
 
 
-def _how_it_died(code: int, has_begun: bool) -> str:
-    how = f"exited with code {code}" if code >= 0 else f"was ended by {_signal(-code)}"
+def _command(fd: int) -> list[str]:
+    flags: Callable[[], list[str]] = subprocess._args_from_interpreter_flags  # type: ignore[attr-defined]
+    return [sys.executable, *flags(), "-c", _BOOT, str(fd), str(os.getpid()), *sys.path]
+
+
+def _how_it_died(code: int | None, why: str, *, has_begun: bool) -> str:
     when = "while the body ran in it" if has_begun else "before it began the body"
-    hints: dict[int, str] = {
-        signal.SIGKILL: ": by somebody, or by the system for want of memory",
-        signal.SIGSEGV: ": native code has failed",
-    }
-    hint = hints.get(-code, "")
-    return f"the process {how} {when}{hint}"
+    if why:
+        return f"the process had to be ended {when}: {why}"
+    if code is None:
+        return f"the process ended {when}"
+    how = f"exited with code {code}" if code >= 0 else f"was ended by {_signal(-code)}"
+    return f"the process {how} {when}{_HINTS.get(code, '')}"
+
+
+_HINTS = {
+    -signal.SIGKILL: ": by somebody, or by the system for want of memory",
+    -signal.SIGSEGV: ": native code has failed",
+    CUT_OFF: ": the body has closed descriptors that are not its own",
+}
 
 
 def _signal(number: int) -> str:
@@ -464,6 +657,6 @@ def _again(
     cls: type[ProcessExecutor],
     max_workers: int | None,
     memory: int | None,
-    carry: tuple[ContextVar[Any], ...],
+    carry: tuple[Any, ...],
 ) -> ProcessExecutor:
-    return cls(max_workers, memory=memory, carry=carry)
+    return cls(max_workers, memory=memory, carry=[variable_at(*place) for place in carry])

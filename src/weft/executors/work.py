@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import functools
 import inspect
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar, copy_context
@@ -53,12 +55,20 @@ def _call(
     there: Inside,
     log: Callable[[logging.LogRecord], None],
 ) -> Any:
+    _forget_in_forks()
     inside.set(there)
     for variable, value in variables:
         variable.set(value)
     with _sent_home(log, ticket.levels), _traced(ticket.trace):
         value = fn(*args, **kwargs)
         return asyncio.run(_awaited(value)) if inspect.isawaitable(value) else value
+
+
+@functools.cache
+def _forget_in_forks() -> None:
+    """A process that a body forks is outside of the call: it has no line to the workflow."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=lambda: inside.set(None))
 
 
 async def _awaited(value: Any) -> Any:
@@ -80,28 +90,38 @@ def _traced(headers: dict[str, str]) -> Iterator[None]:
 
 
 class _Home(logging.Handler):
-    """Sends the records of one body, and of nobody beside it."""
+    """Sends the records of one body, and of nobody beside it.
+
+    A thread that the body has begun by itself is not known to be of it, but where it is the only one at work.
+    """
 
     def __init__(self, log: Callable[[logging.LogRecord], None]) -> None:
         super().__init__()
         self._log = log
         self._there = inside.get()
+        self._pid = os.getpid()
 
     def emit(self, record: logging.LogRecord) -> None:
-        if inside.get() is self._there:
+        there = inside.get()
+        if there is self._there or (there is None and _homes == [self] and os.getpid() == self._pid):
             self._log(sendable(record))
+
+
+_homes: list[_Home] = []
 
 
 @contextlib.contextmanager
 def _sent_home(log: Callable[[logging.LogRecord], None], levels: dict[str, int]) -> Iterator[None]:
     handler = _Home(log)
     before = {name: logging.getLogger(name).level for name in levels}
+    _homes.append(handler)
     logging.root.addHandler(handler)
     _set_levels(levels)
     try:
         yield
     finally:
         logging.root.removeHandler(handler)
+        _homes.remove(handler)
         _set_levels(before)
 
 
@@ -117,5 +137,21 @@ def sendable(record: logging.LogRecord) -> logging.LogRecord:
     found = copy.copy(record)
     if found.exc_info and not found.exc_text:
         found.exc_text = logging.Formatter().formatException(found.exc_info)
-    found.msg, found.args, found.exc_info = record.getMessage(), None, None
+    found.msg, found.args, found.exc_info = _message_of(record), None, None
     return found
+
+
+def plain(record: logging.LogRecord) -> logging.LogRecord:
+    """What every record has, without what an application hangs on its own."""
+    found = logging.LogRecord("", 0, "", 0, "", None, None)
+    vars(found).update({name: getattr(record, name) for name in vars(found)})
+    return found
+
+
+def _message_of(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except (
+        Exception
+    ) as error:  # as of a handler of its own: a record that cannot be shown must not fail the body
+        return f"{record.msg!s} (its arguments do not fit: {error!r})"
