@@ -2096,3 +2096,14 @@ def test_mapping_like_configs_are_accepted():
         return config["configurable"]["thread_id"]
 
     assert wf.invoke(1, Config(configurable={"thread_id": 5})) == "5"
+
+
+def test_what_is_injected_is_no_part_of_an_input():
+    @task
+    def noted(x: int, writer: weft.StreamWriter, *, config: weft.RunnableConfig) -> int:
+        writer(x)
+        return x + len(config["tags"])
+
+    assert noted.invoke(3) == 3
+    assert list(noted.stream(3, stream_mode="custom")) == [3]
+    assert weft.map(noted).invoke([1, 2]) == [1, 2]

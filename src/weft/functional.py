@@ -138,7 +138,7 @@ class Task(_Functional, Generic[P, T]):
 
     @functools.cached_property
     def _binding(self) -> Binding:
-        return Binding.of(self.step.fn)
+        return Binding.of(self.step.fn, injected=[name for name, _ in self.step.inject])
 
     @property
     def retry_policy(self) -> tuple[RetryPolicy, ...]:

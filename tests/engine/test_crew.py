@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
+import time
+import traceback
+from collections import Counter
 from contextvars import ContextVar
 
 import pytest
 
 import weft
 from weft import Sequence, node, parallel
+from weft.engine import events
+from weft.engine.context import current
 
 seen: ContextVar[str] = ContextVar("seen", default="nothing")
 
@@ -193,3 +200,111 @@ def test_a_body_is_cancelled_where_it_waits():
     with pytest.raises(weft.ParallelExecutionError):
         in_a_loop(parallel(waits, fails).ainvoke(0))
     assert ended == ["waits"]
+
+
+def test_a_body_that_takes_its_cancel_back_does_not_hit_the_next():
+    async def body(i):
+        if i == 0:
+            asyncio.current_task().cancel()
+            asyncio.current_task().uncancel()
+        else:
+            await asyncio.sleep(0)
+        return i
+
+    assert in_a_loop(weft.amap(node("step")(body), range(3))) == [0, 1, 2]
+
+
+def test_what_is_out_of_time_before_it_begins_never_begins():
+    """Its end is not taken back by its turn, which comes later."""
+    begun = []
+
+    def step(i, **options):
+        async def body(_):
+            begun.append(i)
+            time.sleep(0.002)
+            return i
+
+        return node(f"step {i}", **options)(body)
+
+    slow, hurried = [step(i) for i in range(30)], [step(i, total=0.01) for i in range(30, 33)]
+    found = in_a_loop(parallel(*slow, *hurried, step(33), on_error="collect").ainvoke(0))
+    assert [isinstance(outcome, weft.TimedOut) for outcome in found] == [False] * 30 + [True] * 3 + [False]
+    assert begun == [*range(30), 33]
+
+
+def test_a_task_cancelled_from_outside_before_any_body_began_ends_the_run():
+    async def main():
+        mapping = asyncio.ensure_future(weft.amap(node("step")(tasks_of([])), [0] * 10))
+        mine = {asyncio.current_task(), mapping}
+        while not (others := asyncio.all_tasks() - mine):
+            await asyncio.sleep(0)
+        for task in others:
+            task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(asyncio.shield(mapping), 5)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(main())
+
+
+def test_a_call_whose_task_was_cancelled_before_it_began_can_be_stopped():
+    call = weft.task(tasks_of([]))
+
+    @weft.entrypoint()
+    async def workflow(_):
+        before = asyncio.all_tasks()
+        asked = call(0)
+        for new in asyncio.all_tasks() - before:
+            new.cancel()
+        await asyncio.sleep(0)
+        raise ValueError(asked)
+
+    with pytest.raises(ValueError):
+        in_a_loop(workflow.ainvoke(0))
+
+
+def test_the_frames_of_a_body_that_has_waited_are_its_own():
+    async def fails():
+        await asyncio.sleep(0)
+        raise ValueError("no")
+
+    async def body(_):
+        await asyncio.gather(fails())
+
+    with pytest.raises(weft.ParallelExecutionError) as caught:
+        in_a_loop(weft.amap(node("step")(body), [0]))
+    frames = traceback.extract_tb(caught.value.failures[0].__traceback__)
+    assert [frame.name for frame in frames] == ["body", "fails"]
+
+
+def test_an_error_that_a_body_has_handled_is_not_held_while_it_waits():
+    class Handled(Exception):
+        pass
+
+    async def fails():
+        await asyncio.sleep(0)
+        raise Handled
+
+    async def body(_):
+        with contextlib.suppress(Handled):
+            await asyncio.ensure_future(fails())
+        await asyncio.sleep(0)
+        return sum(isinstance(each, Handled) for each in gc.get_objects())
+
+    gc.disable()
+    try:
+        assert in_a_loop(weft.amap(node("step")(body), [0])) == [0]
+    finally:
+        gc.enable()
+
+
+def test_a_body_that_begins_after_somebody_looks_is_told_of():
+    told = Counter()
+
+    async def body(i):
+        if i == 10:
+            current.get().run.observe(lambda event: told.update([type(event)]))
+        return i
+
+    in_a_loop(weft.amap(node("step")(body), range(50)))
+    assert told[events.CallStarted] == 39

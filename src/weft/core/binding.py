@@ -17,7 +17,7 @@ import functools
 import inspect
 import typing
 from collections import ChainMap
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from inspect import Parameter
 from reprlib import Repr
@@ -57,12 +57,18 @@ class Binding:
         object.__setattr__(self, "only", self.positional[0] if is_only else None)
 
     @classmethod
-    def of(cls, fn: Callable[..., Any]) -> Binding:
-        """Read the signature of a function, method, partial, class or callable object."""
+    def of(cls, fn: Callable[..., Any], *, injected: Collection[str] = ()) -> Binding:
+        """Read the signature of a function, method, partial, class or callable object.
+
+        Args:
+            fn: That.
+            injected: Names of parameters that somebody else gives.
+        """
         try:
             parameters = parameters_of(fn)
         except (TypeError, ValueError):  # some builtins have none
             return cls(positional=_WHOLE)
+        parameters = [p for p in parameters if p.name not in injected]
         required = [p for p in parameters if p.default is Parameter.empty and p.kind not in _VARIABLE]
         if not required:
             has_args = any(p.kind is Parameter.VAR_POSITIONAL for p in parameters)

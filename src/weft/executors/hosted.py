@@ -9,7 +9,7 @@ import time
 from weft.executors import work
 from weft.executors.base import Ticket
 from weft.executors.inside import Inside
-from weft.executors.parcel import unpack
+from weft.executors.parcel import unpack, unpack_call
 from weft.executors.process import Job, ProcessExecutor
 from weft.executors.report import Report, Reporter
 
@@ -28,7 +28,7 @@ def call_here(data: bytes) -> bytes:
     began = time.monotonic()
     value, error = None, None
     try:
-        fn, args, kwargs = unpack(called)
+        fn, args, kwargs = unpack_call(called, ticket.step)
         value = work.call_here(
             fn,
             args,
