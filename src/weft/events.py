@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from weft.engine.events import (
+    BranchesJoined,
     BlockDecided,
     BlockSized,
     CallAsked,
@@ -113,5 +114,6 @@ __all__ = [
     "RunFinished",
     "RunStarted",
     "StateConflict",
+    "BranchesJoined",
     "UserEvent",
 ]

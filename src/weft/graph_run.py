@@ -142,6 +142,7 @@ class GraphRun:
         # On a resume nothing new begins before what is recorded has been seen: it may decide that it is not needed.
         self._replays = call.scope is not None and call.scope.order.replaying
         self._held_back: dict[NodeCall | SideCall, None] = {}
+        self._ids: dict[int, str] = {}  # of the calls of executions that have ended, where somebody observes
         self._recalled = 0  # calls with a record whose turn has not come yet
         self._forks = Forks(self, program.forks) if program.forks else None
         self._sides = (
@@ -324,6 +325,13 @@ class GraphRun:
         step, args, kwargs = start
         latest = None if self._forks is None else self._forks.deadline_on(running.branch)
         self._call.start(running, step, args, kwargs, identity=identity, latest=latest)
+        if len(running.branch.came) > 1 and self._call.run.is_observed and isinstance(running, NodeCall):
+            self._tell_joined(running)
+
+    def _tell_joined(self, running: NodeCall) -> None:
+        if (call := running.call) is not None:
+            branches = tuple(self._ids.get(execution, "") for *_, execution in running.branch.came)
+            call._tell(events.BranchesJoined, branches=branches)
 
     def _start_held_back(self) -> None:
         self._replays = False
@@ -363,6 +371,8 @@ class GraphRun:
 
     def _succeeded(self, running: NodeCall, call: Call) -> None:
         node, output, choices = running.node, call.value, None
+        if self._call.run.is_observed:
+            self._ids[running.index] = call.id
         if call.aside is not None and running.state is not None:
             self._note_change(running.state, call.aside, was_recorded=call.record is not None)
         if node.is_router:

@@ -928,6 +928,41 @@ def test_a_block_says_what_it_decided_and_links_the_branches_that_came(setup):
     assert event_of(span, "weft.block.decided")["weft.reason"]
 
 
+def test_a_join_links_the_last_calls_of_its_branches(setup):
+    @weft.node(start=True)
+    async def fork(n):
+        return {"n": n}
+
+    @weft.node
+    async def short(n):
+        return {"a": n}
+
+    @weft.node
+    async def first(n):
+        return {"b": n}
+
+    @weft.node
+    async def last(b):
+        return {"c": b}
+
+    @weft.node(end=True)
+    async def meet(a, c):
+        return {"sum": a + c}
+
+    graph = weft.Graph()
+    for each in (fork, short, first, last, meet):
+        graph.add_node(each)
+    graph.add_parallel(fork, [short, first])
+    graph.add_edge(first, last)
+    graph.add_join([short, last], meet)
+    assert graph.invoke({"n": 2}, observers=setup.observers)["sum"] == 4
+    named = setup.spans.named
+    assert {id_of(link.context) for link in named("meet").links} == {
+        id_of(named(name).context) for name in ("short", "last")
+    }
+    assert not any(named(name).links for name in ("fork", "short", "first", "last"))
+
+
 def test_a_block_of_many_keeps_few_links(setup):
     weft.map(double, range(1000), observers=setup.observers)
     span = setup.spans.named("map(double)")

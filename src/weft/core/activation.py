@@ -121,7 +121,7 @@ class Run:
     @property
     def upstream(self) -> tuple[Upstream, ...]:
         """What led here: nothing for the start, one node, or all that came to a join, by time of arrival."""
-        return tuple(Upstream(node, output) for node, output in self._came)
+        return tuple(Upstream(node, output) for node, output, _ in self._came)
 
     @property
     def flow(self) -> Mapping[Any, Any]:
@@ -250,7 +250,7 @@ class Activation:
         self._input._flow = dict(input)
         first = self._branch(self._input)
         first.openings = self._open(self._plan.opened_by.get(-1, ()), first, {}, b"")
-        first.came = upstream
+        first.came = tuple((node, output, -1) for node, output in upstream)
         self._enter(self._plan.start, first)
         return self._decided()
 
@@ -286,7 +286,7 @@ class Activation:
         branch.write(output, dict.fromkeys(output, node))
         if branch._state is not None:
             self._complete_state(branch, branch._state)
-        branch.came = ((node, output),)
+        branch.came = ((node, output, execution),)
         if not ways:
             branch.stand_still()
             self._ended.append(branch)
@@ -378,7 +378,7 @@ class Activation:
             self._ended.append(instead)
             self._end_token(instead)
         else:
-            instead.steps, instead.came = first.steps, ((name, output),)
+            instead.steps, instead.came = first.steps, ((name, output, -1),)
             self._arrive(found, instead)
             self._leave({found.join: found})
         for each in running:
@@ -610,7 +610,7 @@ class Activation:
         names = self._plan.name_of
         for opening in self._waiting.values():
             blocking = [other for other in self._waiting.values() if opening in other.holds.values()]
-            came = ", ".join(repr(node) for arrived in opening.arrivals for node, _ in arrived.came)
+            came = ", ".join(repr(node) for arrived in opening.arrivals for node, _, _ in arrived.came)
             awaited = " and for ".join(names(other.join) for other in blocking)
             missing = [
                 self._plan.nodes[place].name

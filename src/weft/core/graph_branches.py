@@ -59,7 +59,8 @@ class Branch:
         point: The node that runs on it, by its number in the plan; only one does at a time.
         openings: The joins that count what runs on it, by join.
         steps: How many nodes have run on the way here, with that one.
-        came: The nodes that led to where it is, each with what it gave.
+        came: The nodes that led to where it is, each with what it gave, and in which execution; -1 for one that was
+            no execution of a node.
         place: Where that is; see :attr:`weft.core.activation.Run.place`.
         block: Round it, what whoever runs it has put there; for the branches that begin on it as well.
     """
@@ -104,7 +105,7 @@ class Branch:
         self.point = -1
         self.openings: Mapping[int, Any] = _NOTHING
         self.steps = 0
-        self.came: tuple[tuple[str, Mapping[Any, Any]], ...] = ()
+        self.came: tuple[tuple[str, Mapping[Any, Any], int], ...] = ()
         self.place = b""
         self.block: Any = None
         if parent is not None:

@@ -139,6 +139,17 @@ class StateConflict(CallEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BranchesJoined(CallEvent):
+    """A node of a graph goes on from what several branches have brought to it.
+
+    Attributes:
+        branches: The ids of the calls that came last on each of them, by time of arrival; "" for what was no call.
+    """
+
+    branches: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CallGivenUp(CallEvent):
     """A sync body that could not be stopped was left to itself."""
 

@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 #: How many branches the span of a block links at most: those that came last. It is what SDKs keep of links.
 _LINKS = 128
 
+#: How many calls that have ended a join may come from: those that ended last.
+_REMEMBERED = 4_096
+
 #: How the notes begin that the engine puts on errors; they show what calls were given.
 _OUR_NOTES = "weft: "
 
@@ -111,6 +114,7 @@ class _Trace:
     def __init__(self, tracer: trace.Tracer, event: events.RunStarted, *, has_values: bool) -> None:
         self._tracer = tracer
         self._has_values = has_values
+        self._ended: dict[str, SpanContext] = {}
         self._run_id = event.run_id
         self._key = context.create_key("weft")  # of the call, in the contexts below it
         self._calls: dict[str, _Open] = {}
@@ -123,6 +127,7 @@ class _Trace:
             events.BlockSized: self._block_sized,
             events.BlockDecided: self._block_decided,
             events.StateConflict: self._state_conflict,
+            events.BranchesJoined: self._branches_joined,
             events.CallGivenUp: self._given_up,
             events.QuestionAsked: self._question_asked,
             events.CallMismatch: self._mismatch,
@@ -252,6 +257,9 @@ class _Trace:
         if span.is_recording() and event.attempts > 1:
             span.set_attribute("weft.attempts", event.attempts)
         self._end_with(call, event.outcome, now)
+        self._ended[call.call_id] = span.get_span_context()
+        if len(self._ended) > _REMEMBERED:
+            del self._ended[next(iter(self._ended))]
         if isinstance(event.outcome, Failed | TimedOut):
             parent.failed_with = event.outcome.error
         if parent.branches is not None:
@@ -283,6 +291,13 @@ class _Trace:
         self._add_event(call, "weft.block.decided", event, {"weft.reason": event.reason})
         for branch, outcome in call.branches or ():
             span.add_link(branch, {"weft.outcome": outcome})
+
+    def _branches_joined(self, event: events.BranchesJoined) -> None:
+        if (call := self._call(event)) is None or event.call_id not in self._calls:
+            return
+        for branch in event.branches[-_LINKS:]:
+            if (ended := self._ended.get(branch)) is not None:
+                self._span_of(call).add_link(ended)
 
     def _state_conflict(self, event: events.StateConflict) -> None:
         attributes = {"weft.state.path": [str(key) for key in event.path], "weft.branches": event.branches}
