@@ -13,9 +13,9 @@ from types import TracebackType
 from typing import Self
 
 from weft.engine.events import (
-    BranchesJoined,
     BlockDecided,
     BlockSized,
+    BranchesJoined,
     CallAsked,
     CallEvent,
     CallFinished,
@@ -99,6 +99,7 @@ __all__ = [
     "Background",
     "BlockDecided",
     "BlockSized",
+    "BranchesJoined",
     "CallAsked",
     "CallEvent",
     "CallFinished",
@@ -114,6 +115,5 @@ __all__ = [
     "RunFinished",
     "RunStarted",
     "StateConflict",
-    "BranchesJoined",
     "UserEvent",
 ]

@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from msgspec import Struct
 
-from weft.checkpoint.codec import Codec
 from weft.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from weft.checkpoint.codec import Codec
 
 
 class RunStatus(Enum):
@@ -233,3 +235,10 @@ def all_records(store: Checkpointer, run_id: str) -> Iterator[Record]:
     while page := store.records(run_id, after=position):
         for position, record in page:  # noqa: B007 - the last position is where the next page begins
             yield record
+
+
+def usual_codec() -> Codec:
+    """The codec of a store that was given none."""
+    from weft.checkpoint.codec import Codec  # noqa: PLC0415 - it takes long, and what only imports a store has none
+
+    return Codec()

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import structs
 
@@ -22,11 +22,14 @@ from weft.checkpoint.base import (
     RunStatus,
     ThreadState,
     Write,
+    usual_codec,
 )
-from weft.checkpoint.codec import Codec
 from weft.checkpoint.keep import ENDED, Keep, Upkeep, checked_keep, is_too_old, size_of, size_of_end
 from weft.checkpoint.owner import refuse_mismatch, run_busy, run_not_found, thread_busy, watch_forks
 from weft.errors import CheckpointError, UnsendableError
+
+if TYPE_CHECKING:
+    from weft.checkpoint.codec import Codec
 
 
 @dataclass(slots=True)
@@ -54,7 +57,7 @@ class InMemorySaver(Checkpointer):
     lease = math.inf  # who has a run open is in this process, and alive as it is
 
     def __init__(self, codec: Codec | None = None, *, keep: Keep | None = None) -> None:
-        self.codec = codec or Codec()
+        self.codec = codec or usual_codec()
         self.keep = checked_keep(keep)
         self._upkeep = None if keep is None else Upkeep(keep)
         self._lock = threading.Lock()

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Final, LiteralString, Self
+from typing import TYPE_CHECKING, Any, Final, LiteralString, Self
 
 from msgspec import structs
 
@@ -29,9 +29,9 @@ from weft.checkpoint.base import (
     RunStatus,
     ThreadState,
     Write,
+    usual_codec,
 )
 from weft.checkpoint.closing import Closing
-from weft.checkpoint.codec import Codec
 from weft.checkpoint.keep import ENDED, Keep, Upkeep, checked_keep, size_of_end
 from weft.checkpoint.owner import (
     LEASE,
@@ -70,6 +70,9 @@ from weft.checkpoint.rows import (
 from weft.checkpoint.sent import sent
 from weft.checkpoint.sharing import LEAST_RECORD
 from weft.errors import CheckpointError, CorruptDataError, RunBusyError, StoreError
+
+if TYPE_CHECKING:
+    from weft.checkpoint.codec import Codec
 
 #: A commit of more records or bytes than this sends its records in portions of this size, after all else.
 _MANY_RECORDS = 2_000
@@ -134,7 +137,7 @@ class PostgresSaver(Closing, Checkpointer):
         direct: str | None = None,
         keep: Keep | None = None,
     ) -> None:
-        self.codec = codec or Codec()
+        self.codec = codec or usual_codec()
         self.lease = checked_lease(lease)
 
         def address(of: str, seconds: float, *, pooled: bool) -> Address:

@@ -6,8 +6,6 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from weft.checkpoint.codec import Codec
-
 #: How many stores a process has open that came to it so.
 _MOST = 8
 
@@ -26,4 +24,6 @@ def sent(address: str, **options: Any) -> Callable[[Any], tuple[Any, ...]]:
 
 @functools.lru_cache(maxsize=_MOST)
 def _opened(cls: type, address: str, types: tuple[type, ...], options: tuple[tuple[str, Any], ...]) -> Any:
+    from weft.checkpoint.codec import Codec  # noqa: PLC0415 - only where a store has come to
+
     return cls(address, codec=Codec(types), **dict(options))

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from msgspec import structs
 
@@ -29,9 +29,9 @@ from weft.checkpoint.base import (
     RunStatus,
     ThreadState,
     Write,
+    usual_codec,
 )
 from weft.checkpoint.closing import Closing
-from weft.checkpoint.codec import Codec
 from weft.checkpoint.keep import ENDED, Keep, Upkeep, checked_keep
 from weft.checkpoint.owner import (
     LEASE,
@@ -64,6 +64,9 @@ from weft.checkpoint.sent import sent
 from weft.checkpoint.sqlite_link import Database, Link, checked_path, checked_timeout
 from weft.checkpoint.sqlite_upkeep import tidy
 from weft.errors import CheckpointError, CorruptDataError, StoreError
+
+if TYPE_CHECKING:
+    from weft.checkpoint.codec import Codec
 
 #: Records of forgotten runs that are deleted in one transaction when nobody waits for it.
 _CLEARED_AT_ONCE = 5_000
@@ -105,7 +108,7 @@ class SqliteSaver(Closing, Checkpointer):
         lease: float = LEASE,
         keep: Keep | None = None,
     ) -> None:
-        self.codec = codec or Codec()
+        self.codec = codec or usual_codec()
         self.lease = checked_lease(lease)
         self.path = checked_path(path)
         file = Database(self.path, checked_timeout(timeout))

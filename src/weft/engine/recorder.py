@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 
 from weft.checkpoint.base import Change, Checkpointer, Record, RecordKind, RunRow, RunStatus, all_records
-from weft.checkpoint.codec import Codec
 from weft.core.identity import question_id
 from weft.core.outcome import Composed
 from weft.engine.inbox import Inbox
@@ -26,6 +25,7 @@ from weft.engine.threads import in_thread
 from weft.errors import CorruptDataError, NodeTimeoutError, ReplayMismatchError, UnstorableError
 
 if TYPE_CHECKING:
+    from weft.checkpoint.codec import Codec
     from weft.engine.call import Call
     from weft.engine.step import Step
 
