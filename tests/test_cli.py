@@ -33,6 +33,8 @@ def effect(n):
     with open("effects", "a") as file:
         file.write(f"{n}\\n")
     time.sleep(0.05)
+    while Path("hold").exists():
+        time.sleep(0.005)
     return n
 
 
@@ -622,6 +624,7 @@ def test_after_kill_9_it_goes_on(cli, begin, folder, workflow, again):
 def test_a_second_process_is_told_that_the_run_is_owned(cli, begin, folder):
     process = begin("run", "flows.py:work", "--run-id", "r", "-i", '{"n": 40}', "--max-concurrent", "1")
     wait_for_effects(folder, 2)
+    (folder / "hold").touch()  # the run goes on for as long as the others take
     for words in (
         ["run", "flows.py:work", "--run-id", "r", "-i", '{"n": 40}', "-q"],
         ["resume", "r", "flows.py:work", "-q"],
@@ -630,6 +633,7 @@ def test_a_second_process_is_told_that_the_run_is_owned(cli, begin, folder):
         assert "has an owner that is still alive" in only_sentence(cli(*words, code=4))
     told = json.loads(cli("resume", "r", "flows.py:work", "--json", code=4).stdout)
     assert (told["status"], told["error"]["type"]) == ("refused", "RunBusyError")
+    (folder / "hold").unlink()
     out, _ = process.communicate(timeout=60)
     assert (process.returncode, out) == (0, f"{sum(range(40))}\n")
     assert len(effects(folder)) == 40

@@ -14,9 +14,13 @@ from typing import Any
 import far_bodies
 import pytest
 from far_bodies import noted
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 import weft
 from weft import DaskExecutor, ProcessExecutor, RayExecutor, WorkerDiedError
+from weft.observe.otel import Tracing
 
 NAMES = ("process", "dask", "ray")
 
@@ -151,6 +155,35 @@ def test_a_body_knows_its_call_and_its_records_come_home(
     assert found["cancelled"] is False
     assert found["request_id"] == "of this test"
     assert [r.getMessage() for r in caplog.records if r.name == "far"] == ["asked of 3"]
+
+
+def test_the_spans_of_a_run_are_the_tree_of_its_calls(make: Callable[..., Any]) -> None:
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    executor = make()
+
+    @weft.node
+    def here(found: dict[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+        return {"here": far_bodies.span(), **found}
+
+    branches = [weft.node(name, executor=executor)(far_bodies.span) for name in ("a", "b")]
+    workflow = weft.Sequence(weft.parallel(*branches, name="block"), here, name="whole")
+    seen = workflow.invoke(None, observers=[Tracing(provider)])
+
+    spans = {found.name: found for found in exporter.get_finished_spans()}
+    parents = {name: found.parent and found.parent.span_id for name, found in spans.items()}
+    ids = {name: found.context.span_id for name, found in spans.items()}
+    assert parents == {
+        "whole": None,
+        "block": ids["whole"],
+        "here": ids["whole"],
+        "a": ids["block"],
+        "b": ids["block"],
+    }
+    for name, where in seen.items():
+        assert where == (spans[name].context.trace_id, ids[name]), (
+            "the span of the call is current in its body"
+        )
 
 
 def test_what_a_body_writes_is_in_the_stream_of_the_run(make: Callable[..., Any]) -> None:

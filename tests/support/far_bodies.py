@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from opentelemetry import trace
+
 import weft
 
 request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="nobody's")
@@ -124,3 +126,8 @@ def whole(item: tuple[str, int, float]) -> int:
     """A workflow of its own for each item."""
     found: int = step(item).result()
     return found
+
+
+def span(_: Any = None) -> tuple[int, int]:
+    context = trace.get_current_span().get_span_context()
+    return context.trace_id, context.span_id
