@@ -958,10 +958,10 @@ class Call:
             self.timer = self.run.loop.call_later(grace, self._give_up)
 
     def _cancel_body(self, body: asyncio.Task[None], reason: str) -> None:
-        not_begun = getcoroutinestate(body.get_coro()) == CORO_CREATED  # type: ignore[arg-type]  # it is ours
+        state = getcoroutinestate(body.get_coro())  # type: ignore[arg-type]  # it is ours
         body.cancel(reason)
-        if not_begun:
-            # It will not even begin, so it cannot say that it has ended.
+        if state == CORO_CREATED or body.done():
+            # It will not even begin, or somebody else has seen to that, so it cannot say that it has ended.
             body.add_done_callback(lambda _: self._conclude(None, asyncio.CancelledError(reason)))
         else:
             self._insist()

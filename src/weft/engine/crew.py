@@ -3,8 +3,9 @@
 A body is begun by a *hand*: a task that takes one body after the other from those that are ready. Most of what a task
 costs is being made and having its turn, so a thousand bodies that have nothing to wait for share one. The moment that
 a body waits, the task is that body's own until it ends, and nothing else ever runs in it; all others that are ready
-then get a task each, so that none of them waits for another. So whatever a body may tie to its task, such as a timeout
-or a session, is tied to that body alone.
+then get a task each, so that none of them waits for another. So whatever a body ties to its task while it is at work,
+such as a timeout or a session, is tied to that body alone. (Only what one that never waits *leaves* tied to it, such as
+a call that will cancel the task later, meets whoever has the task by then.)
 
 Each body has a context of its own all the same, and the loop has its turn after so many bodies, or so much time.
 """
@@ -13,13 +14,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Coroutine, Generator
 from contextvars import Context
 from functools import partial
 from types import coroutine
 from typing import TYPE_CHECKING, Any
 
 from weft.engine.call import Call
+from weft.engine.raised import without_our_frame
 from weft.engine.states import ASKED, RUNNING
 
 if TYPE_CHECKING:
@@ -64,7 +66,7 @@ class CrewedCall(Call):
         self.state = RUNNING
         self.attempt += 1
         self.body = hand
-        if not self.step.is_plain:
+        if not (self.run.is_plain and self.step.is_plain):  # it may be observed by now
             self._prepare_attempt()
         assert self.context is not None
         return self.context.copy()
@@ -88,30 +90,40 @@ class Crew:
         self._run = run
         self._ready: deque[CrewedCall] = deque()
         self._context = Context()  # the hands' own, in which nothing of the user's runs
-        self._has_hand = False  # which is about to take what is ready
+        self._hand: asyncio.Task[None] | None = None  # which is about to take what is ready
 
     def add(self, call: CrewedCall) -> None:
         """Have its body begun soon."""
         self._ready.append(call)
-        if not self._has_hand:
-            self._has_hand = True
-            asyncio.Task(self._work(), loop=self._run.loop, context=self._context)
+        if self._hand is None:
+            self._hand = asyncio.Task(self._work(), loop=self._run.loop, context=self._context)
+            self._hand.add_done_callback(self._hand_ended, context=self._context)
+
+    def _hand_ended(self, hand: asyncio.Task[None]) -> None:
+        if self._hand is hand:  # it was cancelled before it could even begin
+            self._hand = None
+            self._cancelled_from_outside()
+
+    def _cancelled_from_outside(self) -> None:
+        self._run.cancel("a task of the run was cancelled from outside, as at the end of its loop")
 
     async def _work(self) -> None:
         """The life of a hand."""
         hand = asyncio.current_task()
         assert hand is not None
         try:
-            while (waiting := self._begin_some(hand)) is None and self._ready and not hand.cancelling():
+            while (
+                (waiting := self._begin_some(hand)) is None and self._ready and not _is_to_be_cancelled(hand)
+            ):
                 await _turn_of_the_loop()
         except asyncio.CancelledError:
-            self._run.cancel("a task of the run was cancelled from outside, as at the end of its loop")
+            self._cancelled_from_outside()
             return
         except Exception as broken:  # a mistake of the engine must not leave a run hanging
             self._run.fail(broken)
             return
         finally:
-            self._has_hand = False
+            self._hand = None
             self._begin_alone()
         if waiting is not None:
             await waiting
@@ -124,7 +136,7 @@ class Crew:
     def _next(self) -> CrewedCall | None:
         while self._ready:
             call = self._ready.popleft()
-            if call.stopping is None:
+            if call.is_ready and call.stopping is None:  # else it was stopped, and perhaps is over
                 return call
         return None
 
@@ -139,7 +151,7 @@ class Crew:
                 waits_for = context.run(body.send, None)
             except StopIteration:
                 # Cancelled by its own body, which is over: what comes next is not to be hit by that.
-                if not self._ready or hand.cancelling():
+                if not self._ready or _is_to_be_cancelled(hand):
                     break
                 now = self._run.loop.time()
                 end = end or now + _AT_A_STRETCH
@@ -150,17 +162,20 @@ class Crew:
         return None
 
 
+def _is_to_be_cancelled(hand: asyncio.Task[None]) -> bool:
+    """Whether its next wait is hit: before Python 3.13 also where the body has taken its ``cancel`` back."""
+    return bool(hand.cancelling() or getattr(hand, "_must_cancel", False))
+
+
 @coroutine
 def _rest_of(body: Coroutine[Any, Any, None], context: Context, waits_for: Any) -> Generator[Any, Any, None]:
     """Go on with a body in its context, in the task that awaits this, until it ends."""
-    go_on: Callable[[], Any]
     while True:
+        go_on = partial(body.send, None)  # and no error is held meanwhile
         try:
-            told = yield waits_for
+            yield waits_for
         except BaseException as error:
-            go_on = partial(body.throw, error)
-        else:
-            go_on = partial(body.send, told)
+            go_on = partial(body.throw, without_our_frame(error))
         try:
             waits_for = context.run(go_on)
         except StopIteration:
