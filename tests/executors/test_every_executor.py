@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import far_bodies
+import postgres
 import pytest
 from far_bodies import noted
 from opentelemetry.sdk.trace import TracerProvider
@@ -243,9 +244,20 @@ def test_what_is_recorded_does_not_run_again(make: Callable[..., Any], db: str, 
     assert noted(log) == list("01234")
 
 
+@pytest.fixture(params=["sqlite", "postgres"])
+def shared(request: pytest.FixtureRequest, db: str) -> Iterator[weft.Checkpointer]:
+    """A store that several processes can have open."""
+    if request.param == "sqlite":
+        with weft.SqliteSaver(db) as found:
+            yield found
+        return
+    with postgres.fresh_schema() as schema, weft.PostgresSaver(postgres.address(), schema=schema) as kept:
+        yield kept
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_lost_worker_costs_only_what_it_was_at(
-    name: str, request: pytest.FixtureRequest, db: str, tmp_path: Path
+    name: str, request: pytest.FixtureRequest, shared: weft.Checkpointer, tmp_path: Path
 ) -> None:
     """Whole runs in a shared journal: what was recorded is not done again, wherever its item goes on."""
     log, items = str(tmp_path / "log"), 1_000
@@ -267,9 +279,8 @@ def test_a_lost_worker_costs_only_what_it_was_at(
 
     killer = threading.Thread(target=kill_in_the_middle)
     killer.start()
-    with weft.SqliteSaver(db) as saver:
-        workflow = weft.map(far_bodies.whole, executor=executor)
-        found = workflow.invoke([(log, x, 0.002) for x in range(items)], checkpointer=saver, run_id="r")
+    workflow = weft.map(far_bodies.whole, executor=executor)
+    found = workflow.invoke([(log, x, 0.002) for x in range(items)], checkpointer=shared, run_id="r")
     killer.join()
     assert found == [x * x for x in range(items)]
     again = len(noted(log)) - items
