@@ -204,7 +204,7 @@ def test_every_call_of_the_store_fails(workflow, way, places):
             HIT[name, way] += strikes
             return strikes
 
-    fails_at_every(workflow, places, lambda at: (Noting(at, counts=METHODS, **WAYS[way]),), numbers=every(8))
+    fails_at_every(workflow, places, lambda at: (Noting(at, counts=METHODS, **WAYS[way]),), numbers=every(11))
 
 
 class Struck(Place):
@@ -295,7 +295,7 @@ def test_every_transaction_fails_at_its_end(workflow, way, shared, statements):
 def test_every_statement_fails(workflow, way, shared, statements):
     """From the first, which makes a connection."""
     failed = 0
-    for at in every(14):
+    for at in every(19):
         shared.empty()
         plan = Plan(at, lasts=at % 3 == 0, counts=frozenset({"any"}))
         failures = strike(workflow, shared, statements, plan, way)
@@ -872,7 +872,7 @@ SILENT = {Loss.LOST, Loss.DEAF, Loss.FORGOTTEN}
 def test_every_request_is_lost_on_the_way(workflow, loss, shared, impatient, network):
     """The making of a connection is one, and so is each round trip."""
     failed = 0
-    for at in every(23 if loss in SILENT else 9):
+    for at in every(31 if loss in SILENT else 13):
         shared.empty()
         mine = Real(shared, network.address, workflow, **impatient)
         plan = Plan(at, lasts=at % 3 == 0, counts=frozenset({"any"}))
