@@ -14,7 +14,7 @@ from typing import Any
 import far_bodies
 import postgres
 import pytest
-from far_bodies import noted
+from noting import noted
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter

@@ -17,7 +17,8 @@ from typing import Any
 import harmful
 import pytest
 import things
-from harmful import noted, until
+from harmful import until
+from noting import noted
 
 import weft
 from weft import DefinitionError, ExecutorError, Limit, NodeTimeoutError, UnsendableError

@@ -20,11 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import harmful
+import noting
 import psutil
 import pytest
 import things
-from harmful import noted, nothing_is_left, runs, until
+from harmful import nothing_is_left, runs, until
 from killing import Program
+from noting import noted
 
 import weft
 from weft import (
@@ -79,7 +81,7 @@ def test_a_crash_in_the_middle_of_a_chunk(log: str) -> None:
     with ProcessExecutor(1) as executor:
 
         def body(x: int) -> int:
-            harmful.note(log, x)
+            noting.note(log, x)
             if x in crashing:
                 harmful.is_killed()
             return x * x
@@ -168,7 +170,7 @@ def test_a_fork_of_a_body_is_outside_of_its_call(processes: ProcessExecutor, log
             inside = "in"
         except weft.NotInRunError:
             inside = "out"
-        harmful.note(log, f"{who}-{inside}")
+        noting.note(log, f"{who}-{inside}")
         if child:
             assert os.waitpid(child, 0)[1] == 0
         return who
@@ -275,9 +277,9 @@ def test_a_body_that_takes_long_does_not_hold_up_others(log: str) -> None:
 
         def body(x: int) -> int:
             if x == 30:
-                harmful.until(lambda: len(harmful.noted(log)) == 60)
+                harmful.until(lambda: len(noting.noted(log)) == 60)
             elif x < 1000:
-                harmful.note(log, x)
+                noting.note(log, x)
             return x
 
         step = far(executor, body)
@@ -322,9 +324,9 @@ def test_a_cancelled_run_ends_its_bodies(how: str, log: str) -> None:
 
 def test_a_body_sees_that_nobody_waits_and_has_its_grace(processes: ProcessExecutor, log: str) -> None:
     def body(log: str) -> str:
-        harmful.note(log, "began")
+        noting.note(log, "began")
         harmful.until(weft.cancelled)
-        harmful.note(log, "told")
+        noting.note(log, "told")
         return "dropped"
 
     step = far(processes, body)
@@ -390,7 +392,7 @@ def test_one_that_fails_ends_its_siblings_also_in_one_chunk(log: str) -> None:
 
         def body(x: int) -> int:
             if x < 1000:
-                harmful.note(log, x)
+                noting.note(log, x)
                 harmful.spins_in_native_code()
             return x
 
@@ -416,9 +418,9 @@ def test_one_that_fails_ends_its_siblings_also_in_one_chunk(log: str) -> None:
 
 def test_never_more_than_max_workers(log: str) -> None:
     def body(log: str) -> int:
-        harmful.note(log, f"+{os.getpid()}")
+        noting.note(log, f"+{os.getpid()}")
         time.sleep(0.02)
-        harmful.note(log, f"-{os.getpid()}")
+        noting.note(log, f"-{os.getpid()}")
         return os.getpid()
 
     with ProcessExecutor(3) as executor:
@@ -436,8 +438,8 @@ def test_two_that_come_at_once_do_not_share_one_worker(log: str) -> None:
     """A worker that was woken for the one still counts as idle when the other comes."""
 
     def body(both: int) -> int:
-        harmful.note(log, os.getpid())
-        harmful.until(lambda: len(set(harmful.noted(log))) == both)
+        noting.note(log, os.getpid())
+        harmful.until(lambda: len(set(noting.noted(log))) == both)
         return both
 
     with ProcessExecutor(2) as executor:
@@ -461,7 +463,7 @@ def test_workers_without_work_end(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_bodies_leave_to_the_end_of_their_process_is_done(log: str) -> None:
     def body(log: str) -> None:
 
-        atexit.register(harmful.note, log, "left")
+        atexit.register(noting.note, log, "left")
 
     with ProcessExecutor(1) as executor:
         far(executor, body).invoke(log)
@@ -556,7 +558,7 @@ def test_a_body_whose_argument_is_on_its_way_can_be_cancelled() -> None:
 PROGRAM = """
     import os, sys, time
     sys.path.insert(0, {here!r})
-    import harmful, weft
+    import harmful, noting, weft
 
     executor = weft.ProcessExecutor(2)
     how, log = sys.argv[1:3]
@@ -573,7 +575,7 @@ PROGRAM = """
     try:
         workflow.invoke(None)
     finally:
-        harmful.note(log, "left")
+        noting.note(log, "left")
 """
 
 
@@ -633,7 +635,7 @@ def test_a_fork_of_the_workflow_has_workers_of_its_own(tmp_path: Path, log: str)
         """
         import os, sys
         sys.path.insert(0, sys.argv[1])
-        import harmful, weft
+        import harmful, noting, weft
 
         executor = weft.ProcessExecutor(1)
         pid = weft.task(executor=executor)(harmful.pid)
@@ -660,7 +662,7 @@ def test_a_process_that_the_workflow_has_forked_holds_up_nothing(tmp_path: Path,
         """
         import os, signal, sys, time
         sys.path.insert(0, sys.argv[1])
-        import harmful, weft
+        import harmful, noting, weft
 
         executor = weft.ProcessExecutor(1)
         pid = weft.task(executor=executor)(harmful.pid)
@@ -676,7 +678,7 @@ def test_a_process_that_the_workflow_has_forked_holds_up_nothing(tmp_path: Path,
             os.kill(child, signal.SIGKILL)
             sys.exit()
         spin = weft.task(executor="process")(harmful.work_for_ever)
-        harmful.note(sys.argv[2], child)
+        noting.note(sys.argv[2], child)
         spin.invoke({"how": "native", "log": sys.argv[2]})
         """,
     )

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import harmful
+import noting
 import pytest
-from harmful import noted, nothing_is_left, until
+from harmful import nothing_is_left, until
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from noting import noted
 
 import weft
 from weft import ProcessExecutor, WorkerDiedError
@@ -23,7 +25,7 @@ from weft.executors.base import Body, Dropped, Ticket
 
 
 def body(log: str, number: int, kind: str) -> int:
-    harmful.note(log, number)
+    noting.note(log, number)
     if kind == "crash":
         os._exit(9)
     if kind == "native":

@@ -8,9 +8,9 @@ import logging
 import os
 import signal
 import time
-from pathlib import Path
 from typing import Any
 
+from noting import note
 from opentelemetry import trace
 
 import weft
@@ -54,19 +54,6 @@ def spin_for_ever(log: str) -> None:
     note(log, str(os.getpid()))
     while True:
         pass
-
-
-def note(log: str, line: str) -> None:
-    """One line, whole, however many write."""
-    file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    try:
-        os.write(file, f"{line}\n".encode())
-    finally:
-        os.close(file)
-
-
-def noted(log: str | Path) -> list[str]:
-    return Path(log).read_text().split() if Path(log).exists() else []
 
 
 def counted(item: tuple[str, int, float]) -> int:

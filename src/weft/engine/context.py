@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import os
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
@@ -14,13 +12,6 @@ if TYPE_CHECKING:
     from weft.engine.call import Call
 
 current: ContextVar[Call | None] = ContextVar("weft_call", default=None)
-
-
-@functools.cache
-def forget_in_forks() -> None:
-    """A process that a body forks is outside of the run: its loop and its calls stayed in the parent."""
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=lambda: current.set(None))
 
 
 def current_call(what: str) -> Call:

@@ -18,7 +18,7 @@ from weft.core.question import Interrupt
 from weft.engine import events, limits
 from weft.engine.call import Call
 from weft.engine.clock import clock_of
-from weft.engine.context import forget_in_forks
+from weft.engine.context import current
 from weft.engine.futures import AnyFuture, LoopFuture, ThreadFuture
 from weft.engine.inbox import Inbox
 from weft.engine.limits import needs_of
@@ -28,6 +28,7 @@ from weft.engine.recorder import Recorder, status_of
 from weft.engine.states import GivenUpBody, State, Stop, StopKind
 from weft.engine.where import say_how_to_go_on
 from weft.errors import AnswerError, Suspended
+from weft.executors.inside import forget_in_forks
 
 if TYPE_CHECKING:
     from weft.engine.caller import Caller
@@ -86,7 +87,7 @@ class Execution:
         threaded: bool = False,
         observers: Sequence[events.Observer] = (),
     ) -> None:
-        forget_in_forks()
+        forget_in_forks(current)  # whose loop and calls stay in the parent
         self.workflow = workflow = workflow.for_run(input, options)
         self.options = options
         self.loop = loop

@@ -16,6 +16,7 @@ from typing import Any
 
 from weft.errors import WorkerDiedError
 from weft.executors.base import Body, Dropped, Listener, check_carry
+from weft.executors.pace import Pace
 from weft.executors.parcel import packed, unpack
 from weft.executors.process import bytes_of
 from weft.executors.report import Report, tell_report
@@ -51,7 +52,7 @@ class ClusterExecutor(ABC):
         self._is_talking = False
         self._numbers = itertools.count(time.time_ns())  # not those of an earlier client of the same cluster
         self._pieces = 0  # on their way
-        self._pace: dict[str, float] = {}  # seconds a body, by its step
+        self._pace = Pace(_AT_ONCE)
         self._width = 1  # how many bodies at once
         self._believed_until = 0.0
 
@@ -122,9 +123,8 @@ class ClusterExecutor(ABC):
 
     def _next(self) -> list[Job]:
         self._pieces += 1
-        pace = self._pace.get(self._queue[0].step)
         share = len(self._queue) // (_AHEAD * self._width)
-        count = 1 if pace is None else max(1, min(share, int(_AT_ONCE / max(pace, 1e-6))))
+        count = max(1, min(share, self._pace.fitting(self._queue[0].step)))
         return [self._queue.popleft() for _ in range(count)]
 
     def _send(self, piece: list[Job]) -> None:
@@ -158,12 +158,8 @@ class ClusterExecutor(ABC):
             except Exception as broken:
                 error = broken
         if reports is not None:
-            self._note_pace(piece, reports)
+            self._pace.note(piece[0].step, sum(report.seconds for report in reports) / len(reports))
         self._ended(piece, reports=reports, error=error)
-
-    def _note_pace(self, piece: list[Job], reports: list[Report]) -> None:
-        step, each = piece[0].step, sum(report.seconds for report in reports) / len(reports)
-        self._pace[step] = 0.5 * self._pace.get(step, each) + 0.5 * each
 
     def _ended(
         self, piece: list[Job], *, reports: list[Report] | None = None, error: BaseException | None = None

@@ -14,6 +14,9 @@ from enum import IntEnum
 _MARK = 0x77656674  # what a body writes there by mistake does not begin so
 _HEADER = struct.Struct("!IBQQ")
 
+#: Before the data of a job: the seconds for which it has waited.
+AGE = struct.Struct("!d")
+
 #: With which code a worker leaves when its socket was taken from it.
 CUT_OFF = 113
 

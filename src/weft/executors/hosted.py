@@ -9,7 +9,7 @@ import time
 from weft.executors import work
 from weft.executors.base import Ticket
 from weft.executors.inside import Inside
-from weft.executors.parcel import unpack, unpack_call
+from weft.executors.parcel import unpack, unpack_body
 from weft.executors.process import Job, ProcessExecutor
 from weft.executors.report import Report, Reporter
 
@@ -28,12 +28,8 @@ def call_here(data: bytes) -> bytes:
     began = time.monotonic()
     value, error = None, None
     try:
-        fn, args, kwargs = unpack_call(called, ticket.step)
         value = work.call_here(
-            fn,
-            args,
-            kwargs,
-            ticket=ticket,
+            unpack_body(called, ticket),
             variables=unpack(variables) if variables else (),
             there=there,
             log=reporter.logged,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -50,6 +52,13 @@ class Inside:
 
 
 inside: ContextVar[Inside | None] = ContextVar("weft_inside", default=None)
+
+
+@functools.cache
+def forget_in_forks(variable: ContextVar[Any]) -> None:
+    """A process that a body forks is outside of the call and of the run: there the variable is None."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=lambda: variable.set(None))
 
 
 class Writer:

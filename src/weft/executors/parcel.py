@@ -22,7 +22,7 @@ from importlib import import_module
 from typing import Any
 
 from weft.errors import DefinitionError, RemoteError, UnsendableError
-from weft.executors.base import Body
+from weft.executors.base import Body, Ticket
 
 try:
     import cloudpickle
@@ -101,19 +101,19 @@ def _positional(fn: Callable[..., Any]) -> list[str]:
     return [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
 
 
-def unpack_call(data: bytes, step: str) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
-    """The function and its arguments.
+def unpack_body(called: bytes, ticket: Ticket) -> Body:
+    """The body of this ticket: its function and its arguments, made again.
 
     Raises:
-        UnsendableError: They cannot be made again in this process.
+        UnsendableError: They cannot be, in this process.
     """
     try:
-        found: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]] = unpack(data)
+        fn, args, kwargs = unpack(called)
     except MemoryError:
         raise
     except Exception as error:
-        raise _unmakeable(f"the function or an argument of {step!r}", error) from error
-    return found
+        raise _unmakeable(f"the function or an argument of {ticket.step!r}", error) from error
+    return Body(fn, args, kwargs, ticket)
 
 
 def packed(body: Body, carry: tuple[ContextVar[Any], ...]) -> bytes:

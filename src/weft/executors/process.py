@@ -19,7 +19,6 @@ import os
 import pickle
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import threading
@@ -35,7 +34,8 @@ from weft.core.checks import check_count
 from weft.errors import DefinitionError, ExecutorError, UsageError, WorkerDiedError
 from weft.executors.base import Body, Dropped, Listener, check_carry
 from weft.executors.child import Child, Warden
-from weft.executors.frames import CUT_OFF, Kind, Line, RubbishError, SilenceError, frame_of
+from weft.executors.frames import AGE, CUT_OFF, Kind, Line, RubbishError, SilenceError, frame_of
+from weft.executors.pace import Pace
 from weft.executors.parcel import outcome_of, packed, place_of, unpack, variable_at
 
 logger = logging.getLogger("weft")
@@ -58,9 +58,6 @@ _TRIES = 3
 #: Seconds for which a worker that has nothing to do may end by itself, and after which one has to have answered that
 #: is told of a body which it has not begun.
 _FAREWELL = 1.0
-
-#: Before the data of a job: the seconds for which it has waited.
-_AGE = struct.Struct("!d")
 
 _BOOT = "import sys; sys.path[:] = sys.argv[3:]; from weft.executors.worker import main; main()"
 
@@ -104,7 +101,7 @@ class ProcessExecutor:
         self._workers: set[_Worker] = set()
         self._idle = 0  # workers that wait for a job, or were just woken for one
         self._warden = Warden()
-        self._pace: dict[str, float] = {}  # seconds a job, by its step
+        self.pace = Pace(_AT_ONCE)
 
     def _leave_to_parent(self) -> None:
         """After a fork: workers and what they do are the parent's."""
@@ -198,11 +195,8 @@ class ProcessExecutor:
     def _next(self) -> list[Job]:
         first, _ = self._queue.popitem(last=False)
         found = [first]
-        pace = self._pace.get(first.step)
-        if pace is None:
-            return found
         share = len(self._queue) // (2 * max(len(self._workers), 1))
-        count, room = min(share, _MOST, int(_AT_ONCE / max(pace, 1e-6))), _ROOM - len(first.data)
+        count, room = min(share, _MOST, self.pace.fitting(first.step)), _ROOM - len(first.data)
         while len(found) <= count:
             job = next(iter(self._queue))
             room -= len(job.data)
@@ -211,10 +205,6 @@ class ProcessExecutor:
             del self._queue[job]
             found.append(job)
         return found
-
-    def note_pace(self, step: str, seconds: float) -> None:
-        """How long a body of this step took."""
-        self._pace[step] = 0.5 * self._pace.get(step, seconds) + 0.5 * seconds
 
     @property
     def has_room(self) -> bool:
@@ -409,7 +399,7 @@ class _Worker:
                 self._remove(job)
                 job.end(None, Dropped())
             else:
-                frames.append(frame_of(Kind.JOB, job.number, _AGE.pack(now - job.asked) + job.data))
+                frames.append(frame_of(Kind.JOB, job.number, AGE.pack(now - job.asked) + job.data))
         if not frames:
             return
         try:
@@ -446,7 +436,7 @@ class _Worker:
             self._begun(job)
         elif kind in (Kind.RETURNED, Kind.RAISED):
             if self._has_begun:
-                self._executor.note_pace(job.step, time.monotonic() - self._began)
+                self._executor.pace.note(job.step, time.monotonic() - self._began)
             self._remove(job)
             job.end(*outcome_of(data, has_failed=kind is Kind.RAISED, step=job.step))
         else:

@@ -9,7 +9,7 @@ from typing import Any
 
 from weft.errors import UnsendableError
 from weft.executors.base import Listener, TimedOutThere
-from weft.executors.parcel import RemoteTraceback, pack, pack_error, unpack, unpack_error
+from weft.executors.parcel import RemoteTraceback, outcome_of, pack, pack_error, unpack
 
 
 @dataclass(slots=True)
@@ -17,6 +17,7 @@ class Report:
     """All that a listener is told, for one that is far away.
 
     Attributes:
+        step: Of the body.
         written: What the body wrote to the events of its run, each packed.
         logged: Its log records.
         outcome: What it returned or raised, packed.
@@ -26,6 +27,7 @@ class Report:
         seconds: How long it took.
     """
 
+    step: str
     written: list[bytes] = field(default_factory=list)
     logged: list[logging.LogRecord] = field(default_factory=list)
     outcome: bytes = b""
@@ -33,25 +35,26 @@ class Report:
     out_of_time: tuple[float, float, bool] | None = None
     seconds: float = 0.0
 
-    def end(self, value: Any, error: BaseException | None, step: str) -> None:
+    def end(self, value: Any, error: BaseException | None) -> None:
         """Keep how it ended."""
         if error is None:
             try:
-                self.outcome = pack(value, f"what {step!r} returned")
+                self.outcome = pack(value, f"what {self.step!r} returned")
                 return
             except UnsendableError as unsendable:
                 error = unsendable
-        self.outcome, self.has_failed = pack_error(error), True
+        # Where it was raised says more than where it passed by.
+        text = error.__cause__.text if isinstance(error.__cause__, RemoteTraceback) else None
+        self.outcome, self.has_failed = pack_error(error, text=text), True
 
 
 class Reporter:
     """A listener that keeps a report."""
 
     def __init__(self, step: str) -> None:
-        self.report = Report()
+        self.report = Report(step)
         self.done = threading.Event()
         self.signs = 0
-        self._step = step
 
     def begun(self) -> None:
         """The body is being called."""
@@ -72,10 +75,7 @@ class Reporter:
 
     def ended(self, value: Any, error: BaseException | None) -> None:
         """Keep how it ended."""
-        cause = error.__cause__ if error is not None else None
-        self.report.end(value, error, self._step)
-        if isinstance(cause, RemoteTraceback):  # where it was raised says more than where it passed by
-            self.report.outcome = pack_error(error, text=cause.text)  # type: ignore[arg-type]
+        self.report.end(value, error)
         self.done.set()
 
 
@@ -89,12 +89,4 @@ def tell_report(report: Report, listener: Listener) -> None:
         limit, elapsed, idle = report.out_of_time
         listener.ended(None, TimedOutThere(limit, elapsed, idle=idle))
         return
-    try:
-        outcome = unpack_error(report.outcome) if report.has_failed else unpack(report.outcome)
-    except Exception as error:  # a class whose objects cannot be made here
-        listener.ended(None, error)
-        return
-    if report.has_failed:
-        listener.ended(None, outcome)
-    else:
-        listener.ended(outcome, None)
+    listener.ended(*outcome_of(report.outcome, has_failed=report.has_failed, step=report.step))

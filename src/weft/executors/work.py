@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
-import functools
 import inspect
 import logging
 import os
@@ -14,8 +13,8 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar, copy_context
 from typing import Any
 
-from weft.executors.base import Ticket
-from weft.executors.inside import Inside, inside
+from weft.executors.base import Body
+from weft.executors.inside import Inside, forget_in_forks, inside
 
 #: Context variables, with the values that they are to have.
 Carried = tuple[tuple[ContextVar[Any], Any], ...]
@@ -33,42 +32,20 @@ def trace_headers() -> dict[str, str]:
 
 
 def call_here(
-    fn: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    *,
-    ticket: Ticket,
-    variables: Carried,
-    there: Inside,
-    log: Callable[[logging.LogRecord], None],
+    body: Body, *, variables: Carried, there: Inside, log: Callable[[logging.LogRecord], None]
 ) -> Any:
-    """Call the function in a context of its own; what it returns to await is awaited."""
-    return copy_context().run(_call, fn, args, kwargs, ticket, variables, there, log)
+    """Call a body in a context of its own; what it returns to await is awaited."""
+    return copy_context().run(_call, body, variables, there, log)
 
 
-def _call(
-    fn: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    ticket: Ticket,
-    variables: Carried,
-    there: Inside,
-    log: Callable[[logging.LogRecord], None],
-) -> Any:
-    _forget_in_forks()
+def _call(body: Body, variables: Carried, there: Inside, log: Callable[[logging.LogRecord], None]) -> Any:
+    forget_in_forks(inside)  # which have no line to the workflow
     inside.set(there)
     for variable, value in variables:
         variable.set(value)
-    with _sent_home(log, ticket.levels), _traced(ticket.trace):
-        value = fn(*args, **kwargs)
+    with _sent_home(log, body.ticket.levels), _traced(body.ticket.trace):
+        value = body.fn(*body.args, **body.kwargs)
         return asyncio.run(_awaited(value)) if inspect.isawaitable(value) else value
-
-
-@functools.cache
-def _forget_in_forks() -> None:
-    """A process that a body forks is outside of the call: it has no line to the workflow."""
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=lambda: inside.set(None))
 
 
 async def _awaited(value: Any) -> Any:

@@ -8,7 +8,6 @@ import logging
 import os
 import signal
 import socket
-import struct
 import sys
 import threading
 import time
@@ -18,11 +17,9 @@ from typing import NamedTuple, NoReturn
 
 from weft.executors import work
 from weft.executors.base import Ticket
-from weft.executors.frames import CUT_OFF, Kind, Line, RubbishError
+from weft.executors.frames import AGE, CUT_OFF, Kind, Line, RubbishError
 from weft.executors.inside import Inside
-from weft.executors.parcel import pack, pack_error, unpack, unpack_call
-
-_AGE = struct.Struct("!d")
+from weft.executors.parcel import pack, pack_error, unpack, unpack_body
 
 #: Seconds for which a worker that has nothing to do may do what is left to do at its end.
 _FAREWELL = 1.0
@@ -116,15 +113,15 @@ class _Worker:
         send = partial(self._send, number=job.number)
         step = "a body"
         try:
-            called, ticket, variables = unpack(memoryview(job.data)[_AGE.size :])
+            called, ticket, variables = unpack(memoryview(job.data)[AGE.size :])
             step = ticket.step
             # Before it begins: what has to be imported for that takes its time.
-            fn, args, kwargs = unpack_call(called, step)
+            body = unpack_body(called, ticket)
             carried = unpack(variables) if variables else ()
             there = Inside(
                 ticket.call_id,
                 step,
-                _left(ticket, _AGE.unpack_from(job.data)[0] + time.monotonic() - job.came),
+                _left(ticket, AGE.unpack_from(job.data)[0] + time.monotonic() - job.came),
                 write=lambda value: send(Kind.WROTE, pack(value, "what was written")),
                 heartbeat=lambda: send(Kind.BEAT),
             )
@@ -133,10 +130,7 @@ class _Worker:
                 return
             send(Kind.BEGUN)
             value = work.call_here(
-                fn,
-                args,
-                kwargs,
-                ticket=ticket,
+                body,
                 variables=carried,
                 there=there,
                 log=lambda record: send(Kind.LOGGED, _packed_record(record)),

@@ -18,21 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from noting import note
 
 from weft.engine.portal import portal
-
-
-def note(log: str, line: object) -> None:
-    """One line, whole, however many write."""
-    file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    try:
-        os.write(file, f"{line}\n".encode())
-    finally:
-        os.close(file)
-
-
-def noted(log: str | Path) -> list[str]:
-    return Path(log).read_text().split() if Path(log).exists() else []
 
 
 def until(check: Callable[[], Any], seconds: float = 20.0) -> Any:
