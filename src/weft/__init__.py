@@ -41,7 +41,7 @@ if TYPE_CHECKING:
         ParallelBatchNode,
     )
     from weft.cache import Cache, CachePolicy, InMemoryCache
-    from weft.checkpoint.base import Checkpointer, RunStatus
+    from weft.checkpoint.base import Checkpointer
     from weft.checkpoint.codec import Codec
     from weft.checkpoint.keep import Keep
     from weft.checkpoint.memory import InMemorySaver
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from weft.core.policy import Tolerate, tolerate
     from weft.core.question import Command, Interrupt
     from weft.core.retry import RetryPolicy, transient
+    from weft.core.status import RunStatus
     from weft.core.timeout import TimeoutPolicy
     from weft.engine.context import call_id, cancelled, remaining
     from weft.engine.limits import Limit
@@ -138,7 +139,8 @@ _HOME = {
         "ParallelBatchNode",
     ),
     "weft.cache": ("Cache", "CachePolicy", "InMemoryCache"),
-    "weft.checkpoint.base": ("Checkpointer", "RunStatus"),
+    "weft.checkpoint.base": ("Checkpointer",),
+    "weft.core.status": ("RunStatus",),
     "weft.checkpoint.codec": ("Codec",),
     "weft.checkpoint.keep": ("Keep",),
     "weft.checkpoint.memory": ("InMemorySaver", "MemorySaver"),

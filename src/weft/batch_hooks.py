@@ -18,7 +18,6 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import TYPE_CHECKING, Any, Generic
 
-from weft.engine import events
 from weft.engine.call import Call
 from weft.engine.context import current
 from weft.engine.crew import CrewedCall
@@ -227,7 +226,7 @@ class PlainNodeCall(CrewedCall):
     """
 
     is_recorded = False  # nor is anything else in its run
-    untold = events.LIFE_OF_A_CALL
+    is_told_of = False
     doing: tuple[str, Callable[..., Any], tuple[Any, ...]] | None = (
         None  # the hook: its name, what it is, its input
     )

@@ -10,10 +10,11 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from weft.checkpoint.base import Checkpointer, OpenRun, Record, RecordKind, RunStatus, Write, all_records
+from weft.checkpoint.base import Checkpointer, OpenRun, Record, RecordKind, Write, all_records
 from weft.checkpoint.codec import Codec
 from weft.core.identity import question_id
 from weft.core.outcome import Composed
+from weft.core.status import RunStatus
 from weft.engine.recorder import OUTCOMES, ancestors
 from weft.errors import InputError, RunMismatchError, RunNotFoundError
 

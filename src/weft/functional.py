@@ -14,7 +14,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Itera
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeAlias, TypeVar, overload
 
-from weft.cache import Cache, CachePolicy
 from weft.core.binding import Binding
 from weft.core.question import Interrupt
 from weft.core.retry import RetryPolicy
@@ -25,7 +24,6 @@ from weft.engine.options import RunOptions, as_checkpointer
 from weft.engine.step import Step, name_of, retry_policies, step_options
 from weft.errors import DefinitionError, DirectCallError, InputError, Interrupted, NotInRunError, UsageError
 from weft.executors.inside import Writer, inside
-from weft.observe.sketch import Sketch
 from weft.provided import PROVIDERS
 from weft.runnable import Runnable
 from weft.types import Runtime, StateSnapshot, StreamWriter
@@ -33,8 +31,10 @@ from weft.types import Runtime, StateSnapshot, StreamWriter
 if TYPE_CHECKING:
     import concurrent.futures
 
+    from weft.cache import Cache, CachePolicy
     from weft.checkpoint.codec import Codec
     from weft.memory import BaseStore
+    from weft.observe.sketch import Sketch
     from weft.state import ThreadView
 
 P = ParamSpec("P")

@@ -35,15 +35,14 @@ from weft.errors import (
 from weft.graph_callback import Callback, EventCallback, close_callback
 from weft.graph_forks import ForkOptions
 from weft.graph_nodes import Given, GraphNode
-from weft.graph_picture import picture_of_plan, sketch_of_plan
 from weft.graph_run import GraphRun, Program, Result, side_of
 from weft.graph_sides import BranchError, Side, SideEdge, reachable, side_plan
 from weft.nodes import FunctionNode, as_runnable
-from weft.observe.sketch import Sketch
 from weft.runnable import Runnable
 
 if TYPE_CHECKING:
     from weft.engine.planned import PlannedCall
+    from weft.observe.sketch import Sketch
 
 
 class _Made(NamedTuple):
@@ -522,6 +521,8 @@ class Graph(Runnable):
         Raises:
             GraphCompileError: It cannot be drawn: it has no start, or something in it is unknown.
         """
+        from weft.graph_picture import picture_of_plan, sketch_of_plan  # noqa: PLC0415 - only who looks at it needs it
+
         beside = [(edge.source, edge.destination) for edge in self._sides]
         plan = picture_of_plan(self._full_plan(), title=self.key, beside=beside)
         return sketch_of_plan(plan, self.nodes)

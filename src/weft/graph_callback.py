@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -63,6 +62,8 @@ class GraphEvent:
 
     def encode(self, charset: str = "utf-8") -> bytes:
         """As a server-sent event whose data is JSON."""
+        import json  # noqa: PLC0415 - only who sends events needs it
+
         data = {
             "type": str(self.type),
             "identifier": self.identifier,

@@ -23,7 +23,6 @@ from weft.core.activation import (
 from weft.core.graph_plan import GraphPlan
 from weft.core.graph_state import Change, StateBranch, plain
 from weft.core.outcome import Failed
-from weft.engine import events
 from weft.engine.context import current
 from weft.engine.futures import Branch
 from weft.engine.states import Stop, StopKind
@@ -36,6 +35,7 @@ from weft.graph_sides import BranchError, Side, SideCall, SideEdge, Sides, Waiti
 
 if TYPE_CHECKING:
     from weft.core.graph_branches import Branch as GraphBranch
+    from weft.engine.audience import Audience
     from weft.engine.call import Call
     from weft.engine.planned import PlannedCall
 
@@ -325,13 +325,13 @@ class GraphRun:
         step, args, kwargs = start
         latest = None if self._forks is None else self._forks.deadline_on(running.branch)
         self._call.start(running, step, args, kwargs, identity=identity, latest=latest)
-        if len(running.branch.came) > 1 and self._call.run.is_observed and isinstance(running, NodeCall):
-            self._tell_joined(running)
+        if len(running.branch.came) > 1 and self._call.run.audience is not None:
+            self._tell_joined(running, self._call.run.audience)
 
-    def _tell_joined(self, running: NodeCall) -> None:
-        if (call := running.call) is not None:
+    def _tell_joined(self, running: NodeCall | SideCall, audience: Audience) -> None:
+        if isinstance(running, NodeCall) and running.call is not None:
             branches = tuple(self._ids.get(execution, "") for *_, execution in running.branch.came)
-            call._tell(events.BranchesJoined, branches=branches)
+            audience.joined(running.call, branches)
 
     def _start_held_back(self) -> None:
         self._replays = False
@@ -371,7 +371,7 @@ class GraphRun:
 
     def _succeeded(self, running: NodeCall, call: Call) -> None:
         node, output, choices = running.node, call.value, None
-        if self._call.run.is_observed:
+        if self._call.run.audience is not None:
             self._ids[running.index] = call.id
         if call.aside is not None and running.state is not None:
             self._note_change(running.state, call.aside, was_recorded=call.record is not None)
@@ -429,9 +429,9 @@ class GraphRun:
 
     def tell_conflicts(self, decision: StateConflicts) -> None:
         """Branches that met had changed the same of the state."""
-        if self._call.run.is_observed:
+        if (audience := self._call.run.audience) is not None:
             for conflict in decision.conflicts:
-                self._call._tell(events.StateConflict, path=conflict.path, branches=conflict.branches)
+                audience.conflicted(self._call, conflict)
 
     # As its forks see it
 

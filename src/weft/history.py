@@ -12,12 +12,13 @@ from difflib import get_close_matches
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from weft.checkpoint.base import Checkpointer, Record, RecordKind, RunRow, RunStatus, all_records
+from weft.checkpoint.base import Checkpointer, Record, RecordKind, RunRow, all_records
 from weft.checkpoint.codec import Codec
 from weft.checkpoint.keep import ENDED, Keep, is_too_old
 from weft.checkpoint.wire import tag_of
 from weft.core.identity import question_id, root_identity
 from weft.core.outcome import Composed
+from weft.core.status import RunStatus
 from weft.engine.options import as_checkpointer
 from weft.engine.recorder import answer_record
 from weft.errors import AnswerError, InputError, RunBusyError, RunNotFoundError

@@ -11,9 +11,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from weft.checkpoint.base import Checkpointer, OpenRun, Record, RunRow, RunStatus, Write, all_records
+from weft.checkpoint.base import Checkpointer, OpenRun, Record, RunRow, Write, all_records
 from weft.checkpoint.owner import refuse_mismatch, run_not_found
 from weft.core.identity import root_identity
+from weft.core.status import RunStatus
 from weft.engine.drive import start_on_portal
 from weft.engine.options import RunOptions
 from weft.engine.recorder import OUTCOMES

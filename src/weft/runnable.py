@@ -15,24 +15,24 @@ from weft.core.timeout import TimeoutPolicy
 from weft.engine.call import Call
 from weft.engine.context import current
 from weft.engine.drive import run_here, run_on_loop, start_on_loop, start_on_portal
-from weft.engine.events import Event, Observer
 from weft.engine.futures import AnyFuture, ThreadFuture
 from weft.engine.options import RunOptions
 from weft.engine.raised import without_engine_frames
 from weft.engine.step import Step
 from weft.engine.workflow import Workflow
 from weft.errors import DefinitionError, InputError, UsageError, WeftError
-from weft.observe.sketch import Part, Sketch, named_in_code
-from weft.observe.stream import Chunker
-from weft.run import Run
 
 if TYPE_CHECKING:
     from weft.compose import Sequence
+    from weft.engine.events import Event, Observer
     from weft.engine.execution import Execution
     from weft.observe.picture import Direction, Picture
     from weft.observe.progress import Progress
     from weft.observe.recorded import RecordedRun
     from weft.observe.run_calls import RunCalls
+    from weft.observe.sketch import Part, Sketch
+    from weft.observe.stream import Chunker
+    from weft.run import Run
 
 _INNER_OPTIONS = {"timeout"}
 _IGNORED_INSIDE = {"checkpointer", "durability", "context", "config", "thread_id", "progress", "observers"}
@@ -113,11 +113,16 @@ class Runnable(Workflow):
                 wrote), "tasks" (starts and ends), or a list of these, which gives ``(mode, chunk)`` pairs.
             **options: Those of a run.
         """
-        chunker = Chunker(stream_mode or "updates", self.step.name)
+        chunker = self._chunker(stream_mode)
         if (call := running_call()) is not None:
             result = self._join_here(call, input, options)
             return iter([{self.step.name: result}])
         return self._stream(input, self._options(input, config, options), chunker)
+
+    def _chunker(self, modes: str | Several[str] | None) -> Chunker:
+        from weft.observe.stream import Chunker  # noqa: PLC0415 - only of runs that somebody observes
+
+        return Chunker(modes or "updates", self.step.name)
 
     def _stream(self, input: Any, options: RunOptions, chunker: Chunker) -> Iterator[Any]:
         with shown(options) as observers:
@@ -151,7 +156,7 @@ class Runnable(Workflow):
         **options: Any,
     ) -> AsyncGenerator[Any, None]:
         """As :meth:`stream`, on the running loop."""
-        chunker = Chunker(stream_mode or "updates", self.step.name)
+        chunker = self._chunker(stream_mode)
         if running_call() is not None:
             yield {self.step.name: await self.ainvoke(input, config, **options)}
             return
@@ -177,6 +182,8 @@ class Runnable(Workflow):
 
     def submit(self, input: Any, config: Mapping[str, Any] | None = None, **options: Any) -> Run[Any]:
         """Begin a run and return its handle at once: on the running loop, or beside sync code."""
+        from weft.run import Run  # noqa: PLC0415 - its events are not imported for runs that nobody looks at
+
         if running_call() is not None:
             raise UsageError(
                 "submit() begins a run of its own; in a body call or invoke what is to join its run"
@@ -345,6 +352,8 @@ class Runnable(Workflow):
 
     def sketch(self) -> Sketch:
         """How it looks, but not its parts: those say that themselves. A function is a box, and what it may call."""
+        from weft.observe.sketch import Sketch  # noqa: PLC0415 - as in picture
+
         step = self.step
         return Sketch(self.key, step.name, calls=called_in(*self.own_functions()))
 
@@ -404,11 +413,15 @@ class Runnable(Workflow):
 
 def drawn_part(part: Runnable, *, label: str | None = None, step: str | None = None) -> Part:
     """A part of a workflow as it is drawn."""
+    from weft.observe.sketch import Part  # noqa: PLC0415 - as in picture
+
     return Part(part.key if label is None else label, part.step.name if step is None else step, part)
 
 
 def called_in(*functions: Callable[..., Any]) -> tuple[Part, ...]:
     """What the code of these functions names that can run."""
+    from weft.observe.sketch import named_in_code  # noqa: PLC0415 - as in picture
+
     found: dict[str, Part] = {}
     for fn in functions:
         for value in named_in_code(fn):
@@ -420,7 +433,9 @@ def called_in(*functions: Callable[..., Any]) -> tuple[Part, ...]:
 
 def _calls_of(run: Any, part: Runnable) -> RunCalls:
     """What a run tells of its calls."""
-    from weft.observe.run_calls import of_events, of_journal  # noqa: PLC0415 - as in picture
+    # As in picture.
+    from weft.observe.run_calls import of_events, of_journal  # noqa: PLC0415
+    from weft.run import Run  # noqa: PLC0415
 
     if isinstance(run, Run):
         found, now = run.so_far()

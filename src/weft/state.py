@@ -8,9 +8,10 @@ from datetime import UTC, datetime
 from itertools import dropwhile, islice
 from typing import Any
 
-from weft.checkpoint.base import Checkpointer, RunRow, RunStatus, ThreadState
+from weft.checkpoint.base import Checkpointer, RunRow, ThreadState
 from weft.core.outcome import HandedOut, without_shape
 from weft.core.question import Interrupt
+from weft.core.status import RunStatus
 from weft.engine.recorder import load_run
 from weft.types import PregelTask, StateSnapshot
 

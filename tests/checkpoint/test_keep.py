@@ -11,8 +11,9 @@ from killing import seeded
 from postgres import address, fresh_schema
 
 from weft import InMemorySaver, InputError, Keep, PostgresSaver, SqliteSaver
-from weft.checkpoint.base import Change, OpenRun, Record, RecordKind, RunStatus, Write, all_records
+from weft.checkpoint.base import Change, OpenRun, Record, RecordKind, Write, all_records
 from weft.checkpoint.keep import Upkeep
+from weft.core.status import RunStatus
 
 DAY = 86_400.0
 in_a_database = pytest.mark.parametrize("make", ["sqlite", "postgres"], indirect=True)

@@ -22,10 +22,11 @@ from psycopg import sql as composing
 
 from weft.checkpoint import postgres as postgres_module
 from weft.checkpoint import postgres_sql as sql
-from weft.checkpoint.base import Change, OpenRun, RecordKind, RunStatus, Write
+from weft.checkpoint.base import Change, OpenRun, RecordKind, Write
 from weft.checkpoint.codec import Codec
 from weft.checkpoint.postgres import PostgresSaver
 from weft.checkpoint.postgres_link import Link
+from weft.core.status import RunStatus
 from weft.errors import CorruptDataError, InputError, RunBusyError, StoreError
 from weft.testing.conformance import (
     StoreConformance,

@@ -24,8 +24,9 @@ from weft import (
     task,
 )
 from weft import map as map_
-from weft.checkpoint.base import Change, OpenRun, Record, RecordKind, RunStatus, Write
+from weft.checkpoint.base import Change, OpenRun, Record, RecordKind, Write
 from weft.checkpoint.sharing import LEAST_RESULT, put_together, taken_apart
+from weft.core.status import RunStatus
 from weft.errors import CorruptDataError
 
 encode = msgspec.msgpack.Encoder().encode

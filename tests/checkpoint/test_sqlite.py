@@ -21,10 +21,11 @@ from pathlib import Path
 import pytest
 
 from weft.checkpoint import sql, sqlite_rows
-from weft.checkpoint.base import Change, OpenRun, RecordKind, RunStatus, Write
+from weft.checkpoint.base import Change, OpenRun, RecordKind, Write
 from weft.checkpoint.codec import Codec
 from weft.checkpoint.sqlite import SqliteSaver
 from weft.checkpoint.sqlite_link import Database
+from weft.core.status import RunStatus
 from weft.errors import (
     CheckpointError,
     CorruptDataError,

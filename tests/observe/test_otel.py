@@ -39,6 +39,7 @@ from weft import (
     task,
 )
 from weft.engine import events
+from weft.engine.audience import Audience
 from weft.engine.call import Call
 from weft.engine.context import current
 from weft.engine.recorder import answer_record, load_run
@@ -653,8 +654,7 @@ def test_without_tracing_there_are_no_spans_and_no_call_pays_for_any(setup, monk
     def told(*args):
         raise AssertionError("nobody has asked for it")
 
-    monkeypatch.setattr(Call, "_tell", told)
-    monkeypatch.setattr(Call, "_tell_within", told)
+    monkeypatch.setattr(Audience, "__init__", told)
     monkeypatch.setattr(Call, "_keep_context", told)  # a copy for each call
 
     @entrypoint()

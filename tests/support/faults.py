@@ -21,10 +21,10 @@ from weft.checkpoint.base import (
     Record,
     RecordKind,
     RunRow,
-    RunStatus,
     ThreadState,
     Write,
 )
+from weft.core.status import RunStatus
 
 
 class Fault(Enum):

@@ -14,28 +14,17 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from msgspec import Struct
 
+from weft.core.status import RunStatus
 from weft.errors import CheckpointError
 
 if TYPE_CHECKING:
     from weft.checkpoint.codec import Codec
 
 
-class RunStatus(Enum):
-    """Where a run stands."""
-
-    __hash__ = object.__hash__  # that of Enum is written in Python, and each record is looked up by its kind
-
-    RUNNING = "running"  # has an owner, or had one that died
-    SUSPENDED = "suspended"  # waits for answers; has no owner
-    FINISHED = "finished"  # has an output
-    FAILED = "failed"  # ended with an error; may be resumed
-    CANCELLED = "cancelled"  # was stopped on request; may be resumed
-
-
 class RecordKind(Enum):
     """What a line of a journal says."""
 
-    __hash__ = object.__hash__
+    __hash__ = object.__hash__  # that of Enum is written in Python, and each record is looked up by its kind
 
     OK = "ok"  # a call returned; value: what
     FAILED = "failed"  # a call raised; value: the error

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from weft.checkpoint.base import Change, Record, RunStatus
+from weft.checkpoint.base import Change, Record
+from weft.core.status import RunStatus
 from weft.errors import InputError
 
 _DAY: Final = 86_400.0

@@ -19,13 +19,13 @@ from weft.checkpoint.base import (
     OpenRun,
     Record,
     RunRow,
-    RunStatus,
     ThreadState,
     Write,
     usual_codec,
 )
 from weft.checkpoint.keep import ENDED, Keep, Upkeep, checked_keep, is_too_old, size_of, size_of_end
 from weft.checkpoint.owner import refuse_mismatch, run_busy, run_not_found, thread_busy, watch_forks
+from weft.core.status import RunStatus
 from weft.errors import CheckpointError, UnsendableError
 
 if TYPE_CHECKING:

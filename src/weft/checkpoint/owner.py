@@ -31,7 +31,6 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
-from pathlib import Path
 from typing import Protocol, TypeVar
 
 from weft.checkpoint.base import OpenRun, RunRow
@@ -240,11 +239,11 @@ class Owner:
         if self.id is None:
             return
         with suppress(OSError):
-            Path(self._directory, f"{self.id}.lock").unlink()
+            os.unlink(os.path.join(self._directory, f"{self.id}.lock"))
         os.close(self._fd)
         self.id, self._fd = None, -1
         with suppress(OSError):  # others are in it
-            Path(self._directory).rmdir()
+            os.rmdir(self._directory)
 
     def mark(self, beat: int) -> None:
         """Write into the lock file that the commit with this beat was acknowledged: see :func:`marks`.
@@ -286,7 +285,7 @@ def marks(directory: str) -> dict[str, int]:
     """
     found = {}
     with suppress(OSError, StoreError), _directory(directory) as opened:
-        for name in os.listdir(opened):  # noqa: PTH208 - of the directory that is open
+        for name in os.listdir(opened):
             owner = name.removesuffix(".lock")
             if _ID.fullmatch(owner) and len(mark := _content(name, opened)) == _MARK:
                 found[owner] = int.from_bytes(mark, "big")
@@ -305,7 +304,7 @@ def is_left_behind(directory: str, owner: str) -> bool:
 def remove_left_behind(directory: str) -> None:
     """Remove the lock files of owners that have ended."""
     with suppress(OSError, StoreError), _directory(directory) as opened:
-        for name in os.listdir(opened):  # noqa: PTH208 - of the directory that is open
+        for name in os.listdir(opened):
             if _ID.fullmatch(name.removesuffix(".lock")):
                 with suppress(PermissionError):  # another user's
                     _is_locked(name, opened)
@@ -331,7 +330,7 @@ def _directory(path: str, *, create: bool = False) -> Iterator[int]:
     """
     if create:
         with suppress(FileExistsError):
-            Path(path).mkdir(0o700)
+            os.mkdir(path, 0o700)
     fd = os.open(path, _OPEN_DIRECTORY)
     try:
         if os.fstat(fd).st_mode & (stat.S_IWGRP | stat.S_IWOTH):

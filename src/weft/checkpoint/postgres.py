@@ -26,7 +26,6 @@ from weft.checkpoint.base import (
     OpenRun,
     Record,
     RunRow,
-    RunStatus,
     ThreadState,
     Write,
     usual_codec,
@@ -69,6 +68,7 @@ from weft.checkpoint.rows import (
 )
 from weft.checkpoint.sent import sent
 from weft.checkpoint.sharing import LEAST_RECORD
+from weft.core.status import RunStatus
 from weft.errors import CheckpointError, CorruptDataError, RunBusyError, StoreError
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from typing import Any
 
 from weft.checkpoint import postgres_sql as sql
 from weft.checkpoint import rows
-from weft.checkpoint.base import RunStatus
 from weft.checkpoint.keep import ENDED, STRIDE, Upkeep, is_too_old
 from weft.checkpoint.postgres_link import Database
 from weft.checkpoint.rows import STATUS, STATUS_CODE, Clearing, StoredRun, to_run
+from weft.core.status import RunStatus
 from weft.errors import CorruptDataError
 
 #: Records of forgotten runs that are deleted in one transaction, for each run that has ended.

@@ -13,10 +13,11 @@ from zlib import crc32
 
 import msgspec
 
-from weft.checkpoint.base import Change, OpenRun, Record, RecordKind, RunRow, RunStatus
+from weft.checkpoint.base import Change, OpenRun, Record, RecordKind, RunRow
 from weft.checkpoint.keep import size_of, size_of_end
 from weft.checkpoint.owner import shown
 from weft.checkpoint.sharing import LEAST_RESULT, ValuesAt, put_together, taken_apart
+from weft.core.status import RunStatus
 from weft.errors import CorruptDataError
 
 # Codes in databases: never change one, only add.

@@ -26,7 +26,6 @@ from weft.checkpoint.base import (
     OpenRun,
     Record,
     RunRow,
-    RunStatus,
     ThreadState,
     Write,
     usual_codec,
@@ -63,6 +62,7 @@ from weft.checkpoint.rows import (
 from weft.checkpoint.sent import sent
 from weft.checkpoint.sqlite_link import Database, Link, checked_path, checked_timeout
 from weft.checkpoint.sqlite_upkeep import tidy
+from weft.core.status import RunStatus
 from weft.errors import CheckpointError, CorruptDataError, StoreError
 
 if TYPE_CHECKING:

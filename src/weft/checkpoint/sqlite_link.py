@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Final, LiteralString, Self
 
 from weft.checkpoint import sql
@@ -143,7 +142,7 @@ class Database:
             import fcntl  # noqa: PLC0415 - not on every system
 
             folder = os.open(
-                Path(self.path).parent, os.O_RDONLY | os.O_CLOEXEC
+                os.path.dirname(self.path), os.O_RDONLY | os.O_CLOEXEC
             )  # no file of our own to clean up
         except (ImportError, OSError):
             yield
@@ -196,8 +195,7 @@ class Database:
             return False
 
     def _identity(self) -> _Identity:
-        # With every transaction, and Path takes twice as long.
-        there = [os.stat(self.path + end) for end in ("", *_COMPANIONS)]  # noqa: PTH116
+        there = [os.stat(self.path + end) for end in ("", *_COMPANIONS)]
         return tuple((each.st_dev, each.st_ino) for each in there)
 
     def failure(self, error: Exception, doing: str) -> StoreError:
@@ -215,26 +213,25 @@ class Database:
         """Make an empty file that only its user can read; SQLite gives its companions the same mode."""
         # Closing a file lets go of all locks that the process has on it, so no other thread may open the
         # database between these two calls.
-        if not Path(self.path).exists():  # somebody has removed it: what its owners had is meant to be gone
+        if not os.path.exists(self.path):  # somebody has removed it: what its owners had is meant to be gone
             remove_left_behind(self.owners)
         try:
             with _creating, suppress(FileExistsError):
                 os.close(os.open(self.path, _CREATE, 0o600))
         except FileNotFoundError as error:
             raise StoreError(f"the directory of {self.path} does not exist; create it first") from error
-        if (
-            0 < Path(self.path).stat().st_size < 512
-        ):  # SQLite would take it for an empty one and write over it
+        # SQLite would take it for an empty one and write over it.
+        if 0 < os.stat(self.path).st_size < 512:
             raise StoreError(f"{self.path} is no database; give another path")
 
     def _share_mode(self) -> None:
         """Give companions the mode of the file: those made while it was read-only would stay so."""
-        mode = stat.S_IMODE(Path(self.path).stat().st_mode)
+        mode = stat.S_IMODE(os.stat(self.path).st_mode)
         for end in _COMPANIONS:
-            companion = Path(self.path + end)
+            companion = self.path + end
             with suppress(OSError):  # none is there, or it is another user's
-                if not companion.is_symlink() and stat.S_IMODE(companion.stat().st_mode) != mode:
-                    companion.chmod(mode)
+                if not os.path.islink(companion) and stat.S_IMODE(os.stat(companion).st_mode) != mode:
+                    os.chmod(companion, mode)
 
     def _prepare(self, db: sqlite3.Connection) -> None:
         for pragma in (sql.SYNCHRONOUS, sql.UNTRUSTED_SCHEMA, sql.CHECK_CELLS):

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 from weft.checkpoint import sql
 from weft.checkpoint import sqlite_rows as stored
-from weft.checkpoint.base import RunStatus
 from weft.checkpoint.keep import ENDED, STRIDE, Upkeep, is_too_old
 from weft.checkpoint.rows import STATUS, STATUS_CODE, StoredRun, to_run
+from weft.core.status import RunStatus
 from weft.errors import CorruptDataError
 
 #: Records that are deleted at a time; how often at most, and how often while the file is too big.

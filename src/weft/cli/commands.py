@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from weft.checkpoint.base import Checkpointer, RunStatus
+from weft.checkpoint.base import Checkpointer
 from weft.checkpoint.keep import Keep
 from weft.cli import report
 from weft.cli.endings import EXIT_CODES, Code, Refusal, code_of
@@ -18,6 +18,7 @@ from weft.cli.stores import DEFAULT, VARIABLE, existing_store, outlives_us, stor
 from weft.cli.target import load_target
 from weft.cli.values import answers_by_id, read_answers, read_input
 from weft.core.question import Command
+from weft.core.status import RunStatus
 from weft.errors import WeftError
 from weft.history import Runs
 from weft.observe.progress import printable

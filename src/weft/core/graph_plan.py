@@ -19,7 +19,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cached_property
 from hashlib import blake2b
 
@@ -459,6 +458,8 @@ def _repeated(names: Sequence[str]) -> list[str]:
 
 def unknown_name(name: object, known: Collection[str], these: str = "the nodes are") -> str:
     """That a name is none of those known, for people, with the one that may have been meant."""
+    from difflib import get_close_matches  # noqa: PLC0415 - only for a mistake
+
     close = get_close_matches(name, known, 1) if isinstance(name, str) else []
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"{name!r}, which is no node; {hint}{these} {_listed(known)}"

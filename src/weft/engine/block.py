@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 from weft.core.outcome import Cancelled, Failed, Outcome, TimedOut
 from weft.core.policy import Policy, Verdict
 from weft.core.sizing import ESTIMATED_MEMORY, GROWTH_AFTER, Size, grown, size_of
-from weft.engine import events
 from weft.engine.feed import NOTHING, Feed
 from weft.engine.futures import Branch
 from weft.engine.results import Collected, HandedOver, Results, Sink
@@ -206,8 +205,8 @@ class Block:
     def _decide(self, verdict: Verdict) -> None:
         policy, ok, failed, total = self._options.policy, self._ok, self._not_ok, self._feed.total
         reason = policy.reason(ok, failed, total)
-        if self._call.run.is_observed:
-            self._call._tell(events.BlockDecided, reason=reason, ok=ok, failed=failed, total=total)
+        if (audience := self._call.run.audience) is not None:
+            audience.decided(self._call, reason=reason, ok=ok, failed=failed, total=total)
         if verdict is Verdict.FAILED:
             self._call.conclude(None, self._failure(reason), reason=reason)
         else:
@@ -348,11 +347,9 @@ class Block:
             self._call.advance_soon()
 
     def _tell_size(self, reason: str) -> None:
-        if self._call.run.is_observed:
+        if (audience := self._call.run.audience) is not None:
             assert self._size is not None
-            self._call._tell(
-                events.BlockSized, width=self._size.width, computing=self._computing_width, reason=reason
-            )
+            audience.sized(self._call, width=self._size.width, computing=self._computing_width, reason=reason)
 
     # What is recorded
 

@@ -29,7 +29,7 @@ from weft.core.limits import Needs
 from weft.core.outcome import Cancelled, Failed, Ok, Outcome, TimedOut
 from weft.core.question import Interrupt
 from weft.core.retry import next_delay, retry_after
-from weft.engine import events, limits
+from weft.engine import limits
 from weft.engine.context import current
 from weft.engine.futures import AnyFuture, LoopFuture, Reply, ThreadFuture
 from weft.engine.permit import Permit
@@ -93,7 +93,7 @@ class Call:
     abandoned: dict[int, Needs] = {}  # noqa: RUF012 - never changed: threads of bodies given up, what they hold
     cached = False
     is_recorded = True  # its outcome is; if not, only those of its children are
-    untold: frozenset[type[events.CallEvent]] = frozenset()  # what observers are not told of it
+    is_told_of = True  # observers are told when it begins and ends: it is a step of the user's
     permit: Permit | None = None  # its limits, if it needs any
     arrival: Call | None = None  # its last child, whose outcome waits until it has a slot again
     failed_child: BaseException | None = None  # what the last of its children that failed has raised
@@ -200,8 +200,8 @@ class Call:
         if run.recorder is not None:
             self.find_record(fingerprint)
         else:
-            if run.is_observed:
-                self._tell_asked()
+            if run.audience is not None:
+                run.audience.asked(self)
             self._begin_total()
             self.admit()
         if parent.pending:
@@ -234,8 +234,8 @@ class Call:
             scope.coming.popleft()
         if self.run.rehearsal is not None:
             self.run.rehearsal.asked.add(self.identity)
-        if self.run.is_observed:
-            self._tell_asked()
+        if self.run.audience is not None:
+            self.run.audience.asked(self)
         try:
             self.record = recorder.claim(self, scope)
         except WeftError as error:
@@ -309,8 +309,8 @@ class Call:
             return True
         self.asked_at = self.asked_at or self.run.clock.wall()
         self.waited_for = tuple(each.name for each in needs)
-        if self.run.is_observed:
-            self._tell(events.CallQueued, limits=self.waited_for)
+        if self.run.audience is not None:
+            self.run.audience.queued(self)
         return False
 
     def permitted(self) -> None:
@@ -389,8 +389,8 @@ class Call:
             self.run.recorder.scope_of(self)  # made here, so that its thread never has to
         if self.step.timeout is not None and self.step.is_async and self.step.executor is None:
             self.begin_watch(self.attempt)  # a thread, or a process, has to be there first
-        if self.run.is_observed:
-            self._tell_within(events.CallStarted, attempt=self.attempt, args=self.args, kwargs=self.kwargs)
+        if self.run.audience is not None:
+            self.run.audience.started(self)
 
     def begin_watch(self, attempt: int) -> None:
         """The body of this attempt begins: its timeouts count from now on."""
@@ -694,8 +694,8 @@ class Call:
     def _back_off(self, delay: float, error: BaseException) -> None:
         self.state = BACKING_OFF
         self.told = False
-        if self.run.is_observed:
-            self._tell(events.CallRetrying, attempt=self.attempt, delay=delay, error=error)
+        if self.run.audience is not None:
+            self.run.audience.retrying(self, delay, error)
         self.timer = self.run.loop.call_later(delay, self._try_again)
 
     def _try_again(self) -> None:
@@ -833,14 +833,8 @@ class Call:
             self.run.soon(parent.after_child)
 
     def _note_delivery(self) -> None:
-        if self.run.is_observed:
-            self._tell(
-                events.CallFinished,
-                outcome=self.outcome,
-                recorded=self.record is not None,
-                cached=self.cached,
-                attempts=self.attempt,
-            )
+        if self.run.audience is not None:
+            self.run.audience.finished(self, self.outcome)
         if self.run.has_questions:
             self.run.consider_suspending()
 
@@ -993,8 +987,8 @@ class Call:
         if self.thread:  # else its body never began, and will not
             self._leave_thread()
             self.run.given_up.append(GivenUpBody(self.id, self.step.name, reason))
-            if self.run.is_observed:
-                self._tell(events.CallGivenUp)
+            if self.run.audience is not None:
+                self.run.audience.given_up(self)
         self._wake_thread(self.stopping or Stop(StopKind.TIMEOUT, reason))
         self.state = DRAINING
         self._clear_timers()
@@ -1006,8 +1000,8 @@ class Call:
         """An executor cannot end the body of this call: it is left to itself."""
         reason = self.stopping.reason if self.stopping is not None else "timed out"
         self.run.given_up.append(GivenUpBody(self.id, self.step.name, reason))
-        if self.run.is_observed:
-            self._tell(events.CallGivenUp)
+        if self.run.audience is not None:
+            self.run.audience.given_up(self)
 
     def _leave_thread(self) -> None:
         """The body keeps what the world must not see used twice; only the width of its run goes to others."""
@@ -1056,8 +1050,9 @@ class Call:
         assert parent is not None
         self.state = OVER
         parent.held += 1
-        if self.run.is_observed and (self.stopping is None or self.stopping.kind is not StopKind.SUSPEND):
-            self._tell(events.CallFinished, outcome=self.outcome, attempts=self.attempt)
+        is_put_aside = self.stopping is not None and self.stopping.kind is StopKind.SUSPEND
+        if self.run.audience is not None and not is_put_aside:
+            self.run.audience.finished(self, self.outcome)
         if parent.told and parent.stopping is not None:
             self.future.drop(parent.stopping)  # asked for after the body was woken
         self.future.forget()
@@ -1195,59 +1190,9 @@ class Call:
             return asyncio.CancelledError(f"{self.step.name!r} is being stopped")
         return Stopped(f"nobody waits for {self.step.name!r} any more")
 
-    def _tell(self, kind: type[events.CallEvent], **fields: Any) -> None:
-        if kind in self.untold:
-            return
-        parent_id = self.parent.id if self.parent is not None else ""
-        self.run.emit(
-            kind(
-                run_id=self.run.id,
-                time=self.run.clock.wall(),
-                call_id=self.id,
-                step=self.step.name,
-                parent_id=parent_id,
-                **fields,
-            )
-        )
-
-    def _tell_asked(self) -> None:
-        if events.CallAsked not in self.untold:
-            # One of its own, in which observers may set what the body, and what that asks for, is to see.
-            self.context = copy_context() if self.context is None else self.context.copy()
-            self._tell_within(events.CallAsked)
-
-    def _tell_within(self, kind: type[events.CallEvent], **fields: Any) -> None:
-        """Tell it in the context of this call, as its body would."""
-        if kind in self.untold:
-            return
-        self._keep_context()
-        assert self.context is not None
-        self.context.run(self._tell_as_current, kind, fields)
-
-    def _tell_as_current(self, kind: type[events.CallEvent], fields: dict[str, Any]) -> None:
-        before = current.set(self)
-        try:
-            self._tell(kind, **fields)
-        finally:
-            current.reset(before)
-
     def tell_user_event(self, value: Any) -> None:
         """Something that the body wrote; on the loop."""
         if self.watch is not None:
             self.watch.touch()
-        if self.run.is_observed:
-            self._tell(events.UserEvent, value=value)
-
-    def tell_end(self, outcome: Outcome[Any]) -> None:
-        """The outcome of the run's own body, which is that of the run."""
-        self._tell(events.CallFinished, outcome=outcome, attempts=self.attempt)
-
-    def tell_question(self, question_id: str, value: Any) -> None:
-        """A question that the body asked."""
-        if self.run.is_observed:
-            self._tell(events.QuestionAsked, question_id=question_id, value=value)
-
-    def tell_mismatch(self, recorded_step: str) -> None:
-        """The code asks here for another call than the recorded one."""
-        if self.run.is_observed:
-            self._tell(events.CallMismatch, recorded_step=recorded_step)
+        if self.run.audience is not None:
+            self.run.audience.wrote(self, value)

@@ -6,13 +6,16 @@ The clock of a loop is its attribute ``weft_clock`` if it has one (see :mod:`wef
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import time
-import uuid
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from weft.core.sizing import Resources
 from weft.engine.workers import workers
+
+if TYPE_CHECKING:
+    from weft.core.sizing import Resources
 
 
 class Clock:
@@ -31,7 +34,7 @@ class Clock:
 
     def new_id(self) -> str:
         """An id that no other run has."""
-        return uuid.uuid4().hex
+        return os.urandom(16).hex()
 
     def resources(self) -> Resources:
         """The cores and the memory that this process may use."""

@@ -7,15 +7,14 @@ import logging
 from asyncio import _get_running_loop
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
-from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
-from weft.checkpoint.base import Change, RunStatus
 from weft.core.identity import root_identity
 from weft.core.limits import Capacity, Needs
 from weft.core.outcome import Failed, HandedOut, Ok, Outcome
 from weft.core.question import Interrupt
-from weft.engine import events, limits
+from weft.core.status import RunStatus
+from weft.engine import limits
 from weft.engine.call import Call
 from weft.engine.clock import clock_of
 from weft.engine.context import current
@@ -24,16 +23,18 @@ from weft.engine.inbox import Inbox
 from weft.engine.limits import needs_of
 from weft.engine.permit import Permit
 from weft.engine.planned import PlannedCall
-from weft.engine.recorder import Recorder, status_of
-from weft.engine.states import GivenUpBody, State, Stop, StopKind
+from weft.engine.states import GivenUpBody, State, Stop, StopKind, status_of
 from weft.engine.where import say_how_to_go_on
 from weft.errors import AnswerError, Suspended
 from weft.executors.inside import forget_in_forks
 
 if TYPE_CHECKING:
+    from weft.engine.audience import Audience
     from weft.engine.caller import Caller
+    from weft.engine.events import Observer
     from weft.engine.opening import Opened
     from weft.engine.options import RunOptions
+    from weft.engine.recorder import Recorder
     from weft.engine.rehearsal import Rehearsal
     from weft.engine.scope import Scope
     from weft.engine.workflow import Workflow
@@ -62,7 +63,7 @@ class Execution:
     status = RunStatus.RUNNING
     outcome: Outcome[Any] | None = None
     is_opening = True
-    is_observed = False
+    audience: Audience | None = None  # who observes it
     _failure: BaseException | None = None
     _looking: asyncio.TimerHandle | None = None
     _look_after = _LOOK
@@ -85,7 +86,7 @@ class Execution:
         loop: asyncio.AbstractEventLoop,
         caller: Caller | None = None,
         threaded: bool = False,
-        observers: Sequence[events.Observer] = (),
+        observers: Sequence[Observer] = (),
     ) -> None:
         forget_in_forks(current)  # whose loop and calls stay in the parent
         self.workflow = workflow = workflow.for_run(input, options)
@@ -111,7 +112,6 @@ class Execution:
         self.questions: dict[str, tuple[Call, Interrupt]] = {}
         self.interrupts: list[Interrupt] = []
         self.is_plain = not self._own_needs and options.checkpointer is None
-        self._observers: list[events.Observer] = []
         self._to_pump: list[Scope] = []
         self._soon: deque[Callable[[], None]] = deque()
         self._answering: dict[str, Callable[[BaseException | None], None]] = {}
@@ -136,11 +136,14 @@ class Execution:
             self._id = vars(self).setdefault("_made_id", self.clock.new_id())
         return self._id
 
-    def observe(self, observer: events.Observer) -> None:
+    def observe(self, observer: Observer) -> None:
         """Have every event from now on; called on the loop, and must not block."""
-        self._observers.append(observer)
-        self.is_observed = True
-        self.is_plain = False
+        if self.audience is None:
+            from weft.engine.audience import Audience  # noqa: PLC0415 - only of runs that somebody observes
+
+            self.audience = Audience(self)
+            self.is_plain = False
+        self.audience.add(observer)
 
     def begin(self) -> None:
         """Have the run started on its loop, from any thread; once, however often this is called."""
@@ -156,7 +159,7 @@ class Execution:
         opened = None
         try:
             if self.options.checkpointer is None:
-                self._tell_start(resumed=False, recorded=0)
+                self._tell_start()
             else:
                 opened = await self._open()
         except (Exception, asyncio.CancelledError) as error:  # cancelled when the loop is being closed
@@ -182,7 +185,9 @@ class Execution:
 
     async def _open(self) -> Opened:
         assert self.options.checkpointer is not None
-        from weft.engine.opening import open_run  # noqa: PLC0415 - runs without a journal do without it
+        # Runs without a journal do without both.
+        from weft.engine.opening import open_run  # noqa: PLC0415
+        from weft.engine.recorder import Recorder  # noqa: PLC0415
 
         opened = await open_run(self)
         self._id = opened.row.run_id
@@ -216,15 +221,9 @@ class Execution:
             except asyncio.CancelledError:
                 self.cancel("its loop is being closed")
 
-    def _tell_start(self, *, resumed: bool, recorded: int) -> None:
-        if not self.is_observed:
-            return
-        name, now = self.workflow.step.name, self.clock.wall()
-        self.root.context = context = copy_context()
-        context.run(
-            self.emit,
-            events.RunStarted(run_id=self.id, time=now, workflow=name, resumed=resumed, recorded=recorded),
-        )
+    def _tell_start(self, *, resumed: bool = False, recorded: int = 0) -> None:
+        if self.audience is not None:
+            self.audience.run_started(resumed=resumed, recorded=recorded)
 
     def _set_deadline(self, timeout: float) -> None:
         self.deadline = self.root.deadline = self.loop.time() + timeout
@@ -258,11 +257,14 @@ class Execution:
                 saved = self._encoded_state(output, value, save)
             except Exception as refused:
                 root.value, error, status = None, refused, RunStatus.FAILED
-        data = recorder.codec.encode_error(error) if isinstance(error, Exception) else None
-        change = Change(status, output, data, saved)
         shown = Suspended() if status is RunStatus.SUSPENDED else error
         recorder.close(
-            change, error, lambda: self._end(root.value, shown, status), open_questions=self.questions.keys()
+            status,
+            lambda: self._end(root.value, shown, status),
+            output=output,
+            saved=saved,
+            error=error,
+            open_questions=self.questions.keys(),
         )
 
     def _encoded_state(self, output: bytes, value: Any, save: Any) -> bytes | None:
@@ -384,14 +386,10 @@ class Execution:
             self.outcome = Ok(value)
         else:
             self.outcome = Failed(error)
-        if self.is_observed:
+        if self.audience is not None:
             if self.root.attempt and status is not RunStatus.SUSPENDED:
-                self.root.tell_end(self.outcome)
-            self.emit(
-                events.RunFinished(
-                    run_id=self.id, time=self.clock.wall(), status=status.value, outcome=self.outcome
-                )
-            )
+                self.audience.finished(self.root, self.outcome)
+            self.audience.run_finished(status, self.outcome)
         if error is not None:
             say_how_to_go_on(error, self)
         error = asyncio.CancelledError() if self._cancel_at_end else error
@@ -439,15 +437,6 @@ class Execution:
         missing = [name for name, at in call.step.inject if name not in call.kwargs and at >= given]
         return {**{name: call.workflow.provide(name, call) for name in missing}, **call.kwargs}
 
-    def emit(self, event: events.Event) -> None:
-        """Tell the observers. One that fails is left out from then on; the run goes on."""
-        for observer in tuple(self._observers):
-            try:
-                observer(event)
-            except BaseException:  # also SystemExit: what only looks on must not end the loop
-                logger.exception("run %s: observer %r failed, and is told nothing more", self.id, observer)
-                self._observers.remove(observer)
-
     # Questions
 
     @property
@@ -465,7 +454,8 @@ class Execution:
         def durable() -> None:
             if call.state in {State.OPEN, State.DRAINING}:
                 self.questions[question.id] = (call, question)
-                call.tell_question(question.id, question.value)
+                if self.audience is not None:
+                    self.audience.question_asked(call, question)
                 self.consider_suspending()
 
         recorder.question(call, number, question.value, durable)

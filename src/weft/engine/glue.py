@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from weft.engine import events
 from weft.engine.call import Call
 from weft.engine.crew import CrewedCall
 from weft.engine.limits import needs_of
@@ -43,7 +42,7 @@ class Glue(Call):
     """What is common to calls of the glue."""
 
     is_recorded = False
-    untold = events.LIFE_OF_A_CALL
+    is_told_of = False
 
     def find_record(self, fingerprint: bytes) -> None:
         """There is none, so it begins."""

@@ -24,7 +24,8 @@ from weakref import WeakKeyDictionary, WeakSet
 
 from msgspec.structs import replace
 
-from weft.checkpoint.base import Change, Checkpointer, OpenRun, Record, RunRow, RunStatus, Write
+from weft.checkpoint.base import Change, Checkpointer, OpenRun, Record, RunRow, Write
+from weft.core.status import RunStatus
 from weft.engine.threads import Delivery, News, deliver, tell
 from weft.errors import CheckpointError, OwnerLostError, StoreError
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from weft.checkpoint.base import Checkpointer, OpenRun, RecordKind, RunRow, RunStatus, all_records
+from weft.checkpoint.base import Checkpointer, OpenRun, RecordKind, RunRow, all_records
 from weft.core.outcome import Composed
 from weft.core.question import Command, match_answers
+from weft.core.status import RunStatus
 from weft.engine.journal import Opening, journal_of
 from weft.engine.recorder import Loaded, answer_record, load_run
 from weft.engine.threads import Delivery, in_thread

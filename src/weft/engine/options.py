@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from weft.checkpoint.base import Checkpointer
 from weft.core.checks import check_count, check_seconds
-from weft.engine.events import Observer
 from weft.engine.limits import Limit, limits_of
 from weft.errors import InputError
+
+if TYPE_CHECKING:
+    from weft.checkpoint.base import Checkpointer
+    from weft.engine.events import Observer
 
 _DURABILITIES = ("sync", "async", "exit")
 _MISMATCH = ("rerun", "error")

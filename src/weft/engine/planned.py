@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, Protocol
 
-from weft.engine import events
 from weft.engine.call import Call
 from weft.engine.crew import CrewedCall
 from weft.engine.futures import Branch, ThreadFuture
@@ -250,7 +249,7 @@ class PlannedCall(Call):
 class UntoldCall(Call):
     """A call that a conductor makes to have something recorded: it is no step of the user's."""
 
-    untold = events.LIFE_OF_A_CALL
+    is_told_of = False
 
     def needs(self) -> Needs:
         """It does nothing that should wait, or have others wait."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import os
-from pathlib import Path
+import sys
 from types import TracebackType
 
 from weft.errors import Interrupted, WeftError
@@ -36,7 +36,7 @@ def without_engine_frames(error: BaseException) -> BaseException:
     return error.with_traceback(kept)
 
 
-_OURS = (str(Path(__file__).parents[1]) + os.sep, str(Path(concurrent.futures.__file__).parent) + os.sep)
+_OURS = tuple(package.__path__[0] + os.sep for package in (sys.modules["weft"], concurrent.futures))
 
 
 def _is_ours(filename: str) -> bool:

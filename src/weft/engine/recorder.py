@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from weft.checkpoint.base import Change, Checkpointer, Record, RecordKind, RunRow, RunStatus, all_records
+from weft.checkpoint.base import Change, Checkpointer, Record, RecordKind, RunRow, all_records
 from weft.core.identity import question_id
 from weft.core.outcome import Composed
+from weft.core.status import RunStatus
 from weft.engine.inbox import Inbox
 from weft.engine.journal import Book, Entry, journal_of
 from weft.engine.scope import Scope
@@ -226,7 +227,8 @@ class Recorder:
         other = scope.order.contradicts(call.identity, call.ordinal)
         if other is None:
             return
-        call.tell_mismatch(other.step)
+        if call.run.audience is not None:
+            call.run.audience.mismatched(call, other.step)
         if self._on_mismatch == "error":
             raise ReplayMismatchError(
                 f"call {call.ordinal + 1} of {scope.owner.step.name!r} is {call.step.name!r} now, but "
@@ -529,13 +531,17 @@ class Recorder:
 
     def close(
         self,
-        change: Change,
-        error: BaseException | None,
+        status: RunStatus,
         done: Callable[[], None],
         *,
+        output: bytes | None,
+        saved: bytes | None,
+        error: BaseException | None,
         open_questions: Collection[str] | None = None,
     ) -> None:
         """Record how the run ended, and own it no longer; ``done`` when that is durable."""
+        data = self.codec.encode_error(error) if isinstance(error, Exception) else None
+        change = Change(status, output, data, saved)
         stale = (
             []
             if open_questions is None
@@ -644,12 +650,3 @@ def parts_of(error: BaseException) -> Iterable[BaseException]:
         stack += [part.__cause__, part.__context__]
         if isinstance(part, BaseExceptionGroup):
             stack += part.exceptions
-
-
-def status_of(error: BaseException | None) -> RunStatus:
-    """What a run has become that ended with this error, or without one."""
-    if error is None:
-        return RunStatus.FINISHED
-    if isinstance(error, asyncio.CancelledError | KeyboardInterrupt):
-        return RunStatus.CANCELLED
-    return RunStatus.FAILED

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from enum import Enum
 
+from weft.core.status import RunStatus
 from weft.errors import Stopped, Suspended
 
 
@@ -54,3 +56,12 @@ class GivenUpBody:
     call_id: str
     step: str
     reason: str
+
+
+def status_of(error: BaseException | None) -> RunStatus:
+    """What a run has become that ended with this error, or without one."""
+    if error is None:
+        return RunStatus.FINISHED
+    if isinstance(error, asyncio.CancelledError | KeyboardInterrupt):
+        return RunStatus.CANCELLED
+    return RunStatus.FAILED

@@ -42,12 +42,12 @@ from weft.checkpoint.base import (
     Record,
     RecordKind,
     RunRow,
-    RunStatus,
     Write,
     all_records,
 )
 from weft.checkpoint.codec import Codec
 from weft.checkpoint.memory import InMemorySaver
+from weft.core.status import RunStatus
 from weft.errors import (
     CheckpointError,
     RunBusyError,
