@@ -6,7 +6,7 @@ import asyncio
 import time
 
 from weft import entrypoint, get_stream_writer, task
-from weft.provided import MOST_UNREAD
+from weft.engine.reader import MOST_UNREAD
 from weft.types import StreamWriter
 
 MANY = 3 * MOST_UNREAD

@@ -102,10 +102,11 @@ def _run(part: Runnable, input: Any, store: Checkpointer | None, context: Any) -
     while True:
         try:
             value = part.invoke(input, **options)
-        except RunBusyError:  # the process that was lost has not been found dead yet
+        except RunBusyError as error:
             left = remaining()
-            if left is not None and left <= _LOOK_AGAIN:
+            if error.run_id != call_id() or (left is not None and left <= _LOOK_AGAIN):
                 raise
+            # The process that was lost has not been found dead yet.
             time.sleep(_LOOK_AGAIN)
             continue
         if isinstance(value, dict) and "__interrupt__" in value:

@@ -409,10 +409,12 @@ class RunBusyError(CheckpointError):
     """The run is owned by a process that is still alive.
 
     Attributes:
+        run_id: Which run.
         retry_after: Seconds from now after which the same store object can tell whether that owner has gone silent;
             None where waiting tells nothing.
     """
 
+    run_id = ""
     retry_after: float | None = None
 
 

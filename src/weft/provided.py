@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
-import time
 from asyncio import _get_running_loop
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from weft.engine.reader import LOOK_AFTER, let_the_reader_follow, until_the_reader_follows
 from weft.executors import inside
 from weft.types import Runtime, StreamWriter
 
@@ -37,39 +35,14 @@ class _Writer:
         call = self._call
         call.run.tell(call.tell_user_event, value)
         self._count += 1
-        if not self._count % _AT_ONCE and _get_running_loop() is None:
-            self._let_the_reader_follow()
+        if not self._count % LOOK_AFTER and _get_running_loop() is None:
+            let_the_reader_follow(call.run, lambda: call.is_told_to_stop)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (inside.Writer, ())  # a body in another process has the like
 
-    def _let_the_reader_follow(self) -> None:
-        run, told = self._call.run, threading.Event()
-        if (
-            run.unread is None or run.clock.is_virtual
-        ):  # in virtual time who reads may wait for this very body
-            return
-        if not run.post(told.set):
-            return
-        while not told.wait(_LOOK_AGAIN) and not self._call.is_told_to_stop:
-            pass  # until then, what was written is still on its way, and not counted
-        while self._is_ahead and not self._call.is_told_to_stop:
-            time.sleep(_LOOK_AGAIN)
-
     async def drain(self) -> None:
-        while self._is_ahead:  # noqa: ASYNC110 - the reader may be of another thread
-            await asyncio.sleep(_LOOK_AGAIN)
-
-    @property
-    def _is_ahead(self) -> bool:
-        run = self._call.run
-        return run.unread is not None and run.unread() > MOST_UNREAD and not run.clock.is_virtual
-
-
-#: Events that a stream may be behind before who writes to it has to wait, and seconds between two looks.
-MOST_UNREAD = 1_000
-_AT_ONCE = 100  # written by a thread before it looks
-_LOOK_AGAIN = 0.005
+        await until_the_reader_follows(self._call.run)
 
 
 def _writer(workflow: Runnable, call: Call) -> StreamWriter:

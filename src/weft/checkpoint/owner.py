@@ -72,25 +72,23 @@ def run_not_found(run_id: str) -> RunNotFoundError:
 
 def run_busy(run_id: str, retry_after: float = math.inf) -> RunBusyError:
     """The run has an owner; ``retry_after`` seconds later, one can tell whether that one still beats."""
-    return _told_when(
-        RunBusyError(
-            f"run {shown(run_id)} has an owner that is still alive; wait for it, or cancel it there"
-        ),
-        retry_after,
+    error = RunBusyError(
+        f"run {shown(run_id)} has an owner that is still alive; wait for it, or cancel it there"
     )
+    return _of_run(error, run_id, retry_after)
 
 
 def thread_busy(thread_id: str, run_id: str, retry_after: float = math.inf) -> ThreadBusy:
     """Another run of the thread has an owner; ``retry_after`` as in :func:`run_busy`."""
-    return _told_when(
-        ThreadBusy(f"run {shown(run_id)} of thread {shown(thread_id)} is still going on"), retry_after
-    )
+    error = ThreadBusy(f"run {shown(run_id)} of thread {shown(thread_id)} is still going on")
+    return _of_run(error, run_id, retry_after)
 
 
 _Busy = TypeVar("_Busy", bound=RunBusyError)
 
 
-def _told_when(error: _Busy, retry_after: float) -> _Busy:
+def _of_run(error: _Busy, run_id: str, retry_after: float) -> _Busy:
+    error.run_id = run_id
     error.retry_after = None if retry_after == math.inf else retry_after
     return error
 

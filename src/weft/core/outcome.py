@@ -21,8 +21,9 @@ class Ok(Generic[T]):
         return self.value
 
 
-@dataclass(frozen=True, slots=True)
 class _Bad:
+    __slots__ = ()
+
     def get(self) -> Any:
         """Raise what happened."""
         raise self.as_error()

@@ -7,25 +7,18 @@ import concurrent.futures
 import contextlib
 import itertools
 import logging
-import threading
-import time
 from collections.abc import Callable
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 from weft.engine.context import current
+from weft.engine.reader import LOOK_AFTER, let_the_reader_follow
 from weft.errors import ExecutorError
 from weft.executors.base import Body, Dropped, Executor, Flight, Ticket, TimedOutThere
 from weft.executors.work import trace_headers
 
 if TYPE_CHECKING:
     from weft.engine.call import Call
-
-#: As for a body in a thread: values that it may write before it has to wait for the reader of the run's events, and
-#: how often and after how many that is looked at.
-_MOST_UNREAD = 1_000
-_AT_ONCE = 100
-_LOOK_AGAIN = 0.005
 
 
 class Away:
@@ -149,8 +142,8 @@ class _Landing:
             return
         self._call.run.post(self._call.tell_user_event, value)
         self._written += 1
-        if not self._written % _AT_ONCE:
-            self._let_the_reader_follow()
+        if not self._written % LOOK_AFTER:  # what is not read yet waits in the process, not here
+            let_the_reader_follow(self._call.run, self._is_over)
 
     def logged(self, record: logging.LogRecord) -> None:
         found = logging.getLogger(record.name)
@@ -185,17 +178,6 @@ class _Landing:
         else:
             self.future.set_exception(error)
 
-    def _let_the_reader_follow(self) -> None:
-        """What was written waits in the process, not here, while who reads the events of the run is behind."""
-        run, told = self._call.run, threading.Event()
-        if run.unread is None or run.clock.is_virtual or not run.post(told.set):
-            return
-        while not told.wait(_LOOK_AGAIN) and not self._is_over:
-            pass  # until then, what was written is still on its way, and not counted
-        while run.unread() > _MOST_UNREAD and not self._is_over:
-            time.sleep(_LOOK_AGAIN)
-
-    @property
     def _is_over(self) -> bool:
         return (
             self._has_ended or self.is_left or self._call.is_told_to_stop or self._call.run.loop.is_closed()
