@@ -693,7 +693,7 @@ def machine(monkeypatch):
 
     def has(cores, room):
         memory = math.ceil(room * ESTIMATED_MEMORY / MEMORY_SHARE)
-        monkeypatch.setattr("weft.engine.resources.resources", lambda: Resources(cores, memory))
+        monkeypatch.setattr("weft.machine.resources", lambda: Resources(cores, memory))
 
     return has
 
@@ -733,7 +733,7 @@ def test_an_explicit_width_is_exact_and_asks_no_machine(monkeypatch):
     def never():
         raise AssertionError("was asked")
 
-    monkeypatch.setattr("weft.engine.resources.resources", never)
+    monkeypatch.setattr("weft.machine.resources", never)
     assert sized(parallel(*quick(5), max_concurrent=3)) == [(3, None)]
     assert sized(parallel(*quick(5), max_concurrent=3, optimization_enabled=False)) == [(3, None)]
     assert sized(parallel(*quick(5), optimization_enabled=False)) == [(None, None)]

@@ -658,7 +658,7 @@ def questions(found):
 @KINDS
 def test_questions_in_branches_may_be_answered_in_any_order(saver, kind, monkeypatch):
     """More questions than cores: who waits for an answer needs none."""
-    monkeypatch.setattr("weft.engine.resources.resources", lambda: Resources(cores=2, memory=2**33))
+    monkeypatch.setattr("weft.machine.resources", lambda: Resources(cores=2, memory=2**33))
     for number, order in enumerate(itertools.permutations("abc")):
         world = World()
         flow = Sequence(

@@ -13,6 +13,7 @@ ROOT = Path(weft.__file__).parent
 LAYERS = [
     {"errors"},
     {"core"},
+    {"machine"},
     {"executors"},
     {"types", "cache", "memory"},  # small values and stores that the styles hand to bodies
     {"checkpoint"},

@@ -41,7 +41,7 @@ def machine(monkeypatch):
             round(nodes_in_memory * ESTIMATED_MEMORY / MEMORY_SHARE) + 1
         )  # only a share of it is to be used
         found = Resources(cores, memory)
-        monkeypatch.setattr("weft.engine.resources.resources", lambda: found)
+        monkeypatch.setattr("weft.machine.resources", lambda: found)
         return found
 
     has(cores=2, nodes_in_memory=100)

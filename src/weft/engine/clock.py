@@ -38,7 +38,7 @@ class Clock:
 
     def resources(self) -> Resources:
         """The cores and the memory that this process may use."""
-        from weft.engine.resources import resources  # noqa: PLC0415 - psutil is not imported for runs that size nothing
+        from weft.machine import resources  # noqa: PLC0415 - psutil is not imported for runs that size nothing
 
         return resources()
 

@@ -37,6 +37,7 @@ from weft.executors.child import Child, Warden
 from weft.executors.frames import AGE, CUT_OFF, Kind, Line, RubbishError, SilenceError, frame_of
 from weft.executors.pace import Pace
 from weft.executors.parcel import outcome_of, packed, place_of, unpack, variable_at
+from weft.machine import cores
 
 logger = logging.getLogger("weft")
 
@@ -87,6 +88,7 @@ class ProcessExecutor:
         if max_workers is not None:
             check_count("max_workers", max_workers)
         self.max_workers = max_workers
+        self._width = max_workers or cores()
         self.memory = None if memory is None else bytes_of(memory)
         self.carry = check_carry(carry)
         self._closed = False
@@ -143,10 +145,6 @@ class ProcessExecutor:
             worker = _Worker(self)
             worker.start()
             self._workers.add(worker)
-
-    @property
-    def _width(self) -> int:
-        return self.max_workers or cores()
 
     def close(self) -> None:
         """End the workers, and what is at work in them. The calls that wait for it fail."""
@@ -634,13 +632,6 @@ def bytes_of(size: int | str) -> int:
                     if (found := int(float(number) * factor)) > 0:
                         return found
     raise DefinitionError(f'memory is a number of bytes or a text such as "2GB", not {size!r}')
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _again(

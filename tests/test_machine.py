@@ -10,8 +10,9 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from weft.engine import resources as module
-from weft.engine.resources import Machine, resources
+from weft import ProcessExecutor
+from weft import machine as module
+from weft.machine import Machine, resources
 
 GIB = 1024**3
 UNLIMITED_V1 = "9223372036854771712"
@@ -227,7 +228,16 @@ def test_this_machine_can_be_read(monkeypatch):
 
 
 def test_psutil_is_imported_only_when_the_machine_is_read():
-    program = "import sys, weft.engine.resources as r; assert 'psutil' not in sys.modules; print(r.resources().cores)"
+    program = "import sys, weft.machine as r; assert 'psutil' not in sys.modules; print(r.resources().cores)"
     child = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
     assert child.returncode == 0, child.stderr
     assert int(child.stdout) >= 1
+
+
+def test_an_executor_begins_no_more_processes_than_its_container_has_cores(tmp_path, monkeypatch):
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self" / "cgroup").write_text("0::/\n")
+    (tmp_path / "cpu.max").write_text("300000 100000\n")
+    monkeypatch.setattr(module, "_machine", Machine(proc=tmp_path, cgroups=tmp_path))
+    assert ProcessExecutor()._width == 3
+    assert ProcessExecutor(5)._width == 5

@@ -46,6 +46,10 @@ class Machine:
         self._last = (now, found)
         return found
 
+    def cores(self) -> int:
+        """The cores that this process may use, now."""
+        return self._cores(list(self._memberships()))
+
     def _cores(self, groups: list[tuple[str, str]]) -> int:
         quotas = [quota for quota in map(_cores_allowed, self._folders(groups, "cpu")) if quota is not None]
         return min([_own_cores(), *quotas])
@@ -163,3 +167,8 @@ _machine = Machine()
 def resources() -> Resources:
     """The cores and the memory that this process may use, as of at most a second ago."""
     return _machine.resources()
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return _machine.cores()
