@@ -283,6 +283,8 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
             parser.error(f"there is no {unknown[0]!r}; there are: {', '.join(known)}")
     if options.update and not (options.json and options.json.is_file()):
         parser.error("--update wants a --json FILE that is there")
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)  # now, not after a quarter of an hour
     if options.repeats < 1 or options.peer_repeats < 1:
         parser.error("--repeats and --peer-repeats are 1 or more")
     return options
