@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,9 @@ from hypothesis import settings
 from weft import Checkpointer, InMemorySaver, SqliteSaver
 
 sys.path.insert(0, str(Path(__file__).parent / "support"))
+
+# What a shell begins in the background ignores it, and so would all processes that tests begin.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long something takes is measured elsewhere: here a busy machine is no failure.
 settings.register_profile("untimed", deadline=None)

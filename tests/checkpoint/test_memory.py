@@ -62,7 +62,7 @@ def test_a_child_forked_in_the_middle_of_a_commit_can_use_its_copy(store):
     thread = threading.Thread(target=commit)
     thread.start()
     try:
-        for _ in range(20):
+        for _ in range(8):
             pid = os.fork()
             if pid == 0:
                 os._exit(0 if len(values(store, "r")) % 100 == 0 else 1)

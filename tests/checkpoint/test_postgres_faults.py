@@ -196,7 +196,7 @@ def test_every_commit_fails(workflow, way, places):
         HIT["commit", way] += 1
         return (Plan(at, **WAYS[way]),)
 
-    fails_at_every(workflow, places, plans_at, numbers=every(3))
+    fails_at_every(workflow, places, plans_at, numbers=every(5))
 
 
 @each_workflow
@@ -208,7 +208,7 @@ def test_every_call_of_the_store_fails(workflow, way, places):
             HIT[name, way] += strikes
             return strikes
 
-    fails_at_every(workflow, places, lambda at: (Noting(at, counts=METHODS, **WAYS[way]),), numbers=every(11))
+    fails_at_every(workflow, places, lambda at: (Noting(at, counts=METHODS, **WAYS[way]),), numbers=every(17))
 
 
 class Struck(Place):
