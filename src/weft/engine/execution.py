@@ -7,7 +7,7 @@ import logging
 from asyncio import _get_running_loop
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
 
 from weft.checkpoint.base import Change, RunStatus
@@ -20,7 +20,7 @@ from weft.engine.call import Call
 from weft.engine.clock import clock_of
 from weft.engine.context import current
 from weft.engine.futures import AnyFuture, LoopFuture, ThreadFuture
-from weft.engine.inbox import Inbox
+from weft.engine.inbox import Inbox, inbox_of
 from weft.engine.limits import needs_of
 from weft.engine.permit import Permit
 from weft.engine.planned import PlannedCall
@@ -93,8 +93,6 @@ class Execution:
         self.loop = loop
         self.clock = clock_of(loop)
         self.caller = caller
-        self.inbox = Inbox(loop)
-        self.post = self.inbox.post
         self._id = options.run_id or ""
         self.thread_id = options.thread_id
         self.grace = options.grace
@@ -142,30 +140,74 @@ class Execution:
         self.is_observed = True
         self.is_plain = False
 
+    @property
+    def inbox(self) -> Inbox:
+        """That of its loop."""
+        return inbox_of(self.loop)
+
+    def post(self, fn: Callable[..., None], *args: Any) -> bool:
+        """Have ``fn(*args)`` called on the loop, from any thread; False when it is closed, so that nobody listens."""
+        return inbox_of(self.loop).post(fn, *args)
+
     def begin(self) -> None:
         """Have the run started on its loop, from any thread; once, however often this is called."""
-        self.post(self._begin)
+        self._context()
+        self.post(self.start)
 
-    def _begin(self) -> None:
-        if not self._has_begun:
-            self._has_begun = True
-            self.spawn(self.start())
+    def _context(self) -> Context:
+        """That of the run's body: of whoever begins the run, whatever comes between."""
+        root = self.root
+        if root.context is None:
+            root.context = copy_context()
+        return root.context
 
-    async def start(self) -> None:
-        """Open the journal, if there is one, and start the body. Never raises: the future has what happens."""
-        opened = None
-        try:
-            if self.options.checkpointer is None:
-                self._tell_start(resumed=False, recorded=0)
-            else:
-                opened = await self._open()
-        except (Exception, asyncio.CancelledError) as error:  # cancelled when the loop is being closed
-            self._end(None, error, status_of(error))
+    def start(self) -> None:
+        """Open the journal, if there is one, and start the body; on the loop. The future has what happens."""
+        if self._has_begun:
             return
-        self.is_opening = False
-        if opened is not None and opened.is_finished:
+        self._has_begun = True
+        if self.options.checkpointer is None:
+            self._tell_start(resumed=False, recorded=0)
+            self._start_body()
+            return
+        from weft.engine.opening import open_run  # noqa: PLC0415 - runs without a journal do without it
+
+        self._context()
+        if self.is_unattended:
+            self._guard = self.spawn(self._end_with_loop())
+        open_run(self)
+
+    def not_opened(self, error: BaseException) -> None:
+        """The journal could not be opened, or is not waited for."""
+        self._end(None, error, status_of(error))
+
+    def opened(self, opened: Opened) -> None:
+        """The journal is open, or has the output already: go on."""
+        self._id = opened.row.run_id
+        self.thread_id = opened.row.thread_id
+        self.previous = opened.previous
+        self.input = opened.input
+        if opened.is_finished:
             self._end(opened.output, None, RunStatus.FINISHED)
             return
+        assert self.options.checkpointer is not None
+        self.recorder = Recorder(
+            self.options.checkpointer,
+            opened.row,
+            opened.loaded,
+            inbox=self.inbox,
+            durability=self.options.durability,
+            on_mismatch=self.options.on_mismatch,
+            shown=self._pump,
+            failed=self.fail,
+            at_once=self.clock.is_virtual,
+        )
+        self.root.identity = root_identity(self.workflow.step.name)
+        self._tell_start(resumed=opened.resumed, recorded=opened.loaded.count)
+        self._start_body()
+
+    def _start_body(self) -> None:
+        self.is_opening = False
         if self.root.stopping is not None:  # cancelled while the journal was being opened
             self.root._end_stopped()
             return
@@ -180,48 +222,23 @@ class Execution:
         self.root._begin_total()
         self.root.admit()
 
-    async def _open(self) -> Opened:
-        assert self.options.checkpointer is not None
-        from weft.engine.opening import open_run  # noqa: PLC0415 - runs without a journal do without it
-
-        opened = await open_run(self)
-        self._id = opened.row.run_id
-        self.thread_id = opened.row.thread_id
-        self.previous = opened.previous
-        if opened.is_finished:
-            return opened
-        self.recorder = Recorder(
-            self.options.checkpointer,
-            opened.row,
-            opened.loaded,
-            inbox=self.inbox,
-            durability=self.options.durability,
-            on_mismatch=self.options.on_mismatch,
-            shown=self._pump,
-            failed=self.fail,
-            at_once=self.clock.is_virtual,
-        )
-        if self.is_unattended:
-            self._guard = self.spawn(self._end_with_loop())
-        self.root.identity = root_identity(self.workflow.step.name)
-        self._tell_start(resumed=opened.resumed, recorded=opened.loaded.count)
-        return opened
-
     async def _end_with_loop(self) -> None:
         """A task that says when the loop is being closed though no body is at work, so that the run is let go."""
         while self.outcome is None:
             self._over = self.loop.create_future()
             try:
                 await self._over
-            except asyncio.CancelledError:
-                self.cancel("its loop is being closed")
+            except asyncio.CancelledError as error:
+                if self.is_opening:
+                    self.not_opened(error)  # the loop does not wait for the store
+                else:
+                    self.cancel("its loop is being closed")
 
     def _tell_start(self, *, resumed: bool, recorded: int) -> None:
         if not self.is_observed:
             return
         name, now = self.workflow.step.name, self.clock.wall()
-        self.root.context = context = copy_context()
-        context.run(
+        self._context().run(
             self.emit,
             events.RunStarted(run_id=self.id, time=now, workflow=name, resumed=resumed, recorded=recorded),
         )

@@ -25,7 +25,7 @@ from weakref import WeakKeyDictionary, WeakSet
 from msgspec.structs import replace
 
 from weft.checkpoint.base import Change, Checkpointer, OpenRun, Record, RunRow, RunStatus, Write
-from weft.engine.threads import Delivery, News, deliver, tell
+from weft.engine.threads import News, tell
 from weft.errors import CheckpointError, OwnerLostError, StoreError
 
 if TYPE_CHECKING:
@@ -72,11 +72,16 @@ class Entry:
 
 @dataclass(slots=True, eq=False)
 class Opening:
-    """A run to be opened, and who waits for it."""
+    """A run to be opened, and who is told, on a loop: its row, or why it cannot be had.
+
+    If that loop is gone, ``unwanted`` is given the row.
+    """
 
     store: Checkpointer
     request: OpenRun
-    delivery: Delivery[RunRow]
+    loop: asyncio.AbstractEventLoop
+    claimed: Callable[[RunRow | None, Exception | None], None]
+    unwanted: Callable[[RunRow], None]
 
 
 class Journal:
@@ -115,12 +120,8 @@ class Journal:
                     book.closed = True
                     book.inbox.post(book.failed, _of_its_own(error))
 
-    async def open(self, opening: Opening) -> RunRow:
-        """Have a run opened, with all others that are to be by then; its row.
-
-        Raises:
-            CheckpointError: It cannot be had; see :meth:`weft.checkpoint.base.Checkpointer.open_many`.
-        """
+    def open(self, opening: Opening) -> None:
+        """Have a run opened, with all others that are to be by then."""
         self._stay_in_this_process()
         with self._wake:
             if self._writing:
@@ -128,7 +129,6 @@ class Journal:
             else:
                 self._start()
             self._openings.append(opening)
-        return await opening.delivery.received()
 
     def keep_alive(self, book: Book) -> None:
         """Say again and again that the owner of this book is alive, until it is closed."""
@@ -247,14 +247,26 @@ def _tell(batch: int, group: list[Entry]) -> None:
 
 def _open_all(openings: list[Opening]) -> None:
     """Open the runs together, and hand each to who waits for it."""
+    found: list[RunRow | CheckpointError]
     try:
         found = openings[0].store.open_many([opening.request for opening in openings])
     except Exception as error:
         found = [_of_its_own(error) for _ in openings]
-    deliver(
-        (opening.delivery, None, row) if isinstance(row, Exception) else (opening.delivery, row, None)
-        for opening, row in zip(openings, found, strict=True)
-    )
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Opening, RunRow | CheckpointError]]] = {}
+    for opening, row in zip(openings, found, strict=True):
+        by_loop.setdefault(opening.loop, []).append((opening, row))
+    for loop, opened in by_loop.items():
+        if not tell(loop, [(_hand_over, each) for each in opened]):
+            for opening, row in opened:
+                if isinstance(row, RunRow):
+                    opening.unwanted(row)
+
+
+def _hand_over(opening: Opening, row: RunRow | CheckpointError) -> None:
+    if isinstance(row, RunRow):
+        opening.claimed(row, None)
+    else:
+        opening.claimed(None, row)
 
 
 class _Told:
