@@ -56,6 +56,9 @@ class Execution:
         None  # how many events the reader of its stream is behind, if there is one
     )
 
+    #: Its own body, until it has an outcome.
+    root: Call
+
     # How it begins, until something is set.
     previous: Any = None
     recorder: Recorder | None = None
@@ -68,6 +71,7 @@ class Execution:
     _look_after = _LOOK
     _suspending = False
     _has_begun = False
+    _begun_in: Context | None = None
     _is_draining = False
     _cancel_at_end = False
     _guard: asyncio.Task[None] | None = None
@@ -151,31 +155,34 @@ class Execution:
 
     def begin(self) -> None:
         """Have the run started on its loop, from any thread; once, however often this is called."""
-        self._context()
+        if self._begun_in is None:
+            self._begun_in = copy_context()
         self.post(self.start)
-
-    def _context(self) -> Context:
-        """That of the run's body: of whoever begins the run, whatever comes between."""
-        root = self.root
-        if root.context is None:
-            root.context = copy_context()
-        return root.context
 
     def start(self) -> None:
         """Open the journal, if there is one, and start the body; on the loop. The future has what happens."""
         if self._has_begun:
             return
         self._has_begun = True
+        if self.root.context is None:
+            self.root.context = self._begun_in
         if self.options.checkpointer is None:
             self._tell_start(resumed=False, recorded=0)
             self._start_body()
             return
         from weft.engine.opening import open_run  # noqa: PLC0415 - runs without a journal do without it
 
-        self._context()
+        self._keep_context()
         if self.is_unattended:
             self._guard = self.spawn(self._end_with_loop())
         open_run(self)
+
+    def _keep_context(self) -> Context:
+        """That of the run's body: of whoever begins the run, whatever comes between."""
+        root = self.root
+        if root.context is None:
+            root.context = copy_context()
+        return root.context
 
     def not_opened(self, error: BaseException) -> None:
         """The journal could not be opened, or is not waited for."""
@@ -238,7 +245,7 @@ class Execution:
         if not self.is_observed:
             return
         name, now = self.workflow.step.name, self.clock.wall()
-        self._context().run(
+        self._keep_context().run(
             self.emit,
             events.RunStarted(run_id=self.id, time=now, workflow=name, resumed=resumed, recorded=recorded),
         )
@@ -412,6 +419,11 @@ class Execution:
         if error is not None:
             say_how_to_go_on(error, self)
         error = asyncio.CancelledError() if self._cancel_at_end else error
+        # Its body knows the run, and who holds the run needs its body no more: else each run would be garbage that
+        # only a search finds.
+        self.root.forget_its_work()
+        del self.root
+        self.kept = {}
         if self._guard is None or self._guard.done():
             self.future.settle(value, error)
             return
@@ -616,6 +628,8 @@ class Execution:
             answers = await new_answers(self)
         except Exception as error:
             self.fail(error)
+            return
+        if self.outcome is not None:
             return
         known = {key: value for key, value in answers.items() if key in self.questions}
         if known:

@@ -475,6 +475,7 @@ class Recorder:
         """The run is over: nobody needs what is still being read."""
         for task in self._renewals_at_work:
             task.cancel()
+        self._book.forget()
 
     def journal_failed(self) -> None:
         """Nothing more will be written: who waits for that waits in vain."""
@@ -552,7 +553,7 @@ class Recorder:
 
     def release(self) -> None:
         """Own the run no longer, whatever state it is in."""
-        self._book.closed = True
+        self._book.close()
         self.store.release(self.row.run_id, self.row.fence)
 
     def _retry(self, identity: bytes) -> Record:
