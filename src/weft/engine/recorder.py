@@ -194,8 +194,8 @@ class Recorder:
         return b""
 
     def learn_types(self, step: Step) -> None:
-        """The types in a step's annotations may be stored."""
-        if id(step.fn) in self._hinted:
+        """The types in a step's annotations may be stored. A conductor's are ours."""
+        if step.is_planned or id(step.fn) in self._hinted:
             return
         fn = getattr(step.fn, "__func__", step.fn)  # a bound method is a new object each time
         if id(fn) not in self._hinted:
