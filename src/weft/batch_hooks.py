@@ -14,6 +14,7 @@ import copy
 import math
 from collections.abc import Callable
 from contextvars import ContextVar
+from functools import cached_property
 from heapq import heappop, heappush
 from itertools import count
 from typing import TYPE_CHECKING, Any, Generic
@@ -288,9 +289,6 @@ class Turns:
     """Lets the hooks of one run begin one after the other."""
 
     def __init__(self, run: Execution) -> None:
-        #: For sync hooks: one that waits for its own calls lets others go on, and goes on itself when it may.
-        self.limits = (Limit("sync hooks", concurrent=1),)
-        self.limits[0].capacity.is_kept = False  # one that was given up must not stop the others
         self._loop = run.loop
         self._now = FIRST  # the moment of whose turn it is, or was
         self._arrivals = count()
@@ -299,6 +297,13 @@ class Turns:
         self._at_work: HookCall | Guest | None = None
         self._will_look = False
         self._replays = run.recorder is not None and run.recorder.loaded.count > 0
+
+    @cached_property
+    def limits(self) -> tuple[Limit]:
+        """For sync hooks: one that waits for its own calls lets others go on, and goes on itself when it may."""
+        limit = Limit("sync hooks", concurrent=1)
+        limit.capacity.is_kept = False  # one that was given up must not stop the others
+        return (limit,)
 
     def moment(self) -> Moment:
         """The moment of an outcome that is seen now, and was not recorded before this life of the run."""

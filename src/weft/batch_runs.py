@@ -235,6 +235,7 @@ class NodeRun:
     def _conclude(self, action: Any, error: BaseException | None) -> None:
         if self._original is not None:
             _give_back(self._node, self._original)
+        self._next, self._take = _nothing_more, _nothing_more  # it does not keep itself alive
         value = self._give(self._shared, action) if error is None else None
         self._call.conclude(value, error)
 
@@ -277,6 +278,10 @@ class NodeRun:
             with suppress(Exception):  # an error may refuse notes
                 error.add_note(f"weft: item {number} of {self._key!r}")
         return error
+
+
+def _nothing_more(*_: object) -> None:
+    """A node that has concluded is told nothing."""
 
 
 def _give_back(mine: BaseNode, original: BaseNode) -> None:

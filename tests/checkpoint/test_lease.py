@@ -447,7 +447,7 @@ def test_the_writer_beats_four_times_a_lease_while_a_book_is_open():
     time.sleep(1.0)
     beats = len(store.beats)
     assert 5 <= beats <= 20
-    open_book.closed = True
+    open_book.close()
     time.sleep(0.15)
     after = len(store.beats)
     time.sleep(0.3)

@@ -146,8 +146,7 @@ def test_no_body_begins_after_one_has_failed():
 def test_no_task_is_left_when_what_has_not_begun_is_stopped():
     async def main():
         run = weft.map(node("step")(tasks_of([])), max_concurrent=10).submit([0] * 10)
-        await asyncio.sleep(0)
-        run.cancel()
+        run.cancel()  # when they are ready, and nobody has begun them
         with pytest.raises(asyncio.CancelledError):
             await run
         assert asyncio.all_tasks() == {asyncio.current_task()}

@@ -35,9 +35,8 @@ class Audience:
     def run_started(self, *, resumed: bool, recorded: int) -> None:
         """In a context that what the observers set there is seen by the run's body."""
         run = self._run
-        run.root.context = context = copy_context()
         name, now = run.workflow.step.name, run.clock.wall()
-        context.run(
+        run._keep_context().run(
             self._emit,
             events.RunStarted(run_id=run.id, time=now, workflow=name, resumed=resumed, recorded=recorded),
         )

@@ -832,6 +832,10 @@ class Call:
         if parent.state is DRAINING:
             self.run.soon(parent.after_child)
 
+    def forget_its_work(self) -> None:
+        """It is over, and nobody asks any more how it came to its outcome."""
+        self.scope = None
+
     def _note_delivery(self) -> None:
         if self.run.audience is not None:
             self.run.audience.finished(self, self.outcome)

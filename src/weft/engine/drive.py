@@ -45,10 +45,7 @@ async def run_on_loop(
     """Run to the end on the caller's loop. Cancelling this cancels the run and waits for what it has begun."""
     run = start_on_loop(workflow, input, options, observers)
     assert isinstance(run.future, LoopFuture)
-    if run.options.checkpointer is None:
-        await run.start()  # nothing in it waits
-    else:
-        run.begin()
+    run.start()
     return await run.future
 
 

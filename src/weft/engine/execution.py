@@ -7,6 +7,7 @@ import logging
 from asyncio import _get_running_loop
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
+from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
 
 from weft.core.identity import root_identity
@@ -19,7 +20,7 @@ from weft.engine.call import Call
 from weft.engine.clock import clock_of
 from weft.engine.context import current
 from weft.engine.futures import AnyFuture, LoopFuture, ThreadFuture
-from weft.engine.inbox import Inbox
+from weft.engine.inbox import Inbox, inbox_of
 from weft.engine.limits import needs_of
 from weft.engine.permit import Permit
 from weft.engine.planned import PlannedCall
@@ -57,6 +58,9 @@ class Execution:
         None  # how many events the reader of its stream is behind, if there is one
     )
 
+    #: Its own body, until it has an outcome.
+    root: Call
+
     # How it begins, until something is set.
     previous: Any = None
     recorder: Recorder | None = None
@@ -69,6 +73,7 @@ class Execution:
     _look_after = _LOOK
     _suspending = False
     _has_begun = False
+    _begun_in: Context | None = None
     _is_draining = False
     _cancel_at_end = False
     _guard: asyncio.Task[None] | None = None
@@ -94,8 +99,6 @@ class Execution:
         self.loop = loop
         self.clock = clock_of(loop)
         self.caller = caller
-        self.inbox = Inbox(loop)
-        self.post = self.inbox.post
         self._id = options.run_id or ""
         self.thread_id = options.thread_id
         self.grace = options.grace
@@ -145,30 +148,79 @@ class Execution:
             self.is_plain = False
         self.audience.add(observer)
 
+    @property
+    def inbox(self) -> Inbox:
+        """That of its loop."""
+        return inbox_of(self.loop)
+
+    def post(self, fn: Callable[..., None], *args: Any) -> bool:
+        """Have ``fn(*args)`` called on the loop, from any thread; False when it is closed, so that nobody listens."""
+        return inbox_of(self.loop).post(fn, *args)
+
     def begin(self) -> None:
         """Have the run started on its loop, from any thread; once, however often this is called."""
-        self.post(self._begin)
+        if self._begun_in is None:
+            self._begun_in = copy_context()
+        self.post(self.start)
 
-    def _begin(self) -> None:
-        if not self._has_begun:
-            self._has_begun = True
-            self.spawn(self.start())
-
-    async def start(self) -> None:
-        """Open the journal, if there is one, and start the body. Never raises: the future has what happens."""
-        opened = None
-        try:
-            if self.options.checkpointer is None:
-                self._tell_start()
-            else:
-                opened = await self._open()
-        except (Exception, asyncio.CancelledError) as error:  # cancelled when the loop is being closed
-            self._end(None, error, status_of(error))
+    def start(self) -> None:
+        """Open the journal, if there is one, and start the body; on the loop. The future has what happens."""
+        if self._has_begun:
             return
-        self.is_opening = False
-        if opened is not None and opened.is_finished:
+        self._has_begun = True
+        if self.root.context is None:
+            self.root.context = self._begun_in
+        if self.options.checkpointer is None:
+            self._tell_start()
+            self._start_body()
+            return
+        from weft.engine.opening import open_run  # noqa: PLC0415 - runs without a journal do without it
+
+        self._keep_context()
+        if self.is_unattended:
+            self._guard = self.spawn(self._end_with_loop())
+        open_run(self)
+
+    def _keep_context(self) -> Context:
+        """That of the run's body: of whoever begins the run, whatever comes between."""
+        root = self.root
+        if root.context is None:
+            root.context = copy_context()
+        return root.context
+
+    def not_opened(self, error: BaseException) -> None:
+        """The journal could not be opened, or is not waited for."""
+        self._end(None, error, status_of(error))
+
+    def opened(self, opened: Opened) -> None:
+        """The journal is open, or has the output already: go on."""
+        self._id = opened.row.run_id
+        self.thread_id = opened.row.thread_id
+        self.previous = opened.previous
+        self.input = opened.input
+        if opened.is_finished:
             self._end(opened.output, None, RunStatus.FINISHED)
             return
+        from weft.engine.recorder import Recorder  # noqa: PLC0415 - runs without a journal do without it
+
+        assert self.options.checkpointer is not None
+        self.recorder = Recorder(
+            self.options.checkpointer,
+            opened.row,
+            opened.loaded,
+            inbox=self.inbox,
+            durability=self.options.durability,
+            on_mismatch=self.options.on_mismatch,
+            shown=self._pump,
+            failed=self.fail,
+            at_once=self.clock.is_virtual,
+        )
+        self.root.identity = root_identity(self.workflow.step.name)
+        self._tell_start(resumed=opened.resumed, recorded=opened.loaded.count)
+        self._start_body()
+
+    def _start_body(self) -> None:
+        self.is_opening = False
         if self.root.stopping is not None:  # cancelled while the journal was being opened
             self.root._end_stopped()
             return
@@ -183,43 +235,17 @@ class Execution:
         self.root._begin_total()
         self.root.admit()
 
-    async def _open(self) -> Opened:
-        assert self.options.checkpointer is not None
-        # Runs without a journal do without both.
-        from weft.engine.opening import open_run  # noqa: PLC0415
-        from weft.engine.recorder import Recorder  # noqa: PLC0415
-
-        opened = await open_run(self)
-        self._id = opened.row.run_id
-        self.thread_id = opened.row.thread_id
-        self.previous = opened.previous
-        if opened.is_finished:
-            return opened
-        self.recorder = Recorder(
-            self.options.checkpointer,
-            opened.row,
-            opened.loaded,
-            inbox=self.inbox,
-            durability=self.options.durability,
-            on_mismatch=self.options.on_mismatch,
-            shown=self._pump,
-            failed=self.fail,
-            at_once=self.clock.is_virtual,
-        )
-        if self.is_unattended:
-            self._guard = self.spawn(self._end_with_loop())
-        self.root.identity = root_identity(self.workflow.step.name)
-        self._tell_start(resumed=opened.resumed, recorded=opened.loaded.count)
-        return opened
-
     async def _end_with_loop(self) -> None:
         """A task that says when the loop is being closed though no body is at work, so that the run is let go."""
         while self.outcome is None:
             self._over = self.loop.create_future()
             try:
                 await self._over
-            except asyncio.CancelledError:
-                self.cancel("its loop is being closed")
+            except asyncio.CancelledError as error:
+                if self.is_opening:
+                    self.not_opened(error)  # the loop does not wait for the store
+                else:
+                    self.cancel("its loop is being closed")
 
     def _tell_start(self, *, resumed: bool = False, recorded: int = 0) -> None:
         if self.audience is not None:
@@ -393,6 +419,11 @@ class Execution:
         if error is not None:
             say_how_to_go_on(error, self)
         error = asyncio.CancelledError() if self._cancel_at_end else error
+        # Its body knows the run, and who holds the run needs its body no more: else each run would be garbage that
+        # only a search finds.
+        self.root.forget_its_work()
+        del self.root
+        self.kept = {}
         if self._guard is None or self._guard.done():
             self.future.settle(value, error)
             return
@@ -589,6 +620,8 @@ class Execution:
             answers = await new_answers(self)
         except Exception as error:
             self.fail(error)
+            return
+        if self.outcome is not None:
             return
         known = {key: value for key, value in answers.items() if key in self.questions}
         if known:

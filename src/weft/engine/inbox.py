@@ -7,31 +7,36 @@ from asyncio import _get_running_loop
 from collections import deque
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakKeyDictionary, ref
 
 
 class Inbox:
-    """Calls posted from threads, made on the loop in the order of posting."""
+    """Calls posted to a loop, made on it in the order of posting. All runs of a loop share one.
+
+    It does not keep the loop alive. What is called must not count on the context of whoever posted it.
+    """
 
     __slots__ = ("_items", "_loop", "_scheduled")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+        self._loop = ref(loop)
         self._items: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._scheduled = False
 
     def post(self, fn: Callable[..., None], *args: Any) -> bool:
         """Have ``fn(*args)`` called on the loop; False when the loop is closed, so that nobody listens."""
-        if self._loop.is_closed():
+        loop = self._loop()
+        if loop is None or loop.is_closed():
             return False
         self._items.append((fn, args))
         if self._scheduled:
             return True
         try:
             self._scheduled = True
-            if _get_running_loop() is self._loop:
-                self._loop.call_soon(self._drain)  # no need to wake what is awake
+            if _get_running_loop() is loop:
+                loop.call_soon(self._drain)  # no need to wake what is awake
             else:
-                self._loop.call_soon_threadsafe(self._drain)
+                loop.call_soon_threadsafe(self._drain)
         except RuntimeError:
             return False
         except BaseException:  # Ctrl-C in this very moment: perhaps it is scheduled, perhaps not
@@ -42,9 +47,19 @@ class Inbox:
     def _drain(self) -> None:
         # Cleared first: who posts from now on schedules anew, so that nothing is left lying.
         self._scheduled = False
-        while self._items:
+        for _ in range(len(self._items)):  # not what comes meanwhile: the loop has its turn between
             fn, args = self._items.popleft()
             try:
                 fn(*args)
             except BaseException as error:  # also what is no Exception: the rest must not be left lying
-                self._loop.call_exception_handler({"message": f"weft: {fn!r} failed", "exception": error})
+                context = {"message": f"weft: {fn!r} failed", "exception": error}
+                asyncio.get_running_loop().call_exception_handler(context)
+
+
+_inboxes: WeakKeyDictionary[asyncio.AbstractEventLoop, Inbox] = WeakKeyDictionary()
+
+
+def inbox_of(loop: asyncio.AbstractEventLoop) -> Inbox:
+    """The inbox of this loop."""
+    # Made in one stroke, as threads may ask at the same time.
+    return _inboxes.get(loop) or _inboxes.setdefault(loop, Inbox(loop))

@@ -16,17 +16,17 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary, ref
 
 from msgspec.structs import replace
 
 from weft.checkpoint.base import Change, Checkpointer, OpenRun, Record, RunRow, Write
 from weft.core.status import RunStatus
-from weft.engine.threads import Delivery, News, deliver, tell
+from weft.engine.threads import News, tell
 from weft.errors import CheckpointError, OwnerLostError, StoreError
 
 if TYPE_CHECKING:
@@ -39,7 +39,16 @@ _KEEP = 10.0
 _BEATS = 4
 
 
-@dataclass(slots=True, eq=False, weakref_slot=True)
+class Life:
+    """What the open books of a store hold on to: for as long as there is one, the owner is said to be alive."""
+
+    __slots__ = ("__weakref__", "store")
+
+    def __init__(self, store: Checkpointer) -> None:
+        self.store = store
+
+
+@dataclass(slots=True, eq=False)
 class Book:
     """What a run has open in a store: its ownership, and where its journal stands."""
 
@@ -54,10 +63,20 @@ class Book:
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     closed: bool = False
     waiting: int = 0  # entries that are not known to be durable; counted on the run's loop
+    life: Life | None = None
 
     def __post_init__(self) -> None:
         if not self.at_once:
-            journal_of(self.store).keep_alive(self)
+            self.life = journal_of(self.store).keep_alive(self.store)
+
+    def close(self) -> None:
+        """Nothing more is written in it."""
+        self.closed = True
+        self.life = None
+
+    def forget(self) -> None:
+        """The run has ended, and is told nothing more."""
+        self.shown = self.failed = _nothing
 
 
 @dataclass(slots=True, eq=False)
@@ -73,11 +92,16 @@ class Entry:
 
 @dataclass(slots=True, eq=False)
 class Opening:
-    """A run to be opened, and who waits for it."""
+    """A run to be opened, and who is told, on a loop: its row, or why it cannot be had.
+
+    If that loop is gone, ``unwanted`` is given the row.
+    """
 
     store: Checkpointer
     request: OpenRun
-    delivery: Delivery[RunRow]
+    loop: asyncio.AbstractEventLoop
+    claimed: Callable[[RunRow | None, Exception | None], None]
+    unwanted: Callable[[RunRow], None]
 
 
 class Journal:
@@ -89,9 +113,11 @@ class Journal:
     def _begin_anew(self) -> None:
         self._entries: deque[Entry] = deque()
         self._openings: deque[Opening] = deque()
-        self._open: WeakSet[Book] = WeakSet()  # whose owner is to be heard of
-        self._wake = threading.Condition()
+        self._life: ref[Life] | None = None  # of the owner of what is open, which is to be heard of
+        self._lock = threading.Lock()
+        self._wake = threading.Condition(self._lock)
         self._writing = False
+        self._waits = False  # for something to write
         self._beat_at = 0.0  # when the owner is to be heard of next, on the monotonic clock
         self._pid = os.getpid()
 
@@ -102,69 +128,65 @@ class Journal:
             self._commit(list(entries))
             return
         self._stay_in_this_process()
-        with self._wake:
+        with self._lock:
             self._entries.extend(entries)
-            if self._writing:
-                self._wake.notify()
-                return
             try:
-                self._start()
+                self._see_to_it()
             except RuntimeError as error:
                 waiting = list(self._entries)
                 self._entries.clear()
                 for book in {entry.book for entry in waiting}:
-                    book.closed = True
+                    book.close()
                     book.inbox.post(book.failed, _of_its_own(error))
 
-    async def open(self, opening: Opening) -> RunRow:
-        """Have a run opened, with all others that are to be by then; its row.
-
-        Raises:
-            CheckpointError: It cannot be had; see :meth:`weft.checkpoint.base.Checkpointer.open_many`.
-        """
+    def open(self, opening: Opening) -> None:
+        """Have a run opened, with all others that are to be by then."""
         self._stay_in_this_process()
-        with self._wake:
-            if self._writing:
-                self._wake.notify()
-            else:
-                self._start()
+        with self._lock:
+            self._see_to_it()
             self._openings.append(opening)
-        return await opening.delivery.received()
 
-    def keep_alive(self, book: Book) -> None:
-        """Say again and again that the owner of this book is alive, until it is closed."""
+    def keep_alive(self, store: Checkpointer) -> Life:
+        """Say again and again that the owner of what is open is alive, until nobody holds what this returns."""
         self._stay_in_this_process()
-        with self._wake:
-            is_first = not self._open
-            self._open.add(book)
-            if not is_first and self._writing:
-                return  # it wakes for the beat of the others
-            self._beat_at = time.monotonic() + book.store.lease / _BEATS  # opening the run was a beat
-            if self._writing:
-                self._wake.notify()
-                return
+        with self._lock:
+            life = self._life() if self._life is not None else None
+            if life is not None and self._writing:
+                return life  # it wakes for the beat of the others
+            if life is None:
+                life = Life(store)
+                self._life = ref(life)
+            self._beat_at = time.monotonic() + store.lease / _BEATS  # opening the run was a beat
             with suppress(RuntimeError):  # no thread to be had: the first entry will say so
-                self._start()
+                self._see_to_it()
+            return life
 
     def _stay_in_this_process(self) -> None:
         if self._pid != os.getpid():
             self._begin_anew()  # the writer stayed in the parent process
 
-    def _start(self) -> None:
-        threading.Thread(target=self._write, name="weft-journal", daemon=True).start()
-        self._writing = True
+    def _see_to_it(self) -> None:
+        """Have the writer look what there is to do; the lock is held."""
+        if not self._writing:
+            threading.Thread(target=self._write, name="weft-journal", daemon=True).start()
+            self._writing = True
+        elif self._waits:
+            self._waits = False
+            self._wake.notify()
 
     def _write(self) -> None:
         idle_until = time.monotonic() + _KEEP
         while True:
-            with self._wake:
+            with self._lock:
                 if not self._entries and not self._openings:
-                    until = min(self._beat_at, time.monotonic() + _KEEP) if self._open else idle_until
+                    until = min(self._beat_at, time.monotonic() + _KEEP) if self._has_life else idle_until
+                    self._waits = True
                     self._wake.wait(max(until - time.monotonic(), 0.0))
+                    self._waits = False
                 entries, openings = [*self._entries], [*self._openings]
                 self._entries.clear()
                 self._openings.clear()
-                if not entries and not openings and not self._open and time.monotonic() >= idle_until:
+                if not entries and not openings and not self._has_life and time.monotonic() >= idle_until:
                     self._writing = False
                     return
             if entries or openings:
@@ -177,18 +199,19 @@ class Journal:
             if time.monotonic() >= self._beat_at:
                 self._beat()
 
+    @property
+    def _has_life(self) -> bool:
+        return self._life is not None and self._life() is not None
+
     def _beat(self) -> None:
-        with self._wake:
-            closed = [book for book in self._open if book.closed]
-            self._open.difference_update(closed)
-            book = next(iter(self._open), None)
-        if book is None:
+        life = self._life() if self._life is not None else None
+        if life is None:
             return
-        self._beat_at = time.monotonic() + book.store.lease / _BEATS
+        self._beat_at = time.monotonic() + life.store.lease / _BEATS
         # A beat that fails does no harm: if the store is gone the next commit says so, and if others take the
         # runs over meanwhile, they are right to.
         with suppress(Exception):
-            book.store.beat()
+            life.store.beat()
 
     def _commit(self, entries: list[Entry]) -> None:
         groups: dict[Book, list[Entry]] = {}
@@ -203,23 +226,21 @@ class Journal:
         try:
             refused = store.commit(writes)
         except Exception as error:  # whatever a store raises, the runs must hear of it
-            self._forget(groups)
             for book in groups:
                 told.failed(book, _of_its_own(error))
         else:
-            over = {write.run_id for write in writes if _ends(write)} | refused
-            self._forget(book for book in groups if book.run_id in over)
-            for book, group in groups.items():
+            for write, (book, group) in zip(writes, groups.items(), strict=True):
                 if book.run_id in refused:
                     told.failed(book, OwnerLostError(f"run {book.run_id!r} was taken over by another owner"))
-                else:
-                    told.add(book, _tell, book.batch, group)
+                    continue
+                if _ends(write):
+                    book.life = None
+                told.add(book, _tell, book.batch, group)
         told.send()
 
-    def _forget(self, books: Iterable[Book]) -> None:
-        """Nothing is open in them any more."""
-        with self._wake:
-            self._open.difference_update(books)
+
+def _nothing(*_: object) -> None:
+    pass
 
 
 def _write_of(book: Book, group: list[Entry]) -> Write:
@@ -248,14 +269,26 @@ def _tell(batch: int, group: list[Entry]) -> None:
 
 def _open_all(openings: list[Opening]) -> None:
     """Open the runs together, and hand each to who waits for it."""
+    found: list[RunRow | CheckpointError]
     try:
         found = openings[0].store.open_many([opening.request for opening in openings])
     except Exception as error:
         found = [_of_its_own(error) for _ in openings]
-    deliver(
-        (opening.delivery, None, row) if isinstance(row, Exception) else (opening.delivery, row, None)
-        for opening, row in zip(openings, found, strict=True)
-    )
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Opening, RunRow | CheckpointError]]] = {}
+    for opening, row in zip(openings, found, strict=True):
+        by_loop.setdefault(opening.loop, []).append((opening, row))
+    for loop, opened in by_loop.items():
+        if not tell(loop, [(_hand_over, each) for each in opened]):
+            for opening, row in opened:
+                if isinstance(row, RunRow):
+                    opening.unwanted(row)
+
+
+def _hand_over(opening: Opening, row: RunRow | CheckpointError) -> None:
+    if isinstance(row, RunRow):
+        opening.claimed(row, None)
+    else:
+        opening.claimed(None, row)
 
 
 class _Told:
@@ -271,7 +304,7 @@ class _Told:
             self._news.setdefault(book.loop, []).append((fn, args))
 
     def failed(self, book: Book, error: CheckpointError) -> None:
-        book.closed = True
+        book.close()
         self.add(book, book.failed, error)
 
     def send(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,7 +14,7 @@ from weft.core.question import Command, match_answers
 from weft.core.status import RunStatus
 from weft.engine.journal import Opening, journal_of
 from weft.engine.recorder import Loaded, answer_record, load_run
-from weft.engine.threads import Delivery, in_thread
+from weft.engine.threads import in_thread
 from weft.errors import InputError, RunBusyError, RunMismatchError, RunNotFoundError
 
 if TYPE_CHECKING:
@@ -57,32 +58,107 @@ class _Wanted:
         return self.request.input is None
 
 
-async def open_run(run: Execution) -> Opened:
-    """Own the run that the options and the input name.
+def open_run(run: Execution) -> None:
+    """Own the run that the options and the input name; the run is told when that is done.
 
-    Raises:
-        CheckpointError: It cannot be had; see :meth:`weft.checkpoint.base.Checkpointer.open_many`.
-        AnswerError: The input answers no open question.
-        InputError: There is nothing to go on with.
+    It is :meth:`~weft.engine.execution.Execution.opened`, or
+    :meth:`~weft.engine.execution.Execution.not_opened` with one of these errors:
+
+    - CheckpointError: It cannot be had; see :meth:`weft.checkpoint.base.Checkpointer.open_many`.
+    - AnswerError: The input answers no open question.
+    - InputError: There is nothing to go on with.
     """
     store = run.options.checkpointer
     assert store is not None
-    for fn in run.workflow.functions():
-        store.codec.register_hints(fn)
-    wanted = await _wanted(run, store)
-    row = await _claim(run, store, wanted.request)
-    if row.fence == 1 and row.status is RunStatus.RUNNING and row.thread_id is None:
-        opened = Opened(row, input=wanted.input)  # there is nothing to be read
+    try:
+        for fn in run.workflow.functions():
+            store.codec.register_hints(fn)
+        if run.input is None or isinstance(run.input, Command) or run.workflow.looks_up_input:
+            run.spawn(_look_up_and_claim(run, store))
+        else:
+            _claim(run, store, _to_begin(run, store, run.input))
+    except Exception as error:
+        run.not_opened(error)
+
+
+async def _look_up_and_claim(run: Execution, store: Checkpointer) -> None:
+    try:
+        _claim(run, store, await _off_the_loop(run, store, lambda: _wanted(run, store)))
+    except (Exception, asyncio.CancelledError) as error:  # cancelled when the loop is being closed
+        run.not_opened(error)
+
+
+def _claim(run: Execution, store: Checkpointer, wanted: _Wanted) -> None:
+    """Have the store open the run, by the journal with all others that are to be; no task waits for that."""
+    claimed = partial(_claimed, run, store, wanted)
+    if store.instant or run.clock.is_virtual:
+        claimed(store.open(wanted.request), None)
     else:
-        try:
-            opened = await _off_the_loop(
-                run, store, lambda: _read(run, store, wanted, row), unwanted=lambda it: _let_go(store, it.row)
-            )
-        except RuntimeError:  # there is no thread to be had, perhaps
-            _let_go(store, row)
-            raise
-    run.input = opened.input
-    return opened
+        journal_of(store).open(
+            Opening(store, wanted.request, run.loop, claimed, unwanted=partial(_let_go, store))
+        )
+
+
+def _claimed(
+    run: Execution, store: Checkpointer, wanted: _Wanted, row: RunRow | None, error: Exception | None
+) -> None:
+    if row is None:
+        assert error is not None
+        if run.outcome is not None:
+            return
+        if isinstance(error, RunBusyError) and error.retry_after is not None:
+            run.spawn(_claim_patiently(run, store, wanted))
+        else:
+            run.not_opened(error)
+    elif row.fence == 1 and row.status is RunStatus.RUNNING and row.thread_id is None:
+        _go_on(run, store, Opened(row, input=wanted.input))  # there is nothing to be read
+    else:
+        run.spawn(_read_and_go_on(run, store, wanted, row))
+
+
+async def _claim_patiently(run: Execution, store: Checkpointer, wanted: _Wanted) -> None:
+    """The store may need a moment to notice that the owner has died, in which the others are not to wait."""
+    try:
+        row = await in_thread(
+            lambda: store.open(wanted.request), loop=run.loop, unwanted=lambda row: _let_go(store, row)
+        )
+    except (Exception, asyncio.CancelledError) as error:
+        run.not_opened(error)
+    else:
+        _claimed(run, store, wanted, row, None)
+
+
+async def _read_and_go_on(run: Execution, store: Checkpointer, wanted: _Wanted, row: RunRow) -> None:
+    try:
+        opened = await _read_off_the_loop(run, store, wanted, row)
+    except (Exception, asyncio.CancelledError) as error:
+        run.not_opened(error)
+    else:
+        _go_on(run, store, opened)
+
+
+def _go_on(run: Execution, store: Checkpointer, opened: Opened) -> None:
+    if run.outcome is not None:  # it was not waited for
+        _let_go(store, opened.row)
+        return
+    try:
+        run.opened(opened)
+    except Exception as broken:  # a mistake of the engine must not leave a run hanging
+        if run.recorder is not None:
+            run.fail(broken)
+            return
+        run.not_opened(broken)
+        _let_go(store, opened.row)
+
+
+async def _read_off_the_loop(run: Execution, store: Checkpointer, wanted: _Wanted, row: RunRow) -> Opened:
+    try:
+        return await _off_the_loop(
+            run, store, lambda: _read(run, store, wanted, row), unwanted=lambda it: _let_go(store, it.row)
+        )
+    except RuntimeError:  # there is no thread to be had, perhaps
+        _let_go(store, row)
+        raise
 
 
 async def new_answers(run: Execution) -> dict[str, Any]:
@@ -112,12 +188,10 @@ async def _off_the_loop(
     return work() if store.instant else await in_thread(work, loop=run.loop, unwanted=unwanted)
 
 
-async def _wanted(run: Execution, store: Checkpointer) -> _Wanted:
+def _wanted(run: Execution, store: Checkpointer) -> _Wanted:
     value = run.input
     if value is None or isinstance(value, Command):
-        return await _off_the_loop(run, store, lambda: _to_go_on_with(run, store, value))
-    if run.workflow.looks_up_input:
-        return await _off_the_loop(run, store, lambda: _to_begin(run, store, value))
+        return _to_go_on_with(run, store, value)
     return _to_begin(run, store, value)
 
 
@@ -133,19 +207,6 @@ def _to_begin(run: Execution, store: Checkpointer, value: Any) -> _Wanted:
     return _Wanted(
         OpenRun(run_id, run.workflow.step.name, run.options.thread_id, data, run.clock.wall()), value
     )
-
-
-async def _claim(run: Execution, store: Checkpointer, request: OpenRun) -> RunRow:
-    if store.instant or run.clock.is_virtual:
-        return store.open(request)
-    let_go = partial(_let_go, store)
-    try:
-        return await journal_of(store).open(Opening(store, request, Delivery(run.loop, let_go)))
-    except RunBusyError as error:
-        if error.retry_after is None:
-            raise
-    # The store may need a moment to notice that the owner has died, in which the others are not to wait.
-    return await in_thread(lambda: store.open(request), loop=run.loop, unwanted=let_go)
 
 
 def _read(run: Execution, store: Checkpointer, wanted: _Wanted, row: RunRow) -> Opened:

@@ -106,6 +106,11 @@ class PlannedCall(Call):
             self.will_advance = True
             self.run.soon(self._advance)
 
+    def forget_its_work(self) -> None:
+        """It is over, and its conductor with it."""
+        super().forget_its_work()
+        self.conductor = None
+
     def _advance(self) -> None:
         self.will_advance = False
         if self.concluded or self.stopping is not None or self.state is not RUNNING:

@@ -195,8 +195,8 @@ class Recorder:
         return b""
 
     def learn_types(self, step: Step) -> None:
-        """The types in a step's annotations may be stored."""
-        if id(step.fn) in self._hinted:
+        """The types in a step's annotations may be stored. A conductor's are ours."""
+        if step.is_planned or id(step.fn) in self._hinted:
             return
         fn = getattr(step.fn, "__func__", step.fn)  # a bound method is a new object each time
         if id(fn) not in self._hinted:
@@ -477,6 +477,7 @@ class Recorder:
         """The run is over: nobody needs what is still being read."""
         for task in self._renewals_at_work:
             task.cancel()
+        self._book.forget()
 
     def journal_failed(self) -> None:
         """Nothing more will be written: who waits for that waits in vain."""
@@ -558,7 +559,7 @@ class Recorder:
 
     def release(self) -> None:
         """Own the run no longer, whatever state it is in."""
-        self._book.closed = True
+        self._book.close()
         self.store.release(self.row.run_id, self.row.fence)
 
     def _retry(self, identity: bytes) -> Record:

@@ -6,6 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 from weft.core.checks import check_seconds
@@ -94,6 +95,9 @@ def is_async_callable(fn: Callable[..., Any]) -> bool:
     """Whether calling it gives a coroutine: ``async def``, also behind a partial, a method or ``__call__``."""
     while isinstance(fn, functools.partial):
         fn = fn.func
+    code = getattr(fn, "__code__", None)
+    if isinstance(code, CodeType) and code.co_flags & inspect.CO_COROUTINE:
+        return True  # most are, and this is asked for each use of a hook
     return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004
 
 
