@@ -36,7 +36,7 @@ class Siblings:
         self._parent = parent
         self._asked = 0
         self._equals: dict[bytes, int] = {}
-        self._heads: dict[tuple[str, int], bytes] = {}  # by step and length of the fingerprint
+        self._heads: dict[tuple[str, int], blake2b] = {}  # by step and length of the fingerprint
 
     def next(self, step: str, fingerprint: bytes) -> tuple[bytes, int]:
         """The identity and the ordinal of the next call."""
@@ -44,17 +44,19 @@ class Siblings:
         self._asked += 1
         length = len(fingerprint)
         head = self._heads.get((step, length)) or self._head(step, length)
-        base = blake2b(head + fingerprint, digest_size=_SIZE).digest()
+        digest = head.copy()
+        digest.update(fingerprint)
+        base = digest.digest()
         seen = self._equals.get(base, 0)
         self._equals[base] = seen + 1
         if seen:
             return _digest(b"equal", base, seen.to_bytes(8, "big")), ordinal
         return base, ordinal
 
-    def _head(self, step: str, length: int) -> bytes:
-        """What ``_digest(parent, step, fingerprint)`` has before the fingerprint; few, as most lengths are equal."""
+    def _head(self, step: str, length: int) -> blake2b:
+        """``_digest(parent, step, fingerprint)`` as far as the fingerprint; few, as most lengths are equal."""
         name = step.encode("utf-8", "surrogatepass")
-        head = _lengths(len(self._parent), len(name), length) + self._parent + name
+        head = blake2b(_lengths(len(self._parent), len(name), length) + self._parent + name, digest_size=_SIZE)
         if len(self._heads) < _HEADS:
             self._heads[step, length] = head
         return head

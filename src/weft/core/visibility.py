@@ -11,7 +11,7 @@ and asks it for the next batch each time the body is ready to see one.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Sequence
 from itertools import groupby
 from operator import attrgetter
 from typing import Generic, Protocol, TypeVar
@@ -39,42 +39,34 @@ AnyRecorded = TypeVar("AnyRecorded", bound=Recorded)
 class Visibility(Generic[AnyRecorded]):
     """The recorded and the new outcomes of one parent's calls, by identity."""
 
-    __slots__ = ("_asked", "_batches", "_by_ordinal", "_fresh", "_late", "_looked_at", "_places", "recorded")
+    __slots__ = ("_batches", "_by_ordinal", "_fresh", "_late", "_looked_at", "_recorded", "unasked")
 
-    def __init__(self, recorded: Iterable[AnyRecorded] = ()) -> None:
-        self.recorded = {item.identity: item for item in recorded}  # in the order of showing
+    def __init__(self, recorded: Sequence[AnyRecorded] = ()) -> None:
+        self._recorded = recorded  # in the order of showing
+        self.unasked = {item.identity: item for item in recorded}  # those that nothing has asked for
         self._batches: deque[tuple[int, list[bytes]]] = deque(  # recorded and not yet shown, by number
             (number, [item.identity for item in items])
-            for number, items in groupby(self.recorded.values(), attrgetter("batch"))
+            for number, items in groupby(recorded, attrgetter("batch"))
         )
         self._looked_at = 0  # so many of the first batch are known to have been asked for
         self._fresh: deque[tuple[int, list[bytes]]] = deque()  # committed in this life of the run
-        self._asked: set[bytes] = set()  # recorded calls that were asked for
-        self._late: set[bytes] = set()  # recorded calls whose batch went by without them
-        # Made when code that has changed needs them:
-        self._by_ordinal: dict[int, bytes] | None = None
-        self._places: dict[bytes, int] | None = None  # in the recorded order
+        self._late: dict[bytes, int] = {}  # recorded calls whose batch went by without them: their place in it
+        self._by_ordinal: dict[int, bytes] | None = None  # made when code that has changed needs it
 
-    def ask(self, identity: bytes) -> bool:
-        """The body asks for this call; whether its outcome is recorded (and was not asked for before)."""
-        if identity not in self.recorded or identity in self._asked:
-            return False
-        self._asked.add(identity)
-        if self._late and identity in self._late:
-            self._late.discard(identity)
-            self._put_back(identity)
-        return True
+    def ask(self, identity: bytes) -> AnyRecorded | None:
+        """The body asks for this call; what is recorded of it (and was not asked for before)."""
+        item = self.unasked.pop(identity, None)
+        if item is not None and identity in self._late:
+            self._put_back(identity, item.batch)
+        return item
 
-    def _put_back(self, identity: bytes) -> None:
+    def _put_back(self, identity: bytes, number: int) -> None:
         """Asked for when its batch had gone by: next to be shown, with others of the kind in the recorded order."""
-        if self._places is None:
-            self._places = {each: place for place, each in enumerate(self.recorded)}
         self._looked_at = 0
-        number = self.recorded[identity].batch
         for at, (other, batch) in enumerate(self._batches):
             if other == number:
                 batch.append(identity)
-                batch.sort(key=self._places.__getitem__)
+                batch.sort(key=self._late.__getitem__)
                 return
             if other > number:
                 self._batches.insert(at, (number, [identity]))
@@ -101,8 +93,8 @@ class Visibility(Generic[AnyRecorded]):
             if self._all_asked_of(batch):
                 shown = batch
             elif stuck:
-                shown = [identity for identity in batch if identity in self._asked]
-                self._late.update(identity for identity in batch if identity not in self._asked)
+                shown = [identity for identity in batch if identity not in self.unasked]
+                self._late.update((each, place) for place, each in enumerate(batch) if each in self.unasked)
             else:
                 return []
             self._batches.popleft()
@@ -114,7 +106,7 @@ class Visibility(Generic[AnyRecorded]):
     def _all_asked_of(self, batch: list[bytes]) -> bool:
         """Whether all of the first batch was asked for; what was is looked at once, however often it is asked."""
         for at in range(self._looked_at, len(batch)):
-            if batch[at] not in self._asked:
+            if batch[at] in self.unasked:
                 self._looked_at = at
                 return False
         return True
@@ -132,19 +124,19 @@ class Visibility(Generic[AnyRecorded]):
     @property
     def all_asked(self) -> bool:
         """Whether every recorded call has been asked for."""
-        return len(self._asked) == len(self.recorded)
+        return not self.unasked
 
     def contradicts(self, identity: bytes, ordinal: int) -> AnyRecorded | None:
         """The recorded call at this ordinal, if it is another one that nobody has asked for."""
         if self.all_asked:
             return None
         if self._by_ordinal is None:
-            self._by_ordinal = {item.ordinal: item.identity for item in self.recorded.values()}
+            self._by_ordinal = {item.ordinal: item.identity for item in self._recorded}
         there = self._by_ordinal.get(ordinal)
-        if there is None or there == identity or there in self._asked:
+        if there is None or there == identity:
             return None
-        return self.recorded[there]
+        return self.unasked.get(there)
 
     def unclaimed(self) -> list[AnyRecorded]:
         """Recorded outcomes that nothing has asked for."""
-        return [item for identity, item in self.recorded.items() if identity not in self._asked]
+        return [*self.unasked.values()]

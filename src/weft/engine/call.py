@@ -76,12 +76,9 @@ class Call:
     scope: Scope | None = None  # in a journaled run, what its body has asked for
     identity = b""
     context: Context | None = None  # of whoever asked, kept when the body starts later
-    body: asyncio.Task[None] | None = None
-    value: Any = None
     error: BaseException | None = None
     payload: bytes | None = None  # the value, encoded by the thread that made it
     aside: Any = None  # what is recorded beside the value, and not part of it
-    attempt = 0
     started = 0.0
     asked_at = 0.0  # when it began to wait for its limits, or else its first attempt
     waited_for: tuple[str, ...] = ()  # the limits
@@ -98,7 +95,6 @@ class Call:
     arrival: Call | None = None  # its last child, whose outcome waits until it has a slot again
     failed_child: BaseException | None = None  # what the last of its children that failed has raised
     failed_with: BaseException | None = None  # the attempt before
-    is_held = False  # its outcome is durable and waits to be shown
     children: dict[Call, None] = {}  # noqa: RUF012 - never changed: asked for, and their outcome not shown yet
     held = 0  # children that have ended, but were not shown yet
     asks: str | None = None  # the id of the question that this attempt ended with
@@ -126,6 +122,12 @@ class Call:
         self.pending = 0  # how many those are
         self.asked = 0
         self.ordinal = 0
+        # Set here although few need it yet: what is first set when many calls are there has no room in them, and then
+        # CPython makes a dict for each.
+        self.attempt = 0
+        self.body: asyncio.Task[None] | None = None
+        self.value: Any = None
+        self.is_held = False  # its outcome is durable and waits to be shown
 
     # Being asked for
 
@@ -140,24 +142,26 @@ class Call:
                 f"{self.step.name!r} has ended; something that it left running asks for {step.name!r}"
             )
         run = self.run
-        call = (run.planned if step.is_planned else Call)(run, self, step, args, kwargs)
+        kind: type[Call] = run.planned if step.is_planned else Call
         loop = _get_running_loop()
         if loop is run.loop and (self.step.is_async or self.body is not None):
+            if run.recorder is None:
+                call = kind(run, self, step, args, kwargs)
+            else:
+                call = run.recorder.call_of(kind, self, step, args, kwargs)
             call.future = future = LoopFuture(call, loop)
             try:
                 if run.is_plain and step.is_plain and self.permit is None:
                     call._join_parent(self)
                     call._launch()
                 else:
-                    call.begin(
-                        run.recorder.fingerprint(step, args, kwargs) if run.recorder is not None else b""
-                    )
+                    call.begin(b"")
             except BaseException:  # the stack or the memory has come to its end in the middle of it
                 if call in self.children:
                     loop.call_soon(call.stop_by_caller)
                 raise
             return future
-        return self._ask_from_thread(call, loop)
+        return self._ask_from_thread(kind(run, self, step, args, kwargs), loop)
 
     def _ask_from_thread(
         self, call: Call, loop: asyncio.AbstractEventLoop | None
@@ -196,7 +200,8 @@ class Call:
                 self._begin_total()
                 self.admit()
             return
-        parent._deliver_arrival()
+        if parent.arrival is not None:
+            parent._deliver_arrival()
         if run.recorder is not None:
             self.find_record(fingerprint)
         else:
@@ -237,13 +242,14 @@ class Call:
         if self.run.audience is not None:
             self.run.audience.asked(self)
         try:
-            self.record = recorder.claim(self, scope)
+            record = recorder.claim(self, scope)
         except WeftError as error:
             scope.calls.pop(self.identity, None)
             self.error = error
             self.become_visible()
             return
-        if self.record is not None:
+        if record is not None:
+            self.record = record
             scope.pump()
             return
         self._begin_total()
@@ -820,7 +826,8 @@ class Call:
             parent._has_no_children()
         if parent.watch is not None:
             parent.watch.touch()
-        if not self.run.is_plain:
+        run = self.run
+        if not run.is_plain and (run.is_observed or run.questions):
             self._note_delivery()
         error = self.error
         unread = error is not None and parent.state is DRAINING and not parent.step.is_planned
@@ -830,7 +837,7 @@ class Call:
             if unread:
                 self._note_unread(error)
         if parent.state is DRAINING:
-            self.run.soon(parent.after_child)
+            run.soon(parent.after_child)
 
     def forget_its_work(self) -> None:
         """It is over, and nobody asks any more how it came to its outcome."""

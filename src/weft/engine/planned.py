@@ -198,17 +198,15 @@ class PlannedCall(Call):
         """
         run = self.run
         kind = (PlannedCall if step.is_planned else CrewedCall) if is_told else UntoldCall
-        call = kind(run, self, step, args, kwargs)
+        if run.recorder is None:
+            call = kind(run, self, step, args, kwargs)
+        else:
+            call = run.recorder.call_of(kind, self, step, args, kwargs, identity)
         branch.call = call
         call.future = branch
         call.context = self.context
         call.latest = latest
-        fingerprint = b""
-        if identity is not None:
-            call.identity, call.ordinal = identity
-        elif run.recorder is not None:
-            fingerprint = run.recorder.fingerprint(step, args, kwargs)
-        call.begin(fingerprint)
+        call.begin(b"")
 
     def conclude(self, value: Any, error: BaseException | None, *, reason: str = "") -> None:
         """End with this value or error; what still goes on is stopped, and waited for."""
@@ -281,6 +279,11 @@ class PlannedScope(Scope):
     """What a conductor sees and when: it acts at once, so it is always ready, and waits for nothing but calls."""
 
     will_show = False  # it is about to look what can be shown
+
+    def replay(self, call: Call) -> None:
+        """It asks for this call, which is recorded."""
+        super().replay(call)
+        self.pump()
 
     def pump(self) -> None:
         """Show the next batch, have the conductor act on the whole of it, and so on."""

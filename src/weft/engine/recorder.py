@@ -21,6 +21,7 @@ from weft.core.outcome import Composed
 from weft.core.status import RunStatus
 from weft.engine.inbox import Inbox
 from weft.engine.journal import Book, Entry, journal_of
+from weft.engine.replay import RecordedCall
 from weft.engine.scope import Scope
 from weft.engine.threads import in_thread
 from weft.errors import CorruptDataError, NodeTimeoutError, ReplayMismatchError, UnstorableError
@@ -176,7 +177,8 @@ class Recorder:
 
     def fingerprint(self, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
         """What the arguments are, for the call's identity; b"" when they cannot be encoded."""
-        self.learn_types(step)
+        if id(step.fn) not in self._hinted:
+            self.learn_types(step)
         if step.key is not None:
             mark, found = b"k", self.codec.fingerprint(step.key(*args, **kwargs))
         elif kwargs:
@@ -208,6 +210,37 @@ class Recorder:
         if call.scope is None:
             call.scope = call.scope_type(call, self.loaded.outcomes.pop(call.identity, ()))
         return call.scope
+
+    def call_of(
+        self,
+        kind: type[Call],
+        parent: Call,
+        step: Step,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        identity: tuple[bytes, int] | None = None,
+    ) -> Call:
+        """The call that a body on the loop, or a conductor, asks for; where it is recorded, no more than its record.
+
+        Args:
+            kind: What it is if it is not recorded.
+            parent: Who asks.
+            step: For what.
+            args: With what.
+            kwargs: With what, by name.
+            identity: Its identity and ordinal, where they are known.
+        """
+        scope = parent.scope or self.scope_of(parent)
+        if identity is None:
+            identity = scope.siblings.next(step.name, self.fingerprint(step, args, kwargs))
+        # A conductor may have been made of other parts; and who is told of a call is told all of it.
+        record = scope.records.get(identity[0])
+        if record is None or step.is_planned or kind.untold or parent.run.is_observed:
+            call = kind(parent.run, parent, step, args, kwargs)
+        else:
+            call = RecordedCall(parent, step, record)
+        call.identity, call.ordinal = identity
+        return call
 
     def claim(self, call: Call, scope: Scope) -> Record | None:
         """The recorded outcome of this call, if there is one.
@@ -410,7 +443,8 @@ class Recorder:
 
     def read(self, call: Call, record: Record) -> tuple[Any, BaseException | None]:
         """The recorded value or error of this call."""
-        self.learn_types(call.step)
+        if id(call.step.fn) not in self._hinted:
+            self.learn_types(call.step)
         call.attempt = record.attempts
         if record.kind is not RecordKind.OK:
             failure = self.codec.decode_error(record.value)

@@ -65,7 +65,7 @@ class Scope:
         self.owner = owner
         self.siblings = Siblings(owner.identity)
         self.order = Visibility(recorded)
-        self.records = self.order.recorded
+        self.records = self.order.unasked  # what is recorded and was not asked for yet
         self.calls: dict[bytes, Call] = {}  # asked for and not yet shown
         self.coming: deque[None] = deque()  # one for each call asked for by a thread, until the loop has it
         # Failures that were shown, and are not yet known to have been gone on from.
@@ -98,11 +98,16 @@ class Scope:
     def ask(self, call: Call) -> Record | None:
         """The body asks for this call, whose identity is set; its record, if there is one."""
         self.add(call)
-        if not self.records or not self.order.ask(call.identity):
-            return None
-        if self.owner.is_on_loop:
+        record = self.order.ask(call.identity)
+        if record is not None and self.owner.is_on_loop:
             self._begin_rounds()  # a body has never seen an outcome in the moment of asking
-        return self.records[call.identity]
+        return record
+
+    def replay(self, call: Call) -> None:
+        """A body on the loop asks for this call, which is recorded."""
+        self.add(call)
+        self.order.ask(call.identity)
+        self._begin_rounds()
 
     def committed(self, batch: int, call: Call) -> None:
         """The outcome of this call is durable."""
@@ -215,11 +220,12 @@ class Scope:
         self._steps += 1
         if self.owner.is_on_loop and self.owner.is_running:
             self._begin_rounds()
-        found = [self.calls.pop(identity, None) for identity in batch]
+        found = [self.calls.pop(identity, None) for identity in reversed(batch)]
         calls = [call for call in found if call is not None]  # the others were cancelled meanwhile
+        del found
         with at_one_stroke([call.future for call in calls]):
-            for call in calls:
-                call.show()
+            while calls:
+                calls.pop().show()  # and let go of it: a batch may be a hundred thousand
         self._alone = not self.owner.pending
 
     def _begin_rounds(self) -> None:
