@@ -156,12 +156,12 @@ class Codec:
         Raises:
             CorruptDataError: They are no encoding, or of a type that is not registered or has changed.
         """
-        if len(data) <= NO_HARM:
-            try:
-                return self._reader.value(data)
-            except Exception:  # noqa: S110, SIM105 - what is wrong is said below; and `suppress` takes three times as long
-                pass
-        return _decode(self._reader, data)
+        if len(data) > NO_HARM:
+            return _decode(self._reader, data)
+        try:
+            return self._reader.value(data)
+        except Exception:
+            return _decode(self._reader, data)  # which says what is wrong
 
     def fingerprint(self, *parts: object) -> bytes | None:
         """Bytes to tell arguments apart by; None when something in them cannot be encoded.

@@ -827,7 +827,7 @@ class Call:
         if parent.watch is not None:
             parent.watch.touch()
         run = self.run
-        if not run.is_plain and (run.is_observed or run.questions):
+        if not run.is_plain and (run.audience is not None or run.questions):
             self._note_delivery()
         error = self.error
         unread = error is not None and parent.state is DRAINING and not parent.step.is_planned

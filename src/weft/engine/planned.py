@@ -197,7 +197,7 @@ class PlannedCall(Call):
             is_told: Whether observers are told of it, and limits count it; not if it is no step of the user's.
         """
         run = self.run
-        kind = (PlannedCall if step.is_planned else CrewedCall) if is_told else UntoldCall
+        kind: type[Call] = (PlannedCall if step.is_planned else CrewedCall) if is_told else UntoldCall
         if run.recorder is None:
             call = kind(run, self, step, args, kwargs)
         else:

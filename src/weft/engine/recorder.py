@@ -235,7 +235,7 @@ class Recorder:
             identity = scope.siblings.next(step.name, self.fingerprint(step, args, kwargs))
         # A conductor may have been made of other parts; and who is told of a call is told all of it.
         record = scope.records.get(identity[0])
-        if record is None or step.is_planned or kind.untold or parent.run.is_observed:
+        if record is None or step.is_planned or not kind.is_told_of or parent.run.audience is not None:
             call = kind(parent.run, parent, step, args, kwargs)
         else:
             call = RecordedCall(parent, step, record)
