@@ -74,13 +74,15 @@ class NodeCall(Branch):
     __slots__ = ("branch", "callback", "held", "is_recorded", "node", "state")
 
     def __init__(self, owner: PlannedCall, node: GraphNode, run: Run, callback: Any) -> None:
-        super().__init__(owner, run.execution)
+        self.owner = owner
+        self.index = run.execution
+        self.call = None
         self.node = node
-        self.branch = run.branch
+        self.branch = branch = run.branch
         self.callback = callback
         self.held: Held | None = None
         self.is_recorded = False
-        self.state: StateBranch | None = run.branch.state if node.takes_state else None
+        self.state: StateBranch | None = branch.state if node.takes_state else None
 
     def special(self) -> dict[str, Any]:
         """What the body gets beside values; called as an attempt begins, so one before it is undone."""
@@ -109,6 +111,7 @@ class GraphNode:
     __slots__ = (
         "_own_step",
         "_plan",
+        "_reads",
         "_takes_upstream",
         "binding",
         "is_router",
@@ -124,6 +127,7 @@ class GraphNode:
         self.binding = GraphBinding.of(part.func) if isinstance(part, FunctionNode) else GraphBinding()
         self.takes_state = STATE in self.binding.special
         self._takes_upstream = UPSTREAM in self.binding.special
+        self._reads = self.binding.reads or self._takes_upstream
         self._plan = plan
         self._own_step = self._step_of(part) if isinstance(part, FunctionNode) else None
 
@@ -133,12 +137,14 @@ class GraphNode:
         Raises:
             InputError: A required parameter is not there, or the part cannot take these values.
         """
-        flow = run.branch.flow
         if self._own_step is not None:
-            args, kwargs = self.binding.bind(flow, node=self.name)
+            if not self._reads:
+                return self._own_step, (), {}
+            args, kwargs = self.binding.bind(run.branch.flow, node=self.name)
             if self._takes_upstream:
                 kwargs |= self._upstream(run)
             return self._own_step, args, kwargs
+        flow = run.branch.flow
         args, kwargs = self.part.bind_node({**flow}, callback)
         step = replace(self.part.step, name=self.name, convert=partial(_written, self.name, flow))
         return step, args, kwargs

@@ -118,6 +118,13 @@ class GraphRun:
     )
     may_start_more = False
 
+    # How it begins, until something is set.
+    _activation: Activation | None = None
+    _finished: Finished | None = None
+    _error: BaseException | None = None
+    _has_begun = False
+    _recalled = 0  # calls with a record whose turn has not come yet
+
     def __init__(
         self,
         program: Program,
@@ -132,18 +139,13 @@ class GraphRun:
         self._given = given
         self._callback = callback
         self._holder = holder
-        self._activation: Activation | None = None
         self._ended: deque[tuple[Branch, Call]] = deque()
-        self._finished: Finished | None = None
-        self._error: BaseException | None = None
-        self._has_begun = False
         recorder = call.run.recorder
         self._codec = None if recorder is None else recorder.codec
         # On a resume nothing new begins before what is recorded has been seen: it may decide that it is not needed.
         self._replays = call.scope is not None and call.scope.order.replaying
         self._held_back: dict[NodeCall | SideCall, None] = {}
         self._ids: dict[int, str] = {}  # of the calls of executions that have ended, where somebody observes
-        self._recalled = 0  # calls with a record whose turn has not come yet
         self._forks = Forks(self, program.forks) if program.forks else None
         self._sides = (
             Sides(self, program.sides, call, given, callback, program.options) if program.sides else None
@@ -352,24 +354,12 @@ class GraphRun:
     # Outcomes
 
     def _node_ended(self, running: NodeCall, call: Call) -> None:
-        self._recalled -= running.is_recorded
+        if running.is_recorded:
+            self._recalled -= 1
         ending = None if self._forks is None else self._forks.ending_of(running.branch)
-        if ending is None and call.error is None:
-            self._succeeded(running, call)
+        if ending is not None or call.error is not None:
+            self._has_nothing(running, ending, call.error)
             return
-        if running.state is not None:
-            running.state.undo()
-        if ending is not None:
-            self._has_stopped(ending, running)
-        else:
-            assert call.error is not None
-            self._do(self._failed(running, call.error))
-
-    def _has_stopped(self, ending: Ending, running: NodeCall) -> None:
-        assert self._forks is not None
-        self._do(self._forks.stopped(ending, running))
-
-    def _succeeded(self, running: NodeCall, call: Call) -> None:
         node, output, choices = running.node, call.value, None
         if self._call.run.is_observed:
             self._ids[running.index] = call.id
@@ -380,6 +370,20 @@ class GraphRun:
         if self._sides is not None and self._sides.begin(Waiting(running, output, choices)):
             return
         self._go_on(running, output, choices)
+
+    def _has_nothing(self, running: NodeCall, ending: Ending | None, error: BaseException | None) -> None:
+        """A node has ended and gives nothing: it has failed, or what it is on is being ended."""
+        if running.state is not None:
+            running.state.undo()
+        if ending is not None:
+            self._has_stopped(ending, running)
+        else:
+            assert error is not None
+            self._do(self._failed(running, error))
+
+    def _has_stopped(self, ending: Ending, running: NodeCall) -> None:
+        assert self._forks is not None
+        self._do(self._forks.stopped(ending, running))
 
     def _side_ended(self, asked: SideCall, call: Call) -> None:
         assert self._sides is not None

@@ -142,7 +142,7 @@ class StateConflicts:
     conflicts: tuple[Conflict, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Finished:
     """Nothing goes on.
 
@@ -158,6 +158,9 @@ class Finished:
 
 
 Decision: TypeAlias = Run | BranchEnded | StateConflicts | Finished
+
+#: What an execution goes by that is told nothing.
+_USUAL = Options()
 
 
 def split_choices(router: str, output: Mapping[Any, Any]) -> tuple[list[str], dict[Any, Any]]:
@@ -204,6 +207,14 @@ class Activation:
         has_places: Whether places are told, which cost a digest for each branch.
     """
 
+    # How it begins, until something is set.
+    is_finished = False
+    _begun = 0
+    _opened = 0
+    _branches = 1
+    _turn = 0  # how often something was completed on another branch than before, if it has a state
+    _turn_of = -1
+
     def __init__(
         self,
         plan: GraphPlan,
@@ -215,42 +226,37 @@ class Activation:
         has_places: bool = True,
     ) -> None:
         self._plan = plan
-        self._options = options or Options()
-        self._onward = plan.onward
-        self._nodes = len(plan.nodes)
+        self._options = options or _USUAL
         self._max_steps = self._options.max_steps
         if self._max_steps is None and plan.has_loop:
             self._max_steps = MAX_STEPS
         self._watched = plan.number if watched is None else watched
         self._has_places = has_places
         self._running: dict[int, Branch] = {}  # by execution, where it is
-        self._begun = 0
-        self._opened = 0
         self._waiting: dict[int, _Opening] = {}  # by number, those to which something has come
         self._ready: list[int] = []
-        self._branches = 0
-        self._input = self._branch(None)
-        self._input._state = None if state is None else StateBranch(state, guard=guard)
+        self._input = Branch(None, 1)
+        if state is not None:
+            self._input._state = StateBranch(state, guard=guard)
         self._ended: list[Branch] = []
         self._awaited: dict[
             Branch, _Opening | None
         ] = {}  # branches that fail, and the join that each comes to
-        self._turn = 0  # how often something was completed on another branch than before, if it has a state
-        self._turn_of = -1
         self._decisions: list[Decision] = []
-        self.is_finished = False
 
     def __repr__(self) -> str:
         return f"<Activation: {len(self._running)} running, {len(self._waiting)} joins waiting>"
 
     # What is told
 
-    def begin(self, input: Mapping[Any, Any], upstream: tuple[Upstream, ...] = ()) -> list[Decision]:
-        """Run the start node, with this input, and what has led there."""
-        self._input._flow = dict(input)
+    def begin(self, input: dict[Any, Any], upstream: tuple[Upstream, ...] = ()) -> list[Decision]:
+        """Run the start node, with this input, which must not change from now on, and what has led there."""
+        self._input._flow = input
         first = self._branch(self._input)
-        first.openings = self._open(self._plan.opened_by.get(-1, ()), first, {}, b"")
-        first.came = tuple((node, output, -1) for node, output in upstream)
+        if opens := self._plan.opened_by.get(-1):
+            first.openings = self._open(opens, first, {}, b"")
+        if upstream:
+            first.came = tuple((node, output, -1) for node, output in upstream)
         self._enter(self._plan.start, first)
         return self._decided()
 
@@ -276,14 +282,15 @@ class Activation:
             ConflictError: Branches that meet now have written one key, under ``on_conflict="error"``.
             StuckError: Joins wait for each other, and for nothing else.
         """
-        branch = self._where(execution)
-        ways = self._onward[branch.point] if choices is None and goes_on else None
+        branch, plan = self._running.get(execution) or self._where(execution), self._plan
+        point = branch.point
+        ways = plan.onward[point] if choices is None and goes_on else None
         if ways is None:
-            ways = self._ways_on(branch.point, choices) if goes_on else ()
+            ways = self._ways_on(point, choices) if goes_on else ()
         del self._running[execution]
-        openings, node = branch.openings, self._plan.nodes[branch.point].name
+        openings, node = branch.openings, plan.nodes[point].name
         branch.node = node
-        branch.write(output, dict.fromkeys(output, node))
+        branch.write(output, node)
         if branch._state is not None:
             self._complete_state(branch, branch._state)
         branch.came = ((node, output, execution),)
@@ -291,7 +298,7 @@ class Activation:
             branch.stand_still()
             self._ended.append(branch)
             self._end_token(branch)
-        elif len(ways) == 1 and branch.point not in self._plan.blocks:
+        elif len(ways) == 1 and point not in plan.blocks:
             self._take(ways[0], branch)
         else:
             self._fork(branch, execution, ways)
@@ -373,7 +380,7 @@ class Activation:
         above._live += 1
         instead = self._branch(above)
         instead.node = name
-        instead.write(output, dict.fromkeys(output, name))
+        instead.write(output, name)
         if found is None:
             self._ended.append(instead)
             self._end_token(instead)
@@ -479,7 +486,7 @@ class Activation:
 
     def _take(self, point: int, branch: Branch) -> None:
         """Go along an edge, to a node or a join."""
-        if point < self._nodes:
+        if point < len(self._plan.nodes):
             self._enter(point, branch)
         else:
             self._arrive(branch.openings[point], branch)
@@ -498,10 +505,11 @@ class Activation:
             if opens:
                 openings |= self._open(opens, branch, openings, branch.place)
             branch.openings = openings
-        for opening in openings.values():
-            opening.under_way += 1
+        if openings:
+            for opening in openings.values():
+                opening.under_way += 1
         execution = self._begun
-        self._begun += 1
+        self._begun = execution + 1
         branch.point = node
         branch.steps += 1
         self._running[execution] = branch
@@ -589,11 +597,12 @@ class Activation:
         del self._waiting[opening.number]
         plan, join, arrivals = self._plan, opening.join, opening.arrivals
         branch = self._join_branches(opening.base, arrivals)
-        steps = max(arrived.steps for arrived in arrivals)
-        led_here = tuple(pair for arrived in arrivals for pair in arrived.came)
+        steps, led_here = 0, []
         for arrived in arrivals:
+            steps = max(steps, arrived.steps)
+            led_here += arrived.came
             arrived.stand_still()
-        branch.steps, branch.came = steps, led_here
+        branch.steps, branch.came = steps, tuple(led_here)
         node = plan.destination_of(join)
         if self._has_places:
             branch.place = _digest(opening.place, plan.marks[join])
@@ -670,8 +679,8 @@ class Activation:
             self._decisions.append(StateConflicts(tuple(conflicts)))
 
     def _branch(self, parent: Branch | None, *, joined: Sequence[Branch] = ()) -> Branch:
-        self._branches += 1
-        return Branch(parent, self._branches, joined=joined)
+        self._branches = number = self._branches + 1
+        return Branch(parent, number, joined=joined)
 
     def _end_token(self, branch: Branch) -> None:
         """A token goes no further; what was written stays."""

@@ -53,7 +53,8 @@ class Branch:
         number: In the order in which they began.
         joined: Those that came to the join behind which it goes on, where they may still be of interest.
         writes: What was written on it, by key.
-        writers: By key, the node that wrote it; where several values were combined, that of the last.
+        writers: By key, the node that wrote it; where several values were combined, that of the last. Its name alone,
+            where one node has written all of it, as on most branches.
         homes: By key, on which branch it was written, where that was another one, which came to a join.
         node: The last that ended on it.
         point: The node that runs on it, by its number in the plan; only one does at a time.
@@ -103,15 +104,16 @@ class Branch:
         self.index = index
         self.joined = joined
         self.point = -1
-        self.openings: Mapping[int, Any] = _NOTHING
-        self.steps = 0
-        self.came: tuple[tuple[str, Mapping[Any, Any], int], ...] = ()
-        self.place = b""
-        self.block: Any = None
-        if parent is not None:
-            self.stand_where(parent)
-            self.block = parent.block
-        self.writes = self.writers = self.homes = _NOTHING
+        self.openings: Mapping[int, Any]
+        self.came: tuple[tuple[str, Mapping[Any, Any], int], ...]
+        self.block: Any
+        if parent is None:
+            self.openings, self.steps, self.came, self.place, self.block = _NOTHING, 0, (), b"", None
+        else:  # as by stand_where
+            self.openings, self.steps, self.came = parent.openings, parent.steps, parent.came
+            self.place, self.block = parent.place, parent.block
+        self.writers: str | dict[Any, str] = ""
+        self.writes = self.homes = _NOTHING
         self.node = ""
         self.is_copied = False  # whether what was written on it stands on another one too
         self._flow: dict[Any, Any] | None = None
@@ -127,6 +129,8 @@ class Branch:
     @property
     def flow(self) -> Mapping[Any, Any]:
         """All values here, by key; to be read only, and before the branch goes on."""
+        if self._flow is not None:
+            return self._flow
         pending = []
         branch = self
         while branch._flow is None:
@@ -174,26 +178,37 @@ class Branch:
             branch = branch.parent
         return branch is other
 
-    def write(self, values: Mapping[Any, Any], writers: dict[Any, str]) -> None:
-        """Go on with these values, which these nodes wrote here; the second dict is taken over."""
+    def write(self, values: Mapping[Any, Any], writers: str | dict[Any, str]) -> None:
+        """Go on with these values, which this node, or these, wrote here; a dict is taken over."""
         if not values:
             return
         if self.writes is _NOTHING:
             self.writes, self.writers = {**values}, writers
         else:
+            if self.writers != writers:
+                self.writers = known = _by_key(self.writers, self.writes)
+                known.update(_by_key(writers, values))
             self.writes.update(values)
-            self.writers.update(writers)
-            for key in self.homes.keys() & values.keys() if self.homes else ():
-                del self.homes[key]
+            if self.homes:
+                for key in self.homes.keys() & values.keys():
+                    del self.homes[key]
         if self._is_own:
             assert self._flow is not None
             self._flow.update(values)
         else:
             self._flow = None
 
+    def writer_of(self, key: Any) -> str:
+        """The node that wrote a value that stands here."""
+        return self.writers if isinstance(self.writers, str) else self.writers[key]
+
     def home_of(self, key: Any) -> Branch:
         """The branch on which a value was written that stands here."""
         return self.homes.get(key, self) if self.homes else self
+
+
+def _by_key(writers: str | dict[Any, str], values: Mapping[Any, Any]) -> dict[Any, str]:
+    return dict.fromkeys(values, writers) if isinstance(writers, str) else writers
 
 
 # Merging
@@ -209,7 +224,7 @@ class Merged(NamedTuple):
     @property
     def writers(self) -> dict[Any, str]:
         """The nodes that wrote it."""
-        return {key: branch.writers[key] for key, branch in self.last.items()}
+        return {key: branch.writer_of(key) for key, branch in self.last.items()}
 
     @property
     def homes(self) -> dict[Any, Branch]:
@@ -311,14 +326,14 @@ def _resolved(key: Any, writers: Sequence[Branch], reducer: Reducer | None, on_c
     """One value of several."""
     if reducer is None:
         if on_conflict == "error":
-            raise ConflictError(key, (writers[0].writers[key], writers[1].writers[key]))
+            raise ConflictError(key, (writers[0].writer_of(key), writers[1].writer_of(key)))
         return writers[-1].writes[key]
     value = writers[0].writes[key]
     for branch in writers[1:]:
         try:
             value = reducer(value, branch.writes[key])
         except Exception as error:
-            error.add_note(f"raised by the reducer of {key!r}, for what {branch.writers[key]!r} wrote")
+            error.add_note(f"raised by the reducer of {key!r}, for what {branch.writer_of(key)!r} wrote")
             raise
     return value
 
