@@ -618,6 +618,7 @@ class Graph(Runnable):
             raise GraphCompileError(refused)
 
     def _program_of(self, plan: GraphPlan, sides: Mapping[str, tuple[Side, ...]]) -> Program:
+        plan.prepare()
         made = {node.name: GraphNode(node.name, self.nodes[node.name], plan) for node in plan.nodes}
         takes_state = any(node.takes_state for node in made.values()) or any(
             side.takes_state for name in made for side in sides.get(name, ())

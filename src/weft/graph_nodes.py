@@ -17,7 +17,8 @@ from weft.errors import GraphError, UsageError
 from weft.nodes import FunctionNode
 
 if TYPE_CHECKING:
-    from weft.core.activation import Run, Upstream
+    from weft.core.graph_branches import Branch as GraphBranch
+    from weft.core.graph_branches import Upstream
     from weft.core.graph_plan import GraphPlan
     from weft.core.graph_state import StateBranch
     from weft.engine.planned import PlannedCall
@@ -73,12 +74,12 @@ class NodeCall(Branch):
 
     __slots__ = ("branch", "callback", "held", "is_recorded", "node", "state")
 
-    def __init__(self, owner: PlannedCall, node: GraphNode, run: Run, callback: Any) -> None:
+    def __init__(self, owner: PlannedCall, node: GraphNode, branch: GraphBranch, callback: Any) -> None:
         self.owner = owner
-        self.index = run.execution
+        self.index = branch.execution
         self.call = None
         self.node = node
-        self.branch = branch = run.branch
+        self.branch = branch
         self.callback = callback
         self.held: Held | None = None
         self.is_recorded = False
@@ -131,8 +132,8 @@ class GraphNode:
         self._plan = plan
         self._own_step = self._step_of(part) if isinstance(part, FunctionNode) else None
 
-    def start_of(self, run: Run, callback: Any) -> Start:
-        """The call that an execution becomes.
+    def start_of(self, branch: GraphBranch, callback: Any) -> Start:
+        """The call that its execution on a branch becomes.
 
         Raises:
             InputError: A required parameter is not there, or the part cannot take these values.
@@ -140,11 +141,11 @@ class GraphNode:
         if self._own_step is not None:
             if not self._reads:
                 return self._own_step, (), {}
-            args, kwargs = self.binding.bind(run.branch.flow, node=self.name)
+            args, kwargs = self.binding.bind(branch.flow, self.name)
             if self._takes_upstream:
-                kwargs |= self._upstream(run)
+                kwargs |= self._upstream(branch)
             return self._own_step, args, kwargs
-        flow = run.branch.flow
+        flow = branch.flow
         args, kwargs = self.part.bind_node({**flow}, callback)
         step = replace(self.part.step, name=self.name, convert=partial(_written, self.name, flow))
         return step, args, kwargs
@@ -161,9 +162,9 @@ class GraphNode:
             raise GraphError(f"{error}; it can go to {self._ways}") from None
         self._plan.choose(self._plan.number[self.name], choices)
 
-    def _upstream(self, run: Run) -> dict[str, Any]:
-        if run.upstream:
-            node, output = run.upstream[-1]
+    def _upstream(self, branch: GraphBranch) -> dict[str, Any]:
+        if branch.came:
+            node, output, _ = branch.came[-1]
             return {UPSTREAM: {"node": node, "output": dict(output)}}
         return {} if UPSTREAM in self.binding.optional else {UPSTREAM: None}
 

@@ -16,10 +16,10 @@ from weft.core.activation import (
     Decision,
     Finished,
     Options,
-    Run,
     StateConflicts,
     split_choices,
 )
+from weft.core.graph_branches import Branch as GraphBranch
 from weft.core.graph_plan import GraphPlan
 from weft.core.graph_state import Change, StateBranch, plain
 from weft.core.outcome import Failed
@@ -35,7 +35,6 @@ from weft.graph_nodes import Given, GraphNode, NodeCall, Start
 from weft.graph_sides import BranchError, Side, SideCall, SideEdge, Sides, Waiting
 
 if TYPE_CHECKING:
-    from weft.core.graph_branches import Branch as GraphBranch
     from weft.engine.call import Call
     from weft.engine.planned import PlannedCall
 
@@ -281,7 +280,7 @@ class GraphRun:
             for decision in decisions:
                 if self._error is not None:
                     return
-                if isinstance(decision, Run):
+                if isinstance(decision, GraphBranch):
                     following += self.start(decision) if forks is None else forks.started(decision)
                 elif isinstance(decision, BranchEnded):
                     assert forks is not None  # nobody else watches
@@ -292,12 +291,12 @@ class GraphRun:
                     self._finished = decision
             decisions = following
 
-    def start(self, run: Run) -> Iterable[Decision]:
-        """Run a node."""
-        node = self._nodes[run.node]
-        running = NodeCall(self._call, node, run, self._callback)
+    def start(self, branch: GraphBranch) -> Iterable[Decision]:
+        """Run the node of a branch."""
+        node = self._nodes[branch.node]
+        running = NodeCall(self._call, node, branch, self._callback)
         try:
-            start = node.start_of(run, self._callback)
+            start = node.start_of(branch, self._callback)
         except Exception as error:
             return self._failed(running, error)
         if self._forks is not None:
@@ -326,12 +325,14 @@ class GraphRun:
     ) -> None:
         step, args, kwargs = start
         latest = None if self._forks is None else self._forks.deadline_on(running.branch)
-        self._call.start(running, step, args, kwargs, identity=identity, latest=latest)
-        if len(running.branch.came) > 1 and self._call.run.is_observed and isinstance(running, NodeCall):
+        self._call.start(running, step, args, kwargs, identity, latest)
+        if self._call.run.is_observed:
             self._tell_joined(running)
 
-    def _tell_joined(self, running: NodeCall) -> None:
-        if (call := running.call) is not None:
+    def _tell_joined(self, running: NodeCall | SideCall) -> None:
+        """If it goes on behind a join, say from where it came."""
+        call = running.call
+        if len(running.branch.came) > 1 and call is not None and isinstance(running, NodeCall):
             branches = tuple(self._ids.get(execution, "") for *_, execution in running.branch.came)
             call._tell(events.BranchesJoined, branches=branches)
 
@@ -409,14 +410,12 @@ class GraphRun:
         running: NodeCall,
         output: Mapping[Any, Any],
         choices: Sequence[str] | None,
-        *,
-        goes_on: bool = True,
     ) -> None:
         """A node has ended, and nothing that concerns it has to be waited for."""
         if self._forks is not None:
             self._forks.left(running)
         assert self._activation is not None
-        self._do(self._activation.ended(running.index, output, choices, goes_on=goes_on))
+        self._do(self._activation.ended(running.index, output, choices))
 
     def _note_change(self, state: StateBranch, change: Change, *, was_recorded: bool) -> None:
         if was_recorded:
@@ -561,11 +560,13 @@ class SideRun(GraphRun):
         running: NodeCall,
         output: Mapping[Any, Any],
         choices: Sequence[str] | None,
-        *,
-        goes_on: bool = True,
     ) -> None:
-        goes_on = goes_on and output.get("success") is not False
-        super()._go_on(running, output, choices, goes_on=goes_on)
+        if output.get("success") is not False:
+            super()._go_on(running, output, choices)
+            return
+        if self._forks is not None:
+            self._forks.left(running)
+        self._do(self.active.ended(running.index, output, choices, goes_on=False))
 
     def _end(self, finished: Finished) -> None:
         if finished.state is not None:

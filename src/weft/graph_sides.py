@@ -7,7 +7,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from weft.core.activation import Options, StateConflicts, Upstream
+from weft.core.activation import Options, StateConflicts
+from weft.core.graph_branches import Upstream
 from weft.core.graph_plan import GraphPlan, PlanJoin, PlanNode
 from weft.core.graph_state import Change, StateBranch, plain
 from weft.core.state_merge import Part, merge

@@ -31,6 +31,7 @@ from weft.core.graph_branches import (
     Fork,
     OnConflict,
     Reducer,
+    Upstream,
     all_below,
     came,
     merged,
@@ -88,47 +89,6 @@ def _check_reducers(reducers: Mapping[str, Callable[..., Any]] | None, count: st
             )
 
 
-class Upstream(NamedTuple):
-    """A node that led to another, and what it gave."""
-
-    node: str
-    output: Mapping[Any, Any]
-
-
-class Run:
-    """A node is to run.
-
-    Attributes:
-        execution: By which its end is told; counted from 0.
-        node: Its name.
-        branch: The branch that it runs on.
-        place: By which forks and joins it came, whatever else happens and when: a digest, if somebody wants it. One
-            node runs in one place several times only one after the other.
-    """
-
-    __slots__ = ("_came", "branch", "execution", "node", "place")
-
-    def __init__(self, execution: int, node: str, branch: Branch) -> None:
-        self.execution = execution
-        self.node = node
-        self.branch = branch
-        self.place = branch.place
-        self._came = branch.came
-
-    def __repr__(self) -> str:
-        return f"<Run {self.execution} of {self.node!r}>"
-
-    @property
-    def upstream(self) -> tuple[Upstream, ...]:
-        """What led here: nothing for the start, one node, or all that came to a join, by time of arrival."""
-        return tuple(Upstream(node, output) for node, output, _ in self._came)
-
-    @property
-    def flow(self) -> Mapping[Any, Any]:
-        """The values it may take, shared and to be read only; they hold until its end is told."""
-        return self.branch.flow
-
-
 class BranchEnded(NamedTuple):
     """Nothing of a branch of a fork goes on: all of it came to a join, ended or was lost."""
 
@@ -157,7 +117,8 @@ class Finished:
     writes: dict[Any, Any] = field(default_factory=dict, compare=False)
 
 
-Decision: TypeAlias = Run | BranchEnded | StateConflicts | Finished
+#: What was decided; of a branch, that its node is to run.
+Decision: TypeAlias = Branch | BranchEnded | StateConflicts | Finished
 
 #: What an execution goes by that is told nothing.
 _USUAL = Options()
@@ -288,8 +249,7 @@ class Activation:
         if ways is None:
             ways = self._ways_on(point, choices) if goes_on else ()
         del self._running[execution]
-        openings, node = branch.openings, plan.nodes[point].name
-        branch.node = node
+        openings, node = branch.openings, branch.node
         branch.write(output, node)
         if branch._state is not None:
             self._complete_state(branch, branch._state)
@@ -371,7 +331,7 @@ class Activation:
         running = [self._where(execution) for execution in executions]
         above, first = branch.parent, running[0]
         assert above is not None
-        name = self._plan.nodes[first.point].name
+        name = first.node
         found = self._awaited.pop(branch)
         for execution in executions:
             del self._running[execution]
@@ -500,7 +460,9 @@ class Activation:
         if branch.steps == self._max_steps:
             raise MaxStepsError(branch.steps, name, plan.loop_through(name))
         openings, span, opens = branch.openings, plan.spans[node], plan.opened_by.get(node)
-        if opens or len(openings) != len(span):  # a node that runs is counted by no others than these
+        if opens or (
+            openings and len(openings) != len(span)
+        ):  # a node that runs is counted by no others than these
             openings = {join: openings[join] for join in span}
             if opens:
                 openings |= self._open(opens, branch, openings, branch.place)
@@ -510,10 +472,12 @@ class Activation:
                 opening.under_way += 1
         execution = self._begun
         self._begun = execution + 1
+        branch.execution = execution
         branch.point = node
+        branch.node = name
         branch.steps += 1
         self._running[execution] = branch
-        self._decisions.append(Run(execution, name, branch))
+        self._decisions.append(branch)
 
     def _back_at_fork(self, branch: Branch) -> Branch:
         """A branch comes back to where it began, and nothing else began there: it is over, and goes on above."""
@@ -597,7 +561,8 @@ class Activation:
         del self._waiting[opening.number]
         plan, join, arrivals = self._plan, opening.join, opening.arrivals
         branch = self._join_branches(opening.base, arrivals)
-        steps, led_here = 0, []
+        steps = 0
+        led_here: list[tuple[str, Mapping[Any, Any], int]] = []
         for arrived in arrivals:
             steps = max(steps, arrived.steps)
             led_here += arrived.came

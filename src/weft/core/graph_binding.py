@@ -72,7 +72,7 @@ class GraphBinding:
         """Whether there is any value that it takes."""
         return bool(self.by_position or self.by_name or self.takes_all)
 
-    def bind(self, flow: Mapping[Any, Any], *, node: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def bind(self, flow: Mapping[Any, Any], node: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments for these values, without what is special.
 
         Raises:

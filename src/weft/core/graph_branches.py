@@ -20,6 +20,13 @@ Reducer = Callable[[Any, Any], Any]
 OnConflict: TypeAlias = Literal["last", "error"]
 
 
+class Upstream(NamedTuple):
+    """A node that led to another, and what it gave."""
+
+    node: str
+    output: Mapping[Any, Any]
+
+
 class Fork(NamedTuple):
     """A place where one became several.
 
@@ -56,13 +63,15 @@ class Branch:
         writers: By key, the node that wrote it; where several values were combined, that of the last. Its name alone,
             where one node has written all of it, as on most branches.
         homes: By key, on which branch it was written, where that was another one, which came to a join.
-        node: The last that ended on it.
-        point: The node that runs on it, by its number in the plan; only one does at a time.
+        node: The node that runs on it, or has run last; only one does at a time.
+        execution: Of that node, by which its end is told; counted from 0.
+        point: That node by its number in the plan.
         openings: The joins that count what runs on it, by join.
         steps: How many nodes have run on the way here, with that one.
         came: The nodes that led to where it is, each with what it gave, and in which execution; -1 for one that was
             no execution of a node.
-        place: Where that is; see :attr:`weft.core.activation.Run.place`.
+        place: By which forks and joins one came there, whatever else happens and when: a digest, if somebody wants it.
+            One node runs in one place several times only one after the other.
         block: Round it, what whoever runs it has put there; for the branches that begin on it as well.
     """
 
@@ -74,6 +83,7 @@ class Branch:
         "_uses",
         "block",
         "came",
+        "execution",
         "fork",
         "homes",
         "index",
@@ -103,7 +113,7 @@ class Branch:
         self.fork = fork
         self.index = index
         self.joined = joined
-        self.point = -1
+        self.execution = self.point = -1
         self.openings: Mapping[int, Any]
         self.came: tuple[tuple[str, Mapping[Any, Any], int], ...]
         self.block: Any
@@ -142,6 +152,11 @@ class Branch:
             branch._is_own = bool(branch.writes)
             branch._flow = flow = {**flow, **branch.writes} if branch.writes else flow
         return flow
+
+    @property
+    def upstream(self) -> tuple[Upstream, ...]:
+        """What led here: nothing for the start, one node, or all that came to a join, by time of arrival."""
+        return tuple(Upstream(node, output) for node, output, _ in self.came)
 
     @property
     def state(self) -> StateBranch:
@@ -186,8 +201,7 @@ class Branch:
             self.writes, self.writers = {**values}, writers
         else:
             if self.writers != writers:
-                self.writers = known = _by_key(self.writers, self.writes)
-                known.update(_by_key(writers, values))
+                self._note_writers(values, writers)
             self.writes.update(values)
             if self.homes:
                 for key in self.homes.keys() & values.keys():
@@ -198,6 +212,11 @@ class Branch:
         else:
             self._flow = None
 
+    def _note_writers(self, values: Mapping[Any, Any], writers: str | dict[Any, str]) -> None:
+        if isinstance(self.writers, str):
+            self.writers = dict.fromkeys(self.writes, self.writers)
+        self.writers.update(dict.fromkeys(values, writers) if isinstance(writers, str) else writers)
+
     def writer_of(self, key: Any) -> str:
         """The node that wrote a value that stands here."""
         return self.writers if isinstance(self.writers, str) else self.writers[key]
@@ -205,10 +224,6 @@ class Branch:
     def home_of(self, key: Any) -> Branch:
         """The branch on which a value was written that stands here."""
         return self.homes.get(key, self) if self.homes else self
-
-
-def _by_key(writers: str | dict[Any, str], values: Mapping[Any, Any]) -> dict[Any, str]:
-    return dict.fromkeys(values, writers) if isinstance(writers, str) else writers
 
 
 # Merging

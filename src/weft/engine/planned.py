@@ -182,9 +182,9 @@ class PlannedCall(Call):
         step: Step,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        *,
         identity: tuple[bytes, int] | None = None,
         latest: float | None = None,
+        *,
         is_told: bool = True,
     ) -> None:
         """Start a call; the conductor is told when it has ended.
