@@ -459,7 +459,8 @@ class Graph(Runnable):
             _checked_callback(callback)
         try:
             if callback is not None:
-                given = Given(self._checked(input), callback)
+                given = Given(self._checked(input))
+                given.callback = callback
             found: dict[Any, Any] = await self.ainvoke(given, **options)
             return found
         finally:
@@ -679,7 +680,7 @@ class Graph(Runnable):
         return (given,), {}
 
     def _checked(self, input: Any) -> Mapping[Any, Any]:
-        if not isinstance(input, Mapping):
+        if not isinstance(input, dict | Mapping):  # the first is asked for the sake of speed
             raise InputError(
                 f"{self.key!r} takes a dict whose keys are what its nodes read, not {input!r:.80}"
             )
@@ -687,7 +688,9 @@ class Graph(Runnable):
 
     def bind_node(self, values: dict[Any, Any], callback: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """As a node of another graph: only what it writes is merged there, and it streams to where that one does."""
-        return (Given(values, callback, only_writes=True),), {}
+        given = Given(values)
+        given.callback, given.only_writes = callback, True
+        return (given,), {}
 
     def split_output(self, value: Any) -> tuple[Any, Any]:
         """What the run returns, and what its thread keeps: the state."""

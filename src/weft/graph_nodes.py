@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Given(dict[Any, Any]):
-    """The values that an execution of a graph begins with, and what else it is given.
+    """The values that an execution of a graph begins with, and what else it is given, which is nothing at first.
 
     Attributes:
         callback: What streaming nodes stream to; None for one of the graph's own.
@@ -38,27 +38,13 @@ class Given(dict[Any, Any]):
         is_closed: Whether the callback was closed.
     """
 
-    __slots__ = ("branch_errors", "callback", "depth", "is_closed", "only_writes", "state", "upstream")
-
-    def __init__(
-        self,
-        values: Mapping[Any, Any],
-        callback: Any = None,
-        *,
-        only_writes: bool = False,
-        upstream: tuple[Upstream, ...] = (),
-        state: Mapping[Any, Any] | None = None,
-        branch_errors: list[Any] | None = None,
-        depth: int = 0,
-    ) -> None:
-        super().__init__(values)
-        self.callback = callback
-        self.only_writes = only_writes
-        self.upstream = upstream
-        self.state = state
-        self.branch_errors = branch_errors
-        self.depth = depth
-        self.is_closed = False
+    callback: Any = None
+    only_writes = False
+    upstream: tuple[Upstream, ...] = ()
+    state: Mapping[Any, Any] | None = None
+    branch_errors: list[Any] | None = None
+    depth = 0
+    is_closed = False
 
 
 #: The call that an execution becomes: of which step, with what, and with what by name.

@@ -35,6 +35,7 @@ from weft.graph_nodes import Given, GraphNode, NodeCall, Start
 from weft.graph_sides import BranchError, Side, SideCall, SideEdge, Sides, Waiting
 
 if TYPE_CHECKING:
+    from weft.checkpoint.codec import Codec
     from weft.engine.call import Call
     from weft.engine.planned import PlannedCall
 
@@ -122,6 +123,11 @@ class GraphRun:
     _finished: Finished | None = None
     _error: BaseException | None = None
     _has_begun = False
+    _forks: Forks | None = None
+    _sides: Sides | None = None
+    _codec: Codec | None = None
+    # On a resume nothing new begins before what is recorded has been seen: it may decide that it is not needed.
+    _replays = False
     _recalled = 0  # calls with a record whose turn has not come yet
 
     def __init__(
@@ -139,16 +145,15 @@ class GraphRun:
         self._callback = callback
         self._holder = holder
         self._ended: deque[tuple[Branch, Call]] = deque()
-        recorder = call.run.recorder
-        self._codec = None if recorder is None else recorder.codec
-        # On a resume nothing new begins before what is recorded has been seen: it may decide that it is not needed.
-        self._replays = call.scope is not None and call.scope.order.replaying
+        if call.run.recorder is not None:
+            self._codec = call.run.recorder.codec
+            self._replays = call.scope is not None and call.scope.order.replaying
         self._held_back: dict[NodeCall | SideCall, None] = {}
         self._ids: dict[int, str] = {}  # of the calls of executions that have ended, where somebody observes
-        self._forks = Forks(self, program.forks) if program.forks else None
-        self._sides = (
-            Sides(self, program.sides, call, given, callback, program.options) if program.sides else None
-        )
+        if program.forks:
+            self._forks = Forks(self, program.forks)
+        if program.sides:
+            self._sides = Sides(self, program.sides, call, given, callback, program.options)
 
     # What the engine tells
 

@@ -263,6 +263,8 @@ def merged(
     Raises:
         ConflictError: There are several values of a key, and there is no reducer.
     """
+    if len(branches) == 1:
+        return Merged(branches[0].writes, dict.fromkeys(branches[0].writes, branches[0]), set())
     writes: dict[Any, Any] = {}
     last: dict[Any, Branch] = {}
     several: dict[Any, list[Branch]] = {}
@@ -284,6 +286,8 @@ def merged(
 
 def came(base: Branch, arrived: Sequence[Branch]) -> list[Branch]:
     """All branches between one and those that came from it, by when the last from each came."""
+    if len(arrived) == 1 and arrived[0].parent is base:
+        return [*arrived]
     seen = {base}
     order: list[Branch] = []
     for last in reversed(arrived):

@@ -151,9 +151,9 @@ class GraphPlan:
 
     @cached_property
     def onward(self) -> list[Sequence[int] | None]:
-        """By node, where it goes on in any case; None where it chooses, ends, or has no way on."""
+        """By node, where it goes on in any case; None where it chooses, or has no way on and is no end."""
         return [
-            None if node.is_end or node.is_router or not ways else ways
+            () if node.is_end else None if node.is_router or not ways else ways
             for node, ways in zip(self.nodes, self.ways, strict=True)
         ]
 
