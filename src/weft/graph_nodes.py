@@ -82,6 +82,9 @@ class NodeCall(Branch):
         return found
 
 
+#: What is given by name to a node that reads nothing; one for all that wait, and never changed.
+_NO_NAMES: dict[str, Any] = {}
+
 #: What a node may give; what they all give first, since to ask for the other takes longer.
 _MAPPINGS = (dict, Mapping)
 
@@ -126,7 +129,7 @@ class GraphNode:
         """
         if self._own_step is not None:
             if not self._reads:
-                return self._own_step, (), {}
+                return self._own_step, (), _NO_NAMES
             args, kwargs = self.binding.bind(branch.flow, self.name)
             if self._takes_upstream:
                 kwargs |= self._upstream(branch)
