@@ -458,7 +458,8 @@ class Graph(Runnable):
             _checked_callback(callback)
         try:
             if callback is not None:
-                given = Given(self._checked(input), callback)
+                given = Given(self._checked(input))
+                given.callback = callback
             found: dict[Any, Any] = await self.ainvoke(given, **options)
             return found
         finally:
@@ -619,6 +620,7 @@ class Graph(Runnable):
             raise GraphCompileError(refused)
 
     def _program_of(self, plan: GraphPlan, sides: Mapping[str, tuple[Side, ...]]) -> Program:
+        plan.prepare()
         made = {node.name: GraphNode(node.name, self.nodes[node.name], plan) for node in plan.nodes}
         takes_state = any(node.takes_state for node in made.values()) or any(
             side.takes_state for name in made for side in sides.get(name, ())
@@ -679,7 +681,7 @@ class Graph(Runnable):
         return (given,), {}
 
     def _checked(self, input: Any) -> Mapping[Any, Any]:
-        if not isinstance(input, Mapping):
+        if not isinstance(input, dict | Mapping):  # the first is asked for the sake of speed
             raise InputError(
                 f"{self.key!r} takes a dict whose keys are what its nodes read, not {input!r:.80}"
             )
@@ -687,7 +689,9 @@ class Graph(Runnable):
 
     def bind_node(self, values: dict[Any, Any], callback: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """As a node of another graph: only what it writes is merged there, and it streams to where that one does."""
-        return (Given(values, callback, only_writes=True),), {}
+        given = Given(values)
+        given.callback, given.only_writes = callback, True
+        return (given,), {}
 
     def split_output(self, value: Any) -> tuple[Any, Any]:
         """What the run returns, and what its thread keeps: the state."""

@@ -21,7 +21,7 @@ from weft.errors import DefinitionError, GraphError, ParallelExecutionError, Par
 if TYPE_CHECKING:
     import asyncio
 
-    from weft.core.activation import Activation, Decision, Run
+    from weft.core.activation import Activation, Decision
     from weft.core.graph_branches import Branch, Fork
     from weft.graph_nodes import NodeCall
 
@@ -57,8 +57,8 @@ class Host(Protocol):
     def active(self) -> Activation:
         """What decides."""
 
-    def start(self, run: Run) -> Iterable[Decision]:
-        """Run a node."""
+    def start(self, branch: Branch) -> Iterable[Decision]:
+        """Run the node of a branch."""
 
     def stop(self, running: NodeCall, reason: str, latest: float | None) -> bool:
         """Stop a node, by then at the latest; whether there is anything to wait for."""
@@ -140,7 +140,7 @@ class Arm:
         self.fork = fork
         self.branch = branch
         self.name = name
-        self.first: Run | None = None
+        self.first: Branch | None = None
         self.has_begun = self.is_in_flight = self.has_ended = self.is_dropped = False
         self.failure: Exception | None = None
         self.ending: Ending | None = None if fork.outer is None else fork.outer.ending
@@ -155,8 +155,8 @@ class Arm:
     def take_first(self) -> list[int]:
         """The execution that would begin it, if that waits for room, which it shall not have."""
         self.has_begun = True
-        run, self.first = self.first, None
-        return [] if run is None else [run.execution]
+        branch, self.first = self.first, None
+        return [] if branch is None else [branch.execution]
 
 
 class ForkRun:
@@ -222,7 +222,7 @@ class ForkRun:
         width = self.options.max_concurrent
         return width is None or self._in_flight < width
 
-    def wait(self, arm: Arm, first: Run) -> None:
+    def wait(self, arm: Arm, first: Branch) -> None:
         """An arm begins when there is room for it."""
         arm.first = first
         self._waiting.append(arm)
@@ -232,14 +232,14 @@ class ForkRun:
         arm.has_begun = arm.is_in_flight = True
         self._in_flight += 1
 
-    def begin_next(self) -> Iterator[Run]:
+    def begin_next(self) -> Iterator[Branch]:
         """Begin the arms for which there is room now."""
         while self._waiting and self.has_room:
             arm = self._waiting.popleft()
-            run, arm.first = arm.first, None
-            if run is not None:
+            first, arm.first = arm.first, None
+            if first is not None:
                 self.begin(arm)
-                yield run
+                yield first
 
     def take_waiting(self) -> list[int]:
         """The executions that wait for room and shall not have it."""
@@ -323,24 +323,24 @@ class Forks:
 
     # Beginning
 
-    def started(self, run: Run) -> Iterable[Decision]:
-        """Run a node, if it may run, or have it wait until it may; what follows."""
-        arm = self._arm_of(run.branch, run.node)
-        if self.ending_of(run.branch) is not None:
-            return self._host.active.lost(run.execution)
+    def started(self, branch: Branch) -> Iterable[Decision]:
+        """Run the node of a branch, if it may run, or have it wait until it may; what follows."""
+        arm = self._arm_of(branch, branch.node)
+        if self.ending_of(branch) is not None:
+            return self._host.active.lost(branch.execution)
         if arm is None or arm.has_begun:
-            return self._host.start(run)
+            return self._host.start(branch)
         fork = arm.fork
         if fork.refusal is not None:
-            return self._fail_at(fork.keeper, fork.refusal, [run.execution])
+            return self._fail_at(fork.keeper, fork.refusal, [branch.execution])
         if fork.needs_no_more:
             arm.is_dropped = True
-            return self._host.active.lost(run.execution)
+            return self._host.active.lost(branch.execution)
         if not fork.has_room:
-            fork.wait(arm, run)
+            fork.wait(arm, branch)
             return ()
         fork.begin(arm)
-        return self._host.start(run)
+        return self._host.start(branch)
 
     def _arm_of(self, branch: Branch, node: str | None) -> Arm | None:
         """The arm that this branch is, if its fork has options."""
@@ -425,8 +425,8 @@ class Forks:
         if fork.is_over:
             self._forget(fork)
             return decisions
-        for run in fork.begin_next():
-            decisions += self._host.start(run)
+        for first in fork.begin_next():
+            decisions += self._host.start(first)
         return decisions
 
     def _forget(self, fork: ForkRun) -> None:

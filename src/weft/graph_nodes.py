@@ -17,7 +17,8 @@ from weft.errors import GraphError, UsageError
 from weft.nodes import FunctionNode
 
 if TYPE_CHECKING:
-    from weft.core.activation import Run, Upstream
+    from weft.core.graph_branches import Branch as GraphBranch
+    from weft.core.graph_branches import Upstream
     from weft.core.graph_plan import GraphPlan
     from weft.core.graph_state import StateBranch
     from weft.engine.planned import PlannedCall
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Given(dict[Any, Any]):
-    """The values that an execution of a graph begins with, and what else it is given.
+    """The values that an execution of a graph begins with, and what else it is given, which is nothing at first.
 
     Attributes:
         callback: What streaming nodes stream to; None for one of the graph's own.
@@ -37,27 +38,13 @@ class Given(dict[Any, Any]):
         is_closed: Whether the callback was closed.
     """
 
-    __slots__ = ("branch_errors", "callback", "depth", "is_closed", "only_writes", "state", "upstream")
-
-    def __init__(
-        self,
-        values: Mapping[Any, Any],
-        callback: Any = None,
-        *,
-        only_writes: bool = False,
-        upstream: tuple[Upstream, ...] = (),
-        state: Mapping[Any, Any] | None = None,
-        branch_errors: list[Any] | None = None,
-        depth: int = 0,
-    ) -> None:
-        super().__init__(values)
-        self.callback = callback
-        self.only_writes = only_writes
-        self.upstream = upstream
-        self.state = state
-        self.branch_errors = branch_errors
-        self.depth = depth
-        self.is_closed = False
+    callback: Any = None
+    only_writes = False
+    upstream: tuple[Upstream, ...] = ()
+    state: Mapping[Any, Any] | None = None
+    branch_errors: list[Any] | None = None
+    depth = 0
+    is_closed = False
 
 
 #: The call that an execution becomes: of which step, with what, and with what by name.
@@ -73,14 +60,16 @@ class NodeCall(Branch):
 
     __slots__ = ("branch", "callback", "held", "is_recorded", "node", "state")
 
-    def __init__(self, owner: PlannedCall, node: GraphNode, run: Run, callback: Any) -> None:
-        super().__init__(owner, run.execution)
+    def __init__(self, owner: PlannedCall, node: GraphNode, branch: GraphBranch, callback: Any) -> None:
+        self.owner = owner
+        self.index = branch.execution
+        self.call = None
         self.node = node
-        self.branch = run.branch
+        self.branch = branch
         self.callback = callback
         self.held: Held | None = None
         self.is_recorded = False
-        self.state: StateBranch | None = run.branch.state if node.takes_state else None
+        self.state: StateBranch | None = branch.state if node.takes_state else None
 
     def special(self) -> dict[str, Any]:
         """What the body gets beside values; called as an attempt begins, so one before it is undone."""
@@ -92,6 +81,9 @@ class NodeCall(Branch):
             found[CALLBACK] = self.callback
         return found
 
+
+#: What is given by name to a node that reads nothing; one for all that wait, and never changed.
+_NO_NAMES: dict[str, Any] = {}
 
 #: What a node may give; what they all give first, since to ask for the other takes longer.
 _MAPPINGS = (dict, Mapping)
@@ -109,6 +101,7 @@ class GraphNode:
     __slots__ = (
         "_own_step",
         "_plan",
+        "_reads",
         "_takes_upstream",
         "binding",
         "is_router",
@@ -124,21 +117,24 @@ class GraphNode:
         self.binding = GraphBinding.of(part.func) if isinstance(part, FunctionNode) else GraphBinding()
         self.takes_state = STATE in self.binding.special
         self._takes_upstream = UPSTREAM in self.binding.special
+        self._reads = self.binding.reads or self._takes_upstream
         self._plan = plan
         self._own_step = self._step_of(part) if isinstance(part, FunctionNode) else None
 
-    def start_of(self, run: Run, callback: Any) -> Start:
-        """The call that an execution becomes.
+    def start_of(self, branch: GraphBranch, callback: Any) -> Start:
+        """The call that its execution on a branch becomes.
 
         Raises:
             InputError: A required parameter is not there, or the part cannot take these values.
         """
-        flow = run.branch.flow
         if self._own_step is not None:
-            args, kwargs = self.binding.bind(flow, node=self.name)
+            if not self._reads:
+                return self._own_step, (), _NO_NAMES
+            args, kwargs = self.binding.bind(branch.flow, self.name)
             if self._takes_upstream:
-                kwargs |= self._upstream(run)
+                kwargs |= self._upstream(branch)
             return self._own_step, args, kwargs
+        flow = branch.flow
         args, kwargs = self.part.bind_node({**flow}, callback)
         step = replace(self.part.step, name=self.name, convert=partial(_written, self.name, flow))
         return step, args, kwargs
@@ -155,9 +151,9 @@ class GraphNode:
             raise GraphError(f"{error}; it can go to {self._ways}") from None
         self._plan.choose(self._plan.number[self.name], choices)
 
-    def _upstream(self, run: Run) -> dict[str, Any]:
-        if run.upstream:
-            node, output = run.upstream[-1]
+    def _upstream(self, branch: GraphBranch) -> dict[str, Any]:
+        if branch.came:
+            node, output, _ = branch.came[-1]
             return {UPSTREAM: {"node": node, "output": dict(output)}}
         return {} if UPSTREAM in self.binding.optional else {UPSTREAM: None}
 

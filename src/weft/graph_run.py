@@ -16,10 +16,10 @@ from weft.core.activation import (
     Decision,
     Finished,
     Options,
-    Run,
     StateConflicts,
     split_choices,
 )
+from weft.core.graph_branches import Branch as GraphBranch
 from weft.core.graph_plan import GraphPlan
 from weft.core.graph_state import Change, StateBranch, plain
 from weft.core.outcome import Failed
@@ -34,7 +34,7 @@ from weft.graph_nodes import Given, GraphNode, NodeCall, Start
 from weft.graph_sides import BranchError, Side, SideCall, SideEdge, Sides, Waiting
 
 if TYPE_CHECKING:
-    from weft.core.graph_branches import Branch as GraphBranch
+    from weft.checkpoint.codec import Codec
     from weft.engine.audience import Audience
     from weft.engine.call import Call
     from weft.engine.planned import PlannedCall
@@ -118,6 +118,18 @@ class GraphRun:
     )
     may_start_more = False
 
+    # How it begins, until something is set.
+    _activation: Activation | None = None
+    _finished: Finished | None = None
+    _error: BaseException | None = None
+    _has_begun = False
+    _forks: Forks | None = None
+    _sides: Sides | None = None
+    _codec: Codec | None = None
+    # On a resume nothing new begins before what is recorded has been seen: it may decide that it is not needed.
+    _replays = False
+    _recalled = 0  # calls with a record whose turn has not come yet
+
     def __init__(
         self,
         program: Program,
@@ -132,22 +144,16 @@ class GraphRun:
         self._given = given
         self._callback = callback
         self._holder = holder
-        self._activation: Activation | None = None
         self._ended: deque[tuple[Branch, Call]] = deque()
-        self._finished: Finished | None = None
-        self._error: BaseException | None = None
-        self._has_begun = False
-        recorder = call.run.recorder
-        self._codec = None if recorder is None else recorder.codec
-        # On a resume nothing new begins before what is recorded has been seen: it may decide that it is not needed.
-        self._replays = call.scope is not None and call.scope.order.replaying
+        if call.run.recorder is not None:
+            self._codec = call.run.recorder.codec
+            self._replays = call.scope is not None and call.scope.order.replaying
         self._held_back: dict[NodeCall | SideCall, None] = {}
         self._ids: dict[int, str] = {}  # of the calls of executions that have ended, where somebody observes
-        self._recalled = 0  # calls with a record whose turn has not come yet
-        self._forks = Forks(self, program.forks) if program.forks else None
-        self._sides = (
-            Sides(self, program.sides, call, given, callback, program.options) if program.sides else None
-        )
+        if program.forks:
+            self._forks = Forks(self, program.forks)
+        if program.sides:
+            self._sides = Sides(self, program.sides, call, given, callback, program.options)
 
     # What the engine tells
 
@@ -279,7 +285,7 @@ class GraphRun:
             for decision in decisions:
                 if self._error is not None:
                     return
-                if isinstance(decision, Run):
+                if isinstance(decision, GraphBranch):
                     following += self.start(decision) if forks is None else forks.started(decision)
                 elif isinstance(decision, BranchEnded):
                     assert forks is not None  # nobody else watches
@@ -290,12 +296,12 @@ class GraphRun:
                     self._finished = decision
             decisions = following
 
-    def start(self, run: Run) -> Iterable[Decision]:
-        """Run a node."""
-        node = self._nodes[run.node]
-        running = NodeCall(self._call, node, run, self._callback)
+    def start(self, branch: GraphBranch) -> Iterable[Decision]:
+        """Run the node of a branch."""
+        node = self._nodes[branch.node]
+        running = NodeCall(self._call, node, branch, self._callback)
         try:
-            start = node.start_of(run, self._callback)
+            start = node.start_of(branch, self._callback)
         except Exception as error:
             return self._failed(running, error)
         if self._forks is not None:
@@ -324,14 +330,16 @@ class GraphRun:
     ) -> None:
         step, args, kwargs = start
         latest = None if self._forks is None else self._forks.deadline_on(running.branch)
-        self._call.start(running, step, args, kwargs, identity=identity, latest=latest)
-        if len(running.branch.came) > 1 and self._call.run.audience is not None:
+        self._call.start(running, step, args, kwargs, identity, latest)
+        if self._call.run.audience is not None:
             self._tell_joined(running, self._call.run.audience)
 
     def _tell_joined(self, running: NodeCall | SideCall, audience: Audience) -> None:
-        if isinstance(running, NodeCall) and running.call is not None:
+        """If it goes on behind a join, say from where it came."""
+        call = running.call
+        if len(running.branch.came) > 1 and call is not None and isinstance(running, NodeCall):
             branches = tuple(self._ids.get(execution, "") for *_, execution in running.branch.came)
-            audience.joined(running.call, branches)
+            audience.joined(call, branches)
 
     def _start_held_back(self) -> None:
         self._replays = False
@@ -352,24 +360,12 @@ class GraphRun:
     # Outcomes
 
     def _node_ended(self, running: NodeCall, call: Call) -> None:
-        self._recalled -= running.is_recorded
+        if running.is_recorded:
+            self._recalled -= 1
         ending = None if self._forks is None else self._forks.ending_of(running.branch)
-        if ending is None and call.error is None:
-            self._succeeded(running, call)
+        if ending is not None or call.error is not None:
+            self._has_nothing(running, ending, call.error)
             return
-        if running.state is not None:
-            running.state.undo()
-        if ending is not None:
-            self._has_stopped(ending, running)
-        else:
-            assert call.error is not None
-            self._do(self._failed(running, call.error))
-
-    def _has_stopped(self, ending: Ending, running: NodeCall) -> None:
-        assert self._forks is not None
-        self._do(self._forks.stopped(ending, running))
-
-    def _succeeded(self, running: NodeCall, call: Call) -> None:
         node, output, choices = running.node, call.value, None
         if self._call.run.audience is not None:
             self._ids[running.index] = call.id
@@ -380,6 +376,20 @@ class GraphRun:
         if self._sides is not None and self._sides.begin(Waiting(running, output, choices)):
             return
         self._go_on(running, output, choices)
+
+    def _has_nothing(self, running: NodeCall, ending: Ending | None, error: BaseException | None) -> None:
+        """A node has ended and gives nothing: it has failed, or what it is on is being ended."""
+        if running.state is not None:
+            running.state.undo()
+        if ending is not None:
+            self._has_stopped(ending, running)
+        else:
+            assert error is not None
+            self._do(self._failed(running, error))
+
+    def _has_stopped(self, ending: Ending, running: NodeCall) -> None:
+        assert self._forks is not None
+        self._do(self._forks.stopped(ending, running))
 
     def _side_ended(self, asked: SideCall, call: Call) -> None:
         assert self._sides is not None
@@ -405,14 +415,12 @@ class GraphRun:
         running: NodeCall,
         output: Mapping[Any, Any],
         choices: Sequence[str] | None,
-        *,
-        goes_on: bool = True,
     ) -> None:
         """A node has ended, and nothing that concerns it has to be waited for."""
         if self._forks is not None:
             self._forks.left(running)
         assert self._activation is not None
-        self._do(self._activation.ended(running.index, output, choices, goes_on=goes_on))
+        self._do(self._activation.ended(running.index, output, choices))
 
     def _note_change(self, state: StateBranch, change: Change, *, was_recorded: bool) -> None:
         if was_recorded:
@@ -557,11 +565,13 @@ class SideRun(GraphRun):
         running: NodeCall,
         output: Mapping[Any, Any],
         choices: Sequence[str] | None,
-        *,
-        goes_on: bool = True,
     ) -> None:
-        goes_on = goes_on and output.get("success") is not False
-        super()._go_on(running, output, choices, goes_on=goes_on)
+        if output.get("success") is not False:
+            super()._go_on(running, output, choices)
+            return
+        if self._forks is not None:
+            self._forks.left(running)
+        self._do(self.active.ended(running.index, output, choices, goes_on=False))
 
     def _end(self, finished: Finished) -> None:
         if finished.state is not None:

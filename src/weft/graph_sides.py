@@ -7,7 +7,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from weft.core.activation import Options, StateConflicts, Upstream
+from weft.core.activation import Options, StateConflicts
+from weft.core.graph_branches import Upstream
 from weft.core.graph_plan import GraphPlan, PlanJoin, PlanNode
 from weft.core.graph_state import Change, StateBranch, plain
 from weft.core.state_merge import Part, merge
@@ -151,15 +152,11 @@ class Sides:
         branch = running.branch
         for side in sides:
             state = branch.state if side.takes_state else None
-            given = Given(
-                {**branch.flow, **output},
-                self._callback,
-                only_writes=True,
-                upstream=(Upstream(running.node.name, output),),
-                state=None if state is None else plain({**state.state}),
-                branch_errors=self.errors,
-                depth=self._depth + 1,
-            )
+            given = Given({**branch.flow, **output})
+            given.callback, given.only_writes = self._callback, True
+            given.upstream = (Upstream(running.node.name, output),)
+            given.state = None if state is None else plain({**state.state})
+            given.branch_errors, given.depth = self.errors, self._depth + 1
             asked = SideCall(self._call, side, running, given.state)
             self.running[asked] = None
             waiting.left += side.waits

@@ -8,6 +8,7 @@ import operator
 import random
 import sys
 from collections import Counter
+from typing import NamedTuple
 
 import pytest
 from graph_making import graphs, plan_for, possible
@@ -20,11 +21,11 @@ from weft.core.activation import (
     BranchEnded,
     Finished,
     Options,
-    Run,
     StateConflicts,
     split_choices,
 )
 from weft.core.dominators import immediate_dominators
+from weft.core.graph_branches import Branch
 from weft.core.graph_plan import GraphPlan, PlanJoin, PlanNode
 from weft.core.state_merge import Conflict
 from weft.errors import (
@@ -52,6 +53,28 @@ def plan_of(text, *joins, start="s", ends="e", routers="", blocks=""):
     return GraphPlan(nodes, edges, [PlanJoin(tuple(sources), to) for sources, to in pairs], blocks=blocks)
 
 
+class Run(NamedTuple):
+    """What a decision says; the branch goes on."""
+
+    execution: int
+    node: str
+    branch: Branch
+    place: bytes
+    upstream: tuple
+
+    @classmethod
+    def of(cls, branch):
+        return cls(branch.execution, branch.node, branch, branch.place, branch.upstream)
+
+    @property
+    def flow(self):
+        return self.branch.flow
+
+
+def nodes_in(decisions):
+    return [decision.node for decision in decisions if isinstance(decision, Branch)]
+
+
 class Driver:
     """Tells an activation what nodes gave, one after the other, and keeps what it answers."""
 
@@ -68,10 +91,10 @@ class Driver:
 
     def _take(self, decisions):
         for decision in decisions:
-            if isinstance(decision, Run):
+            if isinstance(decision, Branch):
                 assert decision.execution == len(self.runs)
-                self.running[decision.execution] = decision
-                self.runs.append(decision)
+                self.runs.append(Run.of(decision))
+                self.running[decision.execution] = self.runs[-1]
             elif isinstance(decision, BranchEnded):
                 self.branches.append(decision.branch)
             elif isinstance(decision, StateConflicts):
@@ -90,14 +113,14 @@ class Driver:
         del self.running[run.execution]
         self.log.append(run.node)
         self._take(decisions)
-        return [decision.node for decision in decisions if isinstance(decision, Run)]
+        return nodes_in(decisions)
 
     def lose(self, node):
         run = self.find(node)
         del self.running[run.execution]
         decisions = self.activation.lost(run.execution)
         self._take(decisions)
-        return [decision.node for decision in decisions if isinstance(decision, Run)]
+        return nodes_in(decisions)
 
 
 # Forks and joins
@@ -134,7 +157,7 @@ def test_only_the_ends_of_watched_branches_are_told():
         waiting = activation.begin({})
         while waiting:
             decision = waiting.pop(0)
-            if isinstance(decision, Run):
+            if isinstance(decision, Branch):
                 waiting += activation.ended(decision.execution, {})
             elif isinstance(decision, BranchEnded):
                 ended.append(f"{decision.branch.fork.node}{decision.branch.index}")
@@ -952,7 +975,7 @@ def both(graph, seed, *, reducers=None, loses=0.03, most=60):
     other = Reference(graph, max_steps=30, reducers=reducers)
     decisions, started, running = one.begin({"in": 0}), other.begin({"in": 0}), {}
     for turn in range(most):
-        runs = [each for each in decisions if isinstance(each, Run)]
+        runs = [Run.of(each) for each in decisions if isinstance(each, Branch)]
         shown = [(each.execution, each.node, dict(each.flow), tuple(each.upstream)) for each in runs]
         assert shown == [tuple(each)[:4] for each in started]
         running |= {run.execution: (run, each.branch) for run, each in zip(runs, started, strict=True)}
@@ -1170,7 +1193,7 @@ def walk(plan, output, choices=lambda run: None, input=None, **options):
     for decision in pending:
         if isinstance(decision, Finished):
             return count, decision.result
-        if isinstance(decision, Run):
+        if isinstance(decision, Branch):
             count += 1
             pending += activation.ended(decision.execution, output(decision), choices(decision))
     raise AssertionError("it did not finish")

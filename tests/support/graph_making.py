@@ -21,7 +21,8 @@ from killing import seeded
 
 import weft
 from weft import RetryPolicy, node, router
-from weft.core.activation import Activation, Finished, Run
+from weft.core.activation import Activation, Finished
+from weft.core.graph_branches import Branch
 from weft.core.graph_plan import GraphPlan, PlanJoin, PlanNode
 from weft.engine.context import current
 from weft.errors import MaxStepsError, StuckError
@@ -161,7 +162,7 @@ class Watched(Activation):
 
     def _keep(self, decisions):
         for each in decisions:
-            if isinstance(each, Run):
+            if isinstance(each, Branch):
                 assert each.execution not in self.runs
                 self.runs[each.execution] = each
                 self._times[each.node, each.place] += 1

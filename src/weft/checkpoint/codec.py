@@ -125,9 +125,11 @@ class Codec:
         Calling it again for the same function costs next to nothing.
         """
         fn = getattr(fn, "__func__", fn)  # a bound method is a new object each time
-        with suppress(TypeError):  # a callable object may be unhashable
+        try:
             if fn in self._hinted:
                 return
+        except TypeError:  # a callable object may be unhashable
+            pass
         self._add_all(hints.classes_of_function(fn))
         with suppress(TypeError), self._lock:  # the same, or there are no weak references to it
             self._hinted.add(fn)

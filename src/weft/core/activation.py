@@ -31,6 +31,7 @@ from weft.core.graph_branches import (
     Fork,
     OnConflict,
     Reducer,
+    Upstream,
     all_below,
     came,
     merged,
@@ -88,47 +89,6 @@ def _check_reducers(reducers: Mapping[str, Callable[..., Any]] | None, count: st
             )
 
 
-class Upstream(NamedTuple):
-    """A node that led to another, and what it gave."""
-
-    node: str
-    output: Mapping[Any, Any]
-
-
-class Run:
-    """A node is to run.
-
-    Attributes:
-        execution: By which its end is told; counted from 0.
-        node: Its name.
-        branch: The branch that it runs on.
-        place: By which forks and joins it came, whatever else happens and when: a digest, if somebody wants it. One
-            node runs in one place several times only one after the other.
-    """
-
-    __slots__ = ("_came", "branch", "execution", "node", "place")
-
-    def __init__(self, execution: int, node: str, branch: Branch) -> None:
-        self.execution = execution
-        self.node = node
-        self.branch = branch
-        self.place = branch.place
-        self._came = branch.came
-
-    def __repr__(self) -> str:
-        return f"<Run {self.execution} of {self.node!r}>"
-
-    @property
-    def upstream(self) -> tuple[Upstream, ...]:
-        """What led here: nothing for the start, one node, or all that came to a join, by time of arrival."""
-        return tuple(Upstream(node, output) for node, output, _ in self._came)
-
-    @property
-    def flow(self) -> Mapping[Any, Any]:
-        """The values it may take, shared and to be read only; they hold until its end is told."""
-        return self.branch.flow
-
-
 class BranchEnded(NamedTuple):
     """Nothing of a branch of a fork goes on: all of it came to a join, ended or was lost."""
 
@@ -142,7 +102,7 @@ class StateConflicts:
     conflicts: tuple[Conflict, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Finished:
     """Nothing goes on.
 
@@ -157,7 +117,11 @@ class Finished:
     writes: dict[Any, Any] = field(default_factory=dict, compare=False)
 
 
-Decision: TypeAlias = Run | BranchEnded | StateConflicts | Finished
+#: What was decided; of a branch, that its node is to run.
+Decision: TypeAlias = Branch | BranchEnded | StateConflicts | Finished
+
+#: What an execution goes by that is told nothing.
+_USUAL = Options()
 
 
 def split_choices(router: str, output: Mapping[Any, Any]) -> tuple[list[str], dict[Any, Any]]:
@@ -204,6 +168,14 @@ class Activation:
         has_places: Whether places are told, which cost a digest for each branch.
     """
 
+    # How it begins, until something is set.
+    is_finished = False
+    _begun = 0
+    _opened = 0
+    _branches = 1
+    _turn = 0  # how often something was completed on another branch than before, if it has a state
+    _turn_of = -1
+
     def __init__(
         self,
         plan: GraphPlan,
@@ -215,42 +187,37 @@ class Activation:
         has_places: bool = True,
     ) -> None:
         self._plan = plan
-        self._options = options or Options()
-        self._onward = plan.onward
-        self._nodes = len(plan.nodes)
+        self._options = options or _USUAL
         self._max_steps = self._options.max_steps
         if self._max_steps is None and plan.has_loop:
             self._max_steps = MAX_STEPS
         self._watched = plan.number if watched is None else watched
         self._has_places = has_places
         self._running: dict[int, Branch] = {}  # by execution, where it is
-        self._begun = 0
-        self._opened = 0
         self._waiting: dict[int, _Opening] = {}  # by number, those to which something has come
         self._ready: list[int] = []
-        self._branches = 0
-        self._input = self._branch(None)
-        self._input._state = None if state is None else StateBranch(state, guard=guard)
+        self._input = Branch(None, 1)
+        if state is not None:
+            self._input._state = StateBranch(state, guard=guard)
         self._ended: list[Branch] = []
         self._awaited: dict[
             Branch, _Opening | None
         ] = {}  # branches that fail, and the join that each comes to
-        self._turn = 0  # how often something was completed on another branch than before, if it has a state
-        self._turn_of = -1
         self._decisions: list[Decision] = []
-        self.is_finished = False
 
     def __repr__(self) -> str:
         return f"<Activation: {len(self._running)} running, {len(self._waiting)} joins waiting>"
 
     # What is told
 
-    def begin(self, input: Mapping[Any, Any], upstream: tuple[Upstream, ...] = ()) -> list[Decision]:
-        """Run the start node, with this input, and what has led there."""
-        self._input._flow = dict(input)
+    def begin(self, input: dict[Any, Any], upstream: tuple[Upstream, ...] = ()) -> list[Decision]:
+        """Run the start node, with this input, which must not change from now on, and what has led there."""
+        self._input._flow = input
         first = self._branch(self._input)
-        first.openings = self._open(self._plan.opened_by.get(-1, ()), first, {}, b"")
-        first.came = tuple((node, output, -1) for node, output in upstream)
+        if opens := self._plan.opened_by.get(-1):
+            first.openings = self._open(opens, first, {}, b"")
+        if upstream:
+            first.came = tuple((node, output, -1) for node, output in upstream)
         self._enter(self._plan.start, first)
         return self._decided()
 
@@ -276,14 +243,14 @@ class Activation:
             ConflictError: Branches that meet now have written one key, under ``on_conflict="error"``.
             StuckError: Joins wait for each other, and for nothing else.
         """
-        branch = self._where(execution)
-        ways = self._onward[branch.point] if choices is None and goes_on else None
+        branch, plan = self._running.get(execution) or self._where(execution), self._plan
+        point = branch.point
+        ways = plan.onward[point] if choices is None and goes_on else None
         if ways is None:
-            ways = self._ways_on(branch.point, choices) if goes_on else ()
+            ways = self._ways_on(point, choices) if goes_on else ()
         del self._running[execution]
-        openings, node = branch.openings, self._plan.nodes[branch.point].name
-        branch.node = node
-        branch.write(output, dict.fromkeys(output, node))
+        openings, node = branch.openings, branch.node
+        branch.write(output, node)
         if branch._state is not None:
             self._complete_state(branch, branch._state)
         branch.came = ((node, output, execution),)
@@ -291,7 +258,7 @@ class Activation:
             branch.stand_still()
             self._ended.append(branch)
             self._end_token(branch)
-        elif len(ways) == 1 and branch.point not in self._plan.blocks:
+        elif len(ways) == 1 and point not in plan.blocks:
             self._take(ways[0], branch)
         else:
             self._fork(branch, execution, ways)
@@ -364,7 +331,7 @@ class Activation:
         running = [self._where(execution) for execution in executions]
         above, first = branch.parent, running[0]
         assert above is not None
-        name = self._plan.nodes[first.point].name
+        name = first.node
         found = self._awaited.pop(branch)
         for execution in executions:
             del self._running[execution]
@@ -373,7 +340,7 @@ class Activation:
         above._live += 1
         instead = self._branch(above)
         instead.node = name
-        instead.write(output, dict.fromkeys(output, name))
+        instead.write(output, name)
         if found is None:
             self._ended.append(instead)
             self._end_token(instead)
@@ -479,7 +446,7 @@ class Activation:
 
     def _take(self, point: int, branch: Branch) -> None:
         """Go along an edge, to a node or a join."""
-        if point < self._nodes:
+        if point < len(self._plan.nodes):
             self._enter(point, branch)
         else:
             self._arrive(branch.openings[point], branch)
@@ -493,19 +460,24 @@ class Activation:
         if branch.steps == self._max_steps:
             raise MaxStepsError(branch.steps, name, plan.loop_through(name))
         openings, span, opens = branch.openings, plan.spans[node], plan.opened_by.get(node)
-        if opens or len(openings) != len(span):  # a node that runs is counted by no others than these
+        if opens or (
+            openings and len(openings) != len(span)
+        ):  # a node that runs is counted by no others than these
             openings = {join: openings[join] for join in span}
             if opens:
                 openings |= self._open(opens, branch, openings, branch.place)
             branch.openings = openings
-        for opening in openings.values():
-            opening.under_way += 1
+        if openings:
+            for opening in openings.values():
+                opening.under_way += 1
         execution = self._begun
-        self._begun += 1
+        self._begun = execution + 1
+        branch.execution = execution
         branch.point = node
+        branch.node = name
         branch.steps += 1
         self._running[execution] = branch
-        self._decisions.append(Run(execution, name, branch))
+        self._decisions.append(branch)
 
     def _back_at_fork(self, branch: Branch) -> Branch:
         """A branch comes back to where it began, and nothing else began there: it is over, and goes on above."""
@@ -589,11 +561,13 @@ class Activation:
         del self._waiting[opening.number]
         plan, join, arrivals = self._plan, opening.join, opening.arrivals
         branch = self._join_branches(opening.base, arrivals)
-        steps = max(arrived.steps for arrived in arrivals)
-        led_here = tuple(pair for arrived in arrivals for pair in arrived.came)
+        steps = 0
+        led_here: list[tuple[str, Mapping[Any, Any], int]] = []
         for arrived in arrivals:
+            steps = max(steps, arrived.steps)
+            led_here += arrived.came
             arrived.stand_still()
-        branch.steps, branch.came = steps, led_here
+        branch.steps, branch.came = steps, tuple(led_here)
         node = plan.destination_of(join)
         if self._has_places:
             branch.place = _digest(opening.place, plan.marks[join])
@@ -670,8 +644,8 @@ class Activation:
             self._decisions.append(StateConflicts(tuple(conflicts)))
 
     def _branch(self, parent: Branch | None, *, joined: Sequence[Branch] = ()) -> Branch:
-        self._branches += 1
-        return Branch(parent, self._branches, joined=joined)
+        self._branches = number = self._branches + 1
+        return Branch(parent, number, joined=joined)
 
     def _end_token(self, branch: Branch) -> None:
         """A token goes no further; what was written stays."""

@@ -67,7 +67,12 @@ class GraphBinding:
             frozenset(name for name, has_default in special.items() if has_default) or _NONE,
         )
 
-    def bind(self, flow: Mapping[Any, Any], *, node: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    @property
+    def reads(self) -> bool:
+        """Whether there is any value that it takes."""
+        return bool(self.by_position or self.by_name or self.takes_all)
+
+    def bind(self, flow: Mapping[Any, Any], node: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments for these values, without what is special.
 
         Raises:

@@ -20,6 +20,13 @@ Reducer = Callable[[Any, Any], Any]
 OnConflict: TypeAlias = Literal["last", "error"]
 
 
+class Upstream(NamedTuple):
+    """A node that led to another, and what it gave."""
+
+    node: str
+    output: Mapping[Any, Any]
+
+
 class Fork(NamedTuple):
     """A place where one became several.
 
@@ -53,15 +60,18 @@ class Branch:
         number: In the order in which they began.
         joined: Those that came to the join behind which it goes on, where they may still be of interest.
         writes: What was written on it, by key.
-        writers: By key, the node that wrote it; where several values were combined, that of the last.
+        writers: By key, the node that wrote it; where several values were combined, that of the last. Its name alone,
+            where one node has written all of it, as on most branches.
         homes: By key, on which branch it was written, where that was another one, which came to a join.
-        node: The last that ended on it.
-        point: The node that runs on it, by its number in the plan; only one does at a time.
+        node: The node that runs on it, or has run last; only one does at a time.
+        execution: Of that node, by which its end is told; counted from 0.
+        point: That node by its number in the plan.
         openings: The joins that count what runs on it, by join.
         steps: How many nodes have run on the way here, with that one.
         came: The nodes that led to where it is, each with what it gave, and in which execution; -1 for one that was
             no execution of a node.
-        place: Where that is; see :attr:`weft.core.activation.Run.place`.
+        place: By which forks and joins one came there, whatever else happens and when: a digest, if somebody wants it.
+            One node runs in one place several times only one after the other.
         block: Round it, what whoever runs it has put there; for the branches that begin on it as well.
     """
 
@@ -73,6 +83,7 @@ class Branch:
         "_uses",
         "block",
         "came",
+        "execution",
         "fork",
         "homes",
         "index",
@@ -102,16 +113,17 @@ class Branch:
         self.fork = fork
         self.index = index
         self.joined = joined
-        self.point = -1
-        self.openings: Mapping[int, Any] = _NOTHING
-        self.steps = 0
-        self.came: tuple[tuple[str, Mapping[Any, Any], int], ...] = ()
-        self.place = b""
-        self.block: Any = None
-        if parent is not None:
-            self.stand_where(parent)
-            self.block = parent.block
-        self.writes = self.writers = self.homes = _NOTHING
+        self.execution = self.point = -1
+        self.openings: Mapping[int, Any]
+        self.came: tuple[tuple[str, Mapping[Any, Any], int], ...]
+        self.block: Any
+        if parent is None:
+            self.openings, self.steps, self.came, self.place, self.block = _NOTHING, 0, (), b"", None
+        else:  # as by stand_where
+            self.openings, self.steps, self.came = parent.openings, parent.steps, parent.came
+            self.place, self.block = parent.place, parent.block
+        self.writers: str | dict[Any, str] = ""
+        self.writes = self.homes = _NOTHING
         self.node = ""
         self.is_copied = False  # whether what was written on it stands on another one too
         self._flow: dict[Any, Any] | None = None
@@ -127,6 +139,8 @@ class Branch:
     @property
     def flow(self) -> Mapping[Any, Any]:
         """All values here, by key; to be read only, and before the branch goes on."""
+        if self._flow is not None:
+            return self._flow
         pending = []
         branch = self
         while branch._flow is None:
@@ -138,6 +152,11 @@ class Branch:
             branch._is_own = bool(branch.writes)
             branch._flow = flow = {**flow, **branch.writes} if branch.writes else flow
         return flow
+
+    @property
+    def upstream(self) -> tuple[Upstream, ...]:
+        """What led here: nothing for the start, one node, or all that came to a join, by time of arrival."""
+        return tuple(Upstream(node, output) for node, output, _ in self.came)
 
     @property
     def state(self) -> StateBranch:
@@ -174,22 +193,33 @@ class Branch:
             branch = branch.parent
         return branch is other
 
-    def write(self, values: Mapping[Any, Any], writers: dict[Any, str]) -> None:
-        """Go on with these values, which these nodes wrote here; the second dict is taken over."""
+    def write(self, values: Mapping[Any, Any], writers: str | dict[Any, str]) -> None:
+        """Go on with these values, which this node, or these, wrote here; a dict is taken over."""
         if not values:
             return
         if self.writes is _NOTHING:
             self.writes, self.writers = {**values}, writers
         else:
+            if self.writers != writers:
+                self._note_writers(values, writers)
             self.writes.update(values)
-            self.writers.update(writers)
-            for key in self.homes.keys() & values.keys() if self.homes else ():
-                del self.homes[key]
+            if self.homes:
+                for key in self.homes.keys() & values.keys():
+                    del self.homes[key]
         if self._is_own:
             assert self._flow is not None
             self._flow.update(values)
         else:
             self._flow = None
+
+    def _note_writers(self, values: Mapping[Any, Any], writers: str | dict[Any, str]) -> None:
+        if isinstance(self.writers, str):
+            self.writers = dict.fromkeys(self.writes, self.writers)
+        self.writers.update(dict.fromkeys(values, writers) if isinstance(writers, str) else writers)
+
+    def writer_of(self, key: Any) -> str:
+        """The node that wrote a value that stands here."""
+        return self.writers if isinstance(self.writers, str) else self.writers[key]
 
     def home_of(self, key: Any) -> Branch:
         """The branch on which a value was written that stands here."""
@@ -209,7 +239,7 @@ class Merged(NamedTuple):
     @property
     def writers(self) -> dict[Any, str]:
         """The nodes that wrote it."""
-        return {key: branch.writers[key] for key, branch in self.last.items()}
+        return {key: branch.writer_of(key) for key, branch in self.last.items()}
 
     @property
     def homes(self) -> dict[Any, Branch]:
@@ -233,6 +263,8 @@ def merged(
     Raises:
         ConflictError: There are several values of a key, and there is no reducer.
     """
+    if len(branches) == 1:
+        return Merged(branches[0].writes, dict.fromkeys(branches[0].writes, branches[0]), set())
     writes: dict[Any, Any] = {}
     last: dict[Any, Branch] = {}
     several: dict[Any, list[Branch]] = {}
@@ -254,6 +286,8 @@ def merged(
 
 def came(base: Branch, arrived: Sequence[Branch]) -> list[Branch]:
     """All branches between one and those that came from it, by when the last from each came."""
+    if len(arrived) == 1 and arrived[0].parent is base:
+        return [*arrived]
     seen = {base}
     order: list[Branch] = []
     for last in reversed(arrived):
@@ -311,14 +345,14 @@ def _resolved(key: Any, writers: Sequence[Branch], reducer: Reducer | None, on_c
     """One value of several."""
     if reducer is None:
         if on_conflict == "error":
-            raise ConflictError(key, (writers[0].writers[key], writers[1].writers[key]))
+            raise ConflictError(key, (writers[0].writer_of(key), writers[1].writer_of(key)))
         return writers[-1].writes[key]
     value = writers[0].writes[key]
     for branch in writers[1:]:
         try:
             value = reducer(value, branch.writes[key])
         except Exception as error:
-            error.add_note(f"raised by the reducer of {key!r}, for what {branch.writers[key]!r} wrote")
+            error.add_note(f"raised by the reducer of {key!r}, for what {branch.writer_of(key)!r} wrote")
             raise
     return value
 

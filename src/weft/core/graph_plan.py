@@ -103,6 +103,10 @@ class GraphPlan:
     def __repr__(self) -> str:
         return f"<GraphPlan of {len(self.nodes)} nodes and {len(self.joins)} joins>"
 
+    def prepare(self) -> None:
+        """Work out all that an execution asks, which is once for all of them."""
+        _ = self.onward, self.opened_by, self.spans, self.has_loop
+
     # Points
 
     def name_of(self, point: int) -> str:
@@ -146,9 +150,9 @@ class GraphPlan:
 
     @cached_property
     def onward(self) -> list[Sequence[int] | None]:
-        """By node, where it goes on in any case; None where it chooses, ends, or has no way on."""
+        """By node, where it goes on in any case; None where it chooses, or has no way on and is no end."""
         return [
-            None if node.is_end or node.is_router or not ways else ways
+            () if node.is_end else None if node.is_router or not ways else ways
             for node, ways in zip(self.nodes, self.ways, strict=True)
         ]
 
@@ -156,7 +160,7 @@ class GraphPlan:
         """Whether it is a router without edges, which may choose any node."""
         return self.nodes[point].is_router and not self.ways[point]
 
-    def _linked(self, edges: Iterable[tuple[str, str]]) -> list[list[int]]:
+    def _linked(self, edges: Iterable[tuple[str, str]]) -> list[tuple[int, ...]]:
         joined = {
             (source, join.destination) for join in self.joins for source in join.sources
         }  # such an edge would run the destination once more, which the join is there to prevent
@@ -167,7 +171,9 @@ class GraphPlan:
         for point in self.join_points:
             for place in self.sources_of(point):
                 ways[place].append(point)
-        return ways
+        return [
+            *map(tuple, ways)
+        ]  # of which, unlike of lists, the garbage collector need not look at a single one
 
     # Choices
 
@@ -271,25 +277,15 @@ class GraphPlan:
     def spans(self) -> list[tuple[int, ...]]:
         """By point, the joins that have to wait while something is under way there, but for those it opens."""
         spans: list[list[int]] = [[] for _ in range(len(self.nodes) + len(self.joins))]
+        ways_in = self._ways_in() if self._openers else []
         for join, opener in self._openers.items():
-            for point in self._leading_to(self._ways_in[join], {join, opener}):
+            for point in _leading_to(ways_in, ways_in[join], {join, opener}):
                 spans[point].append(join)
         known: dict[tuple[int, ...], tuple[int, ...]] = {}  # equal ones are one object
         return [known.setdefault(tuple(span), tuple(span)) for span in spans]
 
-    def _leading_to(self, targets: Iterable[int], but: Collection[int]) -> Iterator[int]:
-        """The targets and all from where they can be reached without passing certain points."""
-        seen = {*targets} - {*but}
-        stack = list(seen)
-        while stack:
-            point = stack.pop()
-            yield point
-            new = {before for before in self._ways_in[point] if before not in seen and before not in but}
-            seen |= new
-            stack += new
-
-    @cached_property
     def _ways_in(self) -> list[list[int]]:
+        """By point, those from which one comes there."""
         ways: list[list[int]] = [[] for _ in range(len(self.nodes) + len(self.joins))]
         for point in sorted(self._reachable):
             for after in self.ways_on(point):
@@ -406,6 +402,21 @@ class GraphPlan:
         if loop is not None:
             shown = self._shown(loop)
             yield f"the loop {shown} can never end: nothing in it is a router, which could choose to leave it"
+
+
+def _leading_to(
+    ways_in: Sequence[Sequence[int]], targets: Iterable[int], but: Collection[int]
+) -> Iterator[int]:
+    """The targets and all from where they can be reached without passing certain points."""
+    seen = {*targets}.difference(but)
+    stack = list(seen)
+    while stack:
+        point = stack.pop()
+        yield point
+        for before in ways_in[point]:
+            if before not in seen and before not in but:
+                seen.add(before)
+                stack.append(before)
 
 
 # What is wrong with the names

@@ -50,10 +50,10 @@ class CrewedCall(Call):
             return
         self.state = ASKED  # it may have been queued, and has what it waited for
         self.is_ready = True
-        crew = self.run.kept.get(_KEPT)
-        if crew is None:
-            crew = self.run.kept[_KEPT] = Crew(self.run)
-        crew.add(self)
+        crew = self.run.kept.get(_KEPT) or Crew(self.run)
+        crew.ready.append(self)
+        if crew.hand is None:
+            crew.begin()
 
     def launch_alone(self) -> None:
         """Begin in a task of its own."""
@@ -84,24 +84,28 @@ class CrewedCall(Call):
 
 
 class Crew:
-    """What begins the bodies of one run, in the order in which they are ready."""
+    """What begins the bodies of one run, in the order in which they are ready.
+
+    Attributes:
+        ready: The calls whose bodies are to begin.
+        hand: Which is about to take what is ready; if there is none, :meth:`begin` makes one.
+    """
 
     def __init__(self, run: Execution) -> None:
+        run.kept[_KEPT] = self
         self._run = run
-        self._ready: deque[CrewedCall] = deque()
+        self.ready: deque[CrewedCall] = deque()
         self._context = Context()  # the hands' own, in which nothing of the user's runs
-        self._hand: asyncio.Task[None] | None = None  # which is about to take what is ready
+        self.hand: asyncio.Task[None] | None = None
 
-    def add(self, call: CrewedCall) -> None:
-        """Have its body begun soon."""
-        self._ready.append(call)
-        if self._hand is None:
-            self._hand = asyncio.Task(self._work(), loop=self._run.loop, context=self._context)
-            self._hand.add_done_callback(self._hand_ended, context=self._context)
+    def begin(self) -> None:
+        """Have what is ready begun soon."""
+        self.hand = asyncio.Task(self._work(), loop=self._run.loop, context=self._context)
+        self.hand.add_done_callback(self._hand_ended, context=self._context)
 
     def _hand_ended(self, hand: asyncio.Task[None]) -> None:
-        if self._hand is hand:  # it was cancelled before it could even begin
-            self._hand = None
+        if self.hand is hand:  # it was cancelled before it could even begin
+            self.hand = None
             self._cancelled_from_outside()
 
     def _cancelled_from_outside(self) -> None:
@@ -109,11 +113,11 @@ class Crew:
 
     async def _work(self) -> None:
         """The life of a hand."""
-        hand = asyncio.current_task()
+        hand = self.hand
         assert hand is not None
         try:
             while (
-                (waiting := self._begin_some(hand)) is None and self._ready and not _is_to_be_cancelled(hand)
+                (waiting := self._begin_some(hand)) is None and self.ready and not _is_to_be_cancelled(hand)
             ):
                 await _turn_of_the_loop()
         except asyncio.CancelledError:
@@ -123,7 +127,7 @@ class Crew:
             self._run.fail(broken)
             return
         finally:
-            self._hand = None
+            self.hand = None
             self._begin_alone()
         if waiting is not None:
             await waiting
@@ -134,8 +138,8 @@ class Crew:
             call.launch_alone()
 
     def _next(self) -> CrewedCall | None:
-        while self._ready:
-            call = self._ready.popleft()
+        while self.ready:
+            call = self.ready.popleft()
             if call.is_ready and call.stopping is None:  # else it was stopped, and perhaps is over
                 return call
         return None
@@ -151,7 +155,7 @@ class Crew:
                 waits_for = context.run(body.send, None)
             except StopIteration:
                 # Cancelled by its own body, which is over: what comes next is not to be hit by that.
-                if not self._ready or _is_to_be_cancelled(hand):
+                if not self.ready or _is_to_be_cancelled(hand):
                     break
                 now = self._run.loop.time()
                 end = end or now + _AT_A_STRETCH

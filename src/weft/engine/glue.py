@@ -93,15 +93,15 @@ class PlannedGlue(Glue, PlannedCall):
         step: Step,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        *,
         identity: tuple[bytes, int] | None = None,
+        latest: float | None = None,
         **options: Any,
     ) -> None:
         """Start a call, of the glue too: a block that is glue does not know the difference."""
         if isinstance(step, GlueStep):
             start_glue(self, branch, step, args, identity=identity)
         else:
-            super().start(branch, step, args, kwargs, identity=identity, **options)
+            super().start(branch, step, args, kwargs, identity, latest, **options)
 
 
 def start_glue(

@@ -72,8 +72,12 @@ class PlannedCall(Call):
         self, run: Execution, parent: Call | None, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
         super().__init__(run, parent, step, args, kwargs)
-        self.scope_type = PlannedScope
         self.context: Context = copy_context()
+
+    @property
+    def scope_type(self) -> type[Scope]:  # type: ignore[override]  # a class below
+        """What its scope is made of."""
+        return PlannedScope
 
     # The conductor
 
@@ -98,7 +102,7 @@ class PlannedCall(Call):
             self._conclude(None, error)
             return
         self.is_serial = self.conductor.is_serial
-        self.advance_soon()
+        self._advance()
 
     def advance_soon(self) -> None:
         """Have the conductor look what is to be done, in this turn of the loop."""
@@ -136,7 +140,9 @@ class PlannedCall(Call):
         except BaseException as error:  # as in _advance
             self.conclude(None, error)
             return
-        self.advance_soon()
+        if not self.will_advance:
+            self.will_advance = True
+            self.run.soon(self._advance)
 
     def child_opened(self) -> None:
         """A call that waits for an answer may leave its place to another."""
@@ -180,9 +186,9 @@ class PlannedCall(Call):
         step: Step,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        *,
         identity: tuple[bytes, int] | None = None,
         latest: float | None = None,
+        *,
         is_told: bool = True,
     ) -> None:
         """Start a call; the conductor is told when it has ended.
@@ -205,7 +211,12 @@ class PlannedCall(Call):
         branch.call = call
         call.future = branch
         call.context = self.context
-        call.latest = latest
+        if latest is not None:
+            call.latest = latest
+        elif run.is_plain and step.is_plain and self.permit is None and self.stopping is None:
+            call._join_parent(self)
+            call._launch()
+            return
         call.begin(b"")
 
     def conclude(self, value: Any, error: BaseException | None, *, reason: str = "") -> None:
