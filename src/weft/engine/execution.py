@@ -70,6 +70,10 @@ class Execution:
     _looking: asyncio.TimerHandle | None = None
     _look_after = _LOOK
     _suspending = False
+    interrupts: Sequence[Interrupt] = ()
+    _observers: tuple[events.Observer, ...] = ()
+    _spawned: frozenset[asyncio.Task[None]] = frozenset()
+    _soon: deque[Callable[[], None]] | None = None
     _has_begun = False
     _begun_in: Context | None = None
     _is_draining = False
@@ -111,13 +115,9 @@ class Execution:
         self.kept: dict[str, Any] = {}
         self.given_up: list[GivenUpBody] = []
         self.questions: dict[str, tuple[Call, Interrupt]] = {}
-        self.interrupts: list[Interrupt] = []
         self.is_plain = not self._own_needs and options.checkpointer is None
-        self._observers: list[events.Observer] = []
         self._to_pump: list[Scope] = []
-        self._soon: deque[Callable[[], None]] = deque()
         self._answering: dict[str, Callable[[BaseException | None], None]] = {}
-        self._spawned: set[asyncio.Task[None]] = set()
         self.input = input
         call_type = PlannedCall if workflow.step.is_planned else Call
         self.root = call_type(self, None, workflow.step, (), {})
@@ -140,7 +140,7 @@ class Execution:
 
     def observe(self, observer: events.Observer) -> None:
         """Have every event from now on; called on the loop, and must not block."""
-        self._observers.append(observer)
+        self._observers += (observer,)
         self.is_observed = True
         self.is_plain = False
 
@@ -311,13 +311,16 @@ class Execution:
 
     def soon(self, do: Callable[[], None]) -> None:
         """Do it in this turn of the loop, one thing after the other, so that a thousand levels need no deep stack."""
-        self._soon.append(do)
+        soon = self._soon
+        if soon is None:
+            soon = self._soon = deque()
+        soon.append(do)
         if self._is_draining:
             return
         self._is_draining = True
         try:
-            while self._soon:
-                self._soon.popleft()()
+            while soon:
+                soon.popleft()()
         finally:
             self._is_draining = False
 
@@ -442,9 +445,12 @@ class Execution:
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run a coroutine of the engine's own."""
         task = self.loop.create_task(coroutine)
-        self._spawned.add(task)
-        task.add_done_callback(self._spawned.discard)
+        self._spawned |= {task}  # the loop itself does not hold it
+        task.add_done_callback(self._spawned_ended)
         return task
+
+    def _spawned_ended(self, task: asyncio.Task[None]) -> None:
+        self._spawned -= {task}
 
     # What calls ask of it
 
@@ -470,12 +476,12 @@ class Execution:
 
     def emit(self, event: events.Event) -> None:
         """Tell the observers. One that fails is left out from then on; the run goes on."""
-        for observer in tuple(self._observers):
+        for observer in self._observers:
             try:
                 observer(event)
             except BaseException:  # also SystemExit: what only looks on must not end the loop
                 logger.exception("run %s: observer %r failed, and is told nothing more", self.id, observer)
-                self._observers.remove(observer)
+                self._observers = tuple([each for each in self._observers if each is not observer])
 
     # Questions
 
