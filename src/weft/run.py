@@ -52,7 +52,9 @@ class Run(Generic[T]):
     @property
     def questions(self) -> list[Interrupt]:
         """The questions that are open now."""
-        return self._execution.interrupts or [question for _, question in self._execution.questions.values()]
+        return [*self._execution.interrupts] or [
+            question for _, question in self._execution.questions.values()
+        ]
 
     @property
     def given_up(self) -> list[GivenUpBody]:

@@ -437,8 +437,18 @@ class Inbox:
         fn(*args)
 
 
-def book(store, **options):
-    return Book(store, "r", begin(store), 0, Inbox(), lambda: None, lambda error: None, loop=None, **options)
+def book(store, run_id="r", **options):
+    return Book(
+        store,
+        run_id,
+        begin(store, run_id),
+        0,
+        Inbox(),
+        lambda: None,
+        lambda error: None,
+        loop=None,
+        **options,
+    )
 
 
 def test_the_writer_beats_four_times_a_lease_while_a_book_is_open():
@@ -448,6 +458,21 @@ def test_the_writer_beats_four_times_a_lease_while_a_book_is_open():
     beats = len(store.beats)
     assert 5 <= beats <= 20
     open_book.close()
+    time.sleep(0.15)
+    after = len(store.beats)
+    time.sleep(0.3)
+    assert len(store.beats) == after
+
+
+def test_the_writer_beats_until_the_last_book_is_closed():
+    store = Counting()
+    first, second = book(store, "a"), book(store, "b")
+    first.close()
+    time.sleep(0.1)
+    before = len(store.beats)
+    time.sleep(0.4)
+    assert len(store.beats) > before
+    second.close()
     time.sleep(0.15)
     after = len(store.beats)
     time.sleep(0.3)

@@ -173,6 +173,25 @@ def test_a_run_is_let_go_when_its_loop_was_closed_while_it_was_opened(store):
     raise AssertionError("the run is open, and nobody has it")
 
 
+def test_a_run_is_let_go_that_is_open_when_its_loop_is_about_to_be_closed(store):
+    async def main():
+        run = flow.submit(1, run_id="r", checkpointer=store)
+        await wait_for(store.asked)
+        for each in asyncio.all_tasks() - {asyncio.current_task()}:
+            each.cancel()  # as asyncio.run does
+        with pytest.raises(asyncio.CancelledError):
+            await run
+        store.gate.set()
+        for _ in range(200):
+            await asyncio.sleep(0.01)
+            with suppress(RunBusyError, RunNotFoundError):
+                assert store.open(OpenRun("r", "flow")).fence == 2
+                return
+        raise AssertionError("the run is open, and nobody has it")
+
+    asyncio.run(main())
+
+
 def test_a_run_that_is_cancelled_while_it_is_opened_can_be_gone_on_with(store):
     async def main():
         run = asyncio.ensure_future(flow.ainvoke(1, run_id="r", checkpointer=store))

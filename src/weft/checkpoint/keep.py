@@ -140,7 +140,10 @@ class Upkeep:
 
 def size_of(records: Iterable[Record]) -> int:
     """About how many bytes records take."""
-    return sum(len(record.value or b"") + len(record.step) + _OF_A_RECORD for record in records)
+    size = 0
+    for record in records:  # most often one: no generator is made for it
+        size += len(record.value) + len(record.step) + _OF_A_RECORD
+    return size
 
 
 def size_of_end(change: Change) -> int:

@@ -26,11 +26,11 @@ class Audience:
 
     def __init__(self, run: Execution) -> None:
         self._run = run
-        self._observers: list[events.Observer] = []
+        self._observers: tuple[events.Observer, ...] = ()
 
     def add(self, observer: events.Observer) -> None:
         """Tell this one too, from now on."""
-        self._observers.append(observer)
+        self._observers += (observer,)
 
     def run_started(self, *, resumed: bool, recorded: int) -> None:
         """In a context that what the observers set there is seen by the run's body."""
@@ -141,11 +141,11 @@ class Audience:
 
     def _emit(self, event: events.Event) -> None:
         """Tell all. One that fails is left out from then on; the run goes on."""
-        for observer in tuple(self._observers):
+        for observer in self._observers:
             try:
                 observer(event)
             except BaseException:  # also SystemExit: what only looks on must not end the loop
                 logger.exception(
                     "run %s: observer %r failed, and is told nothing more", self._run.id, observer
                 )
-                self._observers.remove(observer)
+                self._observers = tuple([each for each in self._observers if each is not observer])

@@ -838,9 +838,11 @@ class Call:
                 self._note_unread(error)
         if parent.state is DRAINING:
             run.soon(parent.after_child)
+        if self.scope is not None and not self._holds_failures:
+            self.forget_its_work()
 
     def forget_its_work(self) -> None:
-        """It is over, and nobody asks any more how it came to its outcome."""
+        """It is over, and nobody asks any more how it came to its outcome: it is not to keep itself alive by that."""
         self.scope = None
 
     def _note_delivery(self) -> None:

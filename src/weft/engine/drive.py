@@ -39,14 +39,17 @@ def run_here(workflow: Workflow, input: Any, options: RunOptions, observers: Seq
     return run.future.result()
 
 
-async def run_on_loop(
+def run_on_loop(
     workflow: Workflow, input: Any, options: RunOptions, observers: Sequence[Observer] = ()
-) -> Any:
-    """Run to the end on the caller's loop. Cancelling this cancels the run and waits for what it has begun."""
+) -> LoopFuture:
+    """Begin a run on the caller's loop; what is returned is done when the run has ended.
+
+    Cancelling that cancels the run, and waits for what it has begun.
+    """
     run = start_on_loop(workflow, input, options, observers)
     assert isinstance(run.future, LoopFuture)
     run.start()
-    return await run.future
+    return run.future
 
 
 def start_on_loop(

@@ -72,6 +72,9 @@ class Execution:
     _looking: asyncio.TimerHandle | None = None
     _look_after = _LOOK
     _suspending = False
+    interrupts: Sequence[Interrupt] = ()
+    _spawned: frozenset[asyncio.Task[None]] = frozenset()
+    _soon: deque[Callable[[], None]] | None = None
     _has_begun = False
     _begun_in: Context | None = None
     _is_draining = False
@@ -113,12 +116,9 @@ class Execution:
         self.kept: dict[str, Any] = {}
         self.given_up: list[GivenUpBody] = []
         self.questions: dict[str, tuple[Call, Interrupt]] = {}
-        self.interrupts: list[Interrupt] = []
         self.is_plain = not self._own_needs and options.checkpointer is None
         self._to_pump: list[Scope] = []
-        self._soon: deque[Callable[[], None]] = deque()
         self._answering: dict[str, Callable[[BaseException | None], None]] = {}
-        self._spawned: set[asyncio.Task[None]] = set()
         self.input = input
         call_type = PlannedCall if workflow.step.is_planned else Call
         self.root = call_type(self, None, workflow.step, (), {})
@@ -315,13 +315,16 @@ class Execution:
 
     def soon(self, do: Callable[[], None]) -> None:
         """Do it in this turn of the loop, one thing after the other, so that a thousand levels need no deep stack."""
-        self._soon.append(do)
+        soon = self._soon
+        if soon is None:
+            soon = self._soon = deque()
+        soon.append(do)
         if self._is_draining:
             return
         self._is_draining = True
         try:
-            while self._soon:
-                self._soon.popleft()()
+            while soon:
+                soon.popleft()()
         finally:
             self._is_draining = False
 
@@ -442,9 +445,12 @@ class Execution:
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run a coroutine of the engine's own."""
         task = self.loop.create_task(coroutine)
-        self._spawned.add(task)
-        task.add_done_callback(self._spawned.discard)
+        self._spawned |= {task}  # the loop itself does not hold it
+        task.add_done_callback(self._spawned_ended)
         return task
+
+    def _spawned_ended(self, task: asyncio.Task[None]) -> None:
+        self._spawned -= {task}
 
     # What calls ask of it
 

@@ -21,7 +21,6 @@ from weft.engine.call import Call
 from weft.engine.crew import CrewedCall
 from weft.engine.limits import needs_of
 from weft.engine.planned import PlannedCall
-from weft.engine.states import OVER
 from weft.engine.step import Step
 
 if TYPE_CHECKING:
@@ -76,8 +75,6 @@ class Glue(Call):
             above.failures.update(self.scope.failures)
         self.make_way()
         super().become_visible()
-        if self.state is OVER:
-            self.forget_its_work()
 
 
 class GlueCall(Glue, CrewedCall):

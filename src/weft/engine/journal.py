@@ -330,8 +330,8 @@ _journals_lock = threading.Lock()
 
 def journal_of(store: Checkpointer) -> Journal:
     """The writer of this store."""
-    with _journals_lock:
-        journal = _journals.get(store)
-        if journal is None:
-            journal = _journals[store] = Journal()
-        return journal
+    journal = _journals.get(store)
+    if journal is None:
+        with _journals_lock:  # two would be two writers
+            journal = _journals.setdefault(store, Journal())
+    return journal

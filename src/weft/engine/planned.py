@@ -110,6 +110,10 @@ class PlannedCall(Call):
             self.will_advance = True
             self.run.soon(self._advance)
 
+    def _deliver(self) -> None:
+        super()._deliver()
+        self.conductor = None
+
     def forget_its_work(self) -> None:
         """It is over, and its conductor with it."""
         super().forget_its_work()
