@@ -992,7 +992,7 @@ def test_a_torn_wal_gives_a_prefix(path, tmp_path):
     ("damage", "read"),
     [
         ("UPDATE records SET value = x'00' WHERE place & 0xff = 3", lambda store: store.records("r1")),
-        ("UPDATE records SET kind = 2 WHERE place & 0xff = 1", lambda store: store.records("r1")),
+        ("UPDATE records SET about = x'90' WHERE place & 0xff = 1", lambda store: store.records("r1")),
         ("DELETE FROM records WHERE place & 0xff = 3", lambda store: store.records("r1")),
         ("DELETE FROM records WHERE place & 0xff = 21", lambda store: store.records("r1")),
         ("UPDATE records SET place = place + 100 WHERE place & 0xff = 21", lambda store: store.records("r1")),

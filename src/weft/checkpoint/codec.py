@@ -125,11 +125,14 @@ class Codec:
         Calling it again for the same function costs next to nothing.
         """
         fn = getattr(fn, "__func__", fn)  # a bound method is a new object each time
-        with suppress(TypeError):  # a callable object may be unhashable
+        try:
             if fn in self._hinted:
                 return
+        except TypeError:  # a callable object may be unhashable
+            self._add_all(hints.classes_of_function(fn))
+            return
         self._add_all(hints.classes_of_function(fn))
-        with suppress(TypeError), self._lock:  # the same, or there are no weak references to it
+        with suppress(TypeError), self._lock:  # there may be no weak references to it
             self._hinted.add(fn)
 
     def encode(self, value: object, *, root: str = "result") -> bytes:
@@ -159,7 +162,7 @@ class Codec:
         if len(data) <= NO_HARM:
             try:
                 return self._reader.value(data)
-            except Exception:  # noqa: S110, SIM105 - what is wrong is said below; and `suppress` takes three times as long
+            except Exception:  # noqa: S110 - what is wrong is said below; and `suppress` takes three times as long
                 pass
         return _decode(self._reader, data)
 
@@ -209,21 +212,22 @@ class Codec:
 
     def _encode(self, value: object, *, lenient: bool = False) -> bytes:
         try:
-            return self._walk(value, lenient)
+            data = pack(value) if _is_plain(value) else self._walk(value, lenient)
         except RecursionError:
-            return _on_a_fresh_stack(self._walk, value, lenient)
-
-    def _walk(self, value: object, lenient: bool) -> bytes:
-        try:
-            plain = _is_plain(value)
-            data = pack(value if plain else Writer(self._writers, USUAL_ATOMS, lenient=lenient).write(value))
+            data = _on_a_fresh_stack(self._walk, value, lenient)
         except (OverflowError, UnicodeEncodeError):  # a huge int or a lone surrogate: too rare to look for
-            data = pack(Writer(self._writers, ALWAYS_ATOMS, lenient=lenient).write(value))
+            data = self._walk(value, lenient)
         if len(data) > MAX_SIZE:
             raise Refusal(
                 f"takes {len(data)} bytes, more than {MAX_SIZE}; store it elsewhere and return where it is"
             )
         return data
+
+    def _walk(self, value: object, lenient: bool) -> bytes:
+        try:
+            return pack(Writer(self._writers, USUAL_ATOMS, lenient=lenient).write(value))
+        except (OverflowError, UnicodeEncodeError):
+            return pack(Writer(self._writers, ALWAYS_ATOMS, lenient=lenient).write(value))
 
     def _needs_none(self, cls: type) -> bool:
         return (

@@ -56,7 +56,9 @@ class Siblings:
     def _head(self, step: str, length: int) -> blake2b:
         """``_digest(parent, step, fingerprint)`` as far as the fingerprint; few, as most lengths are equal."""
         name = step.encode("utf-8", "surrogatepass")
-        head = blake2b(_lengths(len(self._parent), len(name), length) + self._parent + name, digest_size=_SIZE)
+        head = blake2b(
+            _lengths(len(self._parent), len(name), length) + self._parent + name, digest_size=_SIZE
+        )
         if len(self._heads) < _HEADS:
             self._heads[step, length] = head
         return head

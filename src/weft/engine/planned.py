@@ -194,6 +194,7 @@ class PlannedCall(Call):
         """
         run = self.run
         kind = (PlannedCall if step.is_planned else CrewedCall) if is_told else UntoldCall
+        call: Call
         if run.recorder is None:
             call = kind(run, self, step, args, kwargs)
         else:
