@@ -900,7 +900,7 @@ def test_reads_do_not_wait_for_a_commit(store):
 def test_a_value_that_is_too_big_for_the_file_is_an_error(store):
     fence = begin(store, "r")
     with pytest.raises(StoreError):
-        store.commit([Write("r", fence, [record(ordinal=2**63)])])
+        store.commit([Write("r", fence, [record(ordinal=2**64)])])
     assert values(store, "r") == []
 
 
