@@ -118,7 +118,9 @@ async def test_a_body_that_is_stopped_while_they_wait_is_stopped():
     began = asyncio.Event()
 
     async def body(number):
-        futures = [double(Thing(n)) for n in range(number - 1)]  # the last is missing, so the batch waits for it
+        futures = [
+            double(Thing(n)) for n in range(number - 1)
+        ]  # the last is missing, so the batch waits for it
         began.set()
         return await asyncio.gather(*futures)
 
