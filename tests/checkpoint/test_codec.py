@@ -643,6 +643,20 @@ def test_callables_without_annotations_are_no_error(fn):
     Codec().register_hints(fn)
 
 
+def test_a_type_with_the_name_of_a_builtin_is_found():
+    @dataclasses.dataclass
+    class float:  # noqa: A001 - which is the point
+        mark: str
+
+    def fn(x: float) -> int:
+        assert isinstance(x, float)
+        return 1
+
+    codec = Codec()
+    codec.register_hints(fn)
+    assert codec.decode(codec.encode(float("a"))) == float("a")
+
+
 def test_the_type_argument_of_a_generic_model_is_registered():
     class Page(pydantic.BaseModel, Generic[T]):
         rows: list[T]

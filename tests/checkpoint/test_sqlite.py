@@ -901,7 +901,7 @@ def test_reads_do_not_wait_for_a_commit(store):
 def test_a_value_that_is_too_big_for_the_file_is_an_error(store):
     fence = begin(store, "r")
     with pytest.raises(StoreError):
-        store.commit([Write("r", fence, [record(ordinal=2**63)])])
+        store.commit([Write("r", fence, [record(ordinal=2**64)])])
     assert values(store, "r") == []
 
 
@@ -993,7 +993,7 @@ def test_a_torn_wal_gives_a_prefix(path, tmp_path):
     ("damage", "read"),
     [
         ("UPDATE records SET value = x'00' WHERE place & 0xff = 3", lambda store: store.records("r1")),
-        ("UPDATE records SET kind = 2 WHERE place & 0xff = 1", lambda store: store.records("r1")),
+        ("UPDATE records SET about = x'90' WHERE place & 0xff = 1", lambda store: store.records("r1")),
         ("DELETE FROM records WHERE place & 0xff = 3", lambda store: store.records("r1")),
         ("DELETE FROM records WHERE place & 0xff = 21", lambda store: store.records("r1")),
         ("UPDATE records SET place = place + 100 WHERE place & 0xff = 21", lambda store: store.records("r1")),

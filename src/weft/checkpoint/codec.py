@@ -129,9 +129,10 @@ class Codec:
             if fn in self._hinted:
                 return
         except TypeError:  # a callable object may be unhashable
-            pass
+            self._add_all(hints.classes_of_function(fn))
+            return
         self._add_all(hints.classes_of_function(fn))
-        with suppress(TypeError), self._lock:  # the same, or there are no weak references to it
+        with suppress(TypeError), self._lock:  # there may be no weak references to it
             self._hinted.add(fn)
 
     def encode(self, value: object, *, root: str = "result") -> bytes:
@@ -211,21 +212,22 @@ class Codec:
 
     def _encode(self, value: object, *, lenient: bool = False) -> bytes:
         try:
-            return self._walk(value, lenient)
+            data = pack(value) if _is_plain(value) else self._walk(value, lenient)
         except RecursionError:
-            return _on_a_fresh_stack(self._walk, value, lenient)
-
-    def _walk(self, value: object, lenient: bool) -> bytes:
-        try:
-            plain = _is_plain(value)
-            data = pack(value if plain else Writer(self._writers, USUAL_ATOMS, lenient=lenient).write(value))
+            data = _on_a_fresh_stack(self._walk, value, lenient)
         except (OverflowError, UnicodeEncodeError):  # a huge int or a lone surrogate: too rare to look for
-            data = pack(Writer(self._writers, ALWAYS_ATOMS, lenient=lenient).write(value))
+            data = self._walk(value, lenient)
         if len(data) > MAX_SIZE:
             raise Refusal(
                 f"takes {len(data)} bytes, more than {MAX_SIZE}; store it elsewhere and return where it is"
             )
         return data
+
+    def _walk(self, value: object, lenient: bool) -> bytes:
+        try:
+            return pack(Writer(self._writers, USUAL_ATOMS, lenient=lenient).write(value))
+        except (OverflowError, UnicodeEncodeError):
+            return pack(Writer(self._writers, ALWAYS_ATOMS, lenient=lenient).write(value))
 
     def _needs_none(self, cls: type) -> bool:
         return (

@@ -11,6 +11,11 @@ from enum import Enum
 from types import SimpleNamespace
 from typing import Any
 
+#: Names of what any journal can hold, unless a module or a function means something else by them.
+_BUILTIN = frozenset(
+    {"bool", "bytes", "dict", "float", "int", "list", "None", "object", "set", "str", "tuple"}
+)
+
 
 def classes_of_function(fn: Callable[..., Any]) -> Iterator[type]:
     """Every class in the annotations of a function, method, partial or callable object.
@@ -68,12 +73,18 @@ def _resolved(
     for name, annotation in annotations.items():
         if wanted is not None and name not in wanted:
             continue
+        if _is_builtin(annotation) and annotation not in global_names and annotation not in local_names:
+            continue  # most are such, and resolving one takes long
         # One at a time, since a name that is missing makes get_type_hints fail as a whole.
         one = SimpleNamespace(__annotations__={name: annotation})
         try:
             yield typing.get_type_hints(one, global_names, dict(local_names))[name]
         except Exception:  # noqa: S112 - evaluating an annotation may raise anything, and is only a help
             continue
+
+
+def _is_builtin(annotation: object) -> bool:
+    return type(annotation) is str and annotation in _BUILTIN
 
 
 def _parts(hint: Any) -> Iterable[object]:

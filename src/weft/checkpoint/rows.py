@@ -73,6 +73,7 @@ def to_text(name: bytes) -> str:
 
 
 _encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(list[Any]).decode
 
 
 def seal(row: Row) -> int:
@@ -91,9 +92,11 @@ def unsealed(columns: Row | None, what: str) -> Row:
     Raises:
         CorruptDataError: They are not what was written, or not there.
     """
-    if columns is None or seal(columns[:-1]) != columns[-1]:
-        raise CorruptDataError(f"{what} is damaged in the database: it is not what was written")
-    return columns[:-1]
+    if columns is not None:
+        written = columns[:-1]
+        if seal(written) == columns[-1]:
+            return written
+    raise CorruptDataError(f"{what} is damaged in the database: it is not what was written")
 
 
 def time_of(seconds: float) -> float:
@@ -171,6 +174,10 @@ def to_run_row(run: StoredRun, stored_input: Row | None, outcome: Row | None, va
     )
 
 
+def _names(limits: tuple[str, ...]) -> bytes | None:
+    return to_bytes("\0".join(limits)) if limits else None
+
+
 def record_columns(record: Record) -> Row:
     """What is stored of a record, but for its place."""
     return (
@@ -185,7 +192,7 @@ def record_columns(record: Record) -> Row:
         time_of(record.ended),
         record.batch,
         time_of(record.asked),
-        to_bytes("\0".join(record.limits)) if record.limits else None,
+        _names(record.limits),
     )
 
 
@@ -205,6 +212,45 @@ def to_record(columns: Row) -> Record:
         batch=batch,
         asked=asked,
         limits=() if limits is None else tuple(to_text(limits).split("\0")),
+    )
+
+
+def packed(record: Record) -> bytes:
+    """All of a record but its value and its place, as one column."""
+    return _encode(
+        (
+            KIND_CODE[record.kind],
+            record.identity,
+            record.parent,
+            record.ordinal,
+            to_bytes(record.step),
+            record.attempts,
+            record.started,
+            record.ended,
+            record.batch,
+            record.asked,
+            _names(record.limits),
+        )
+    )
+
+
+def unpacked(about: bytes, value: bytes) -> Record:
+    """The record of which this was packed, with this value."""
+    kind, identity, parent, ordinal, step, attempts, started, ended, batch, asked, limits = _decode(about)
+    # By position, as a journal may have a million of these.
+    return Record(
+        KIND[kind],
+        identity,
+        parent,
+        ordinal,
+        to_text(step),
+        value,
+        attempts,
+        started,
+        ended,
+        batch,
+        asked,
+        () if limits is None else tuple(to_text(limits).split("\0")),
     )
 
 

@@ -14,15 +14,15 @@ from weft.checkpoint.rows import (
     Row,
     StoredRun,
     outcome_columns,
-    record_columns,
+    packed,
     seal,
     sealed,
     time_of,
     to_bytes,
-    to_record,
     to_run,
     to_run_row,
     to_text,
+    unpacked,
     unsealed,
 )
 from weft.checkpoint.sharing import LEAST_RECORD
@@ -165,7 +165,7 @@ def _place(run: StoredRun, position: int) -> int:
 def record_rows(run: StoredRun, records: Iterable[Record]) -> Iterator[Row]:
     """The rows of records that follow what the run has."""
     for place, each in enumerate(records, _place(run, run.position + 1)):
-        yield sealed((place, *record_columns(each)))
+        yield sealed((place, each.value, packed(each)))
 
 
 def page(db: sqlite3.Connection, run: StoredRun, first: int, last: int) -> list[Row]:
@@ -174,7 +174,8 @@ def page(db: sqlite3.Connection, run: StoredRun, first: int, last: int) -> list[
 
 
 def record(columns: Row) -> Record:
-    return to_record(unsealed(columns, "a record")[1:])
+    _, value, about = unsealed(columns, "a record")
+    return unpacked(about, value)
 
 
 def state(columns: Row) -> ThreadState:

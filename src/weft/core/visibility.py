@@ -50,9 +50,7 @@ class Visibility(Generic[AnyRecorded]):
         )
         self._looked_at = 0  # so many of the first batch are known to have been asked for
         self._fresh: deque[tuple[int, list[bytes]]] = deque()  # committed in this life of the run
-        self._late: dict[
-            bytes, int
-        ] = {}  # recorded calls whose batch went by without them: their place in it
+        self._late: dict[bytes, int] = {}  # those whose batch went by without them: their place in it
         self._by_ordinal: dict[int, bytes] | None = None  # made when code that has changed needs it
 
     def ask(self, identity: bytes) -> AnyRecorded | None:

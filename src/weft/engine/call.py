@@ -76,7 +76,6 @@ class Call:
     scope: Scope | None = None  # in a journaled run, what its body has asked for
     identity = b""
     context: Context | None = None  # of whoever asked, kept when the body starts later
-    error: BaseException | None = None
     payload: bytes | None = None  # the value, encoded by the thread that made it
     aside: Any = None  # what is recorded beside the value, and not part of it
     started = 0.0
@@ -127,6 +126,7 @@ class Call:
         self.attempt = 0
         self.body: asyncio.Task[None] | None = None
         self.value: Any = None
+        self.error: BaseException | None = None
         self.is_held = False  # its outcome is durable and waits to be shown
 
     # Being asked for
@@ -149,7 +149,8 @@ class Call:
                 call = kind(run, self, step, args, kwargs)
             else:
                 call = run.recorder.call_of(kind, self, step, args, kwargs)
-            call.future = future = LoopFuture(call, loop)
+            call.future = future = LoopFuture(loop=loop)
+            future.call = call
             try:
                 if run.is_plain and step.is_plain and self.permit is None:
                     call._join_parent(self)
@@ -252,7 +253,8 @@ class Call:
             self.record = record
             scope.pump()
             return
-        self._begin_total()
+        if self.step.total is not None:
+            self._begin_total()
         if scope.failures or scope.marks:
             self._keep_context()
             recorder.before_start(self, scope, self.admit)
@@ -389,8 +391,8 @@ class Call:
         self.told = False
         self.started = self.run.clock.wall()
         self.asked_at = self.asked_at or self.started
-        if self.step.retry or self.run.recorder is not None:  # it may begin again, at an answer
-            self._keep_context()
+        if self.context is None and (self.step.retry or self.run.recorder is not None):
+            self.context = copy_context()  # it may begin again, at an answer
         if self.run.recorder is not None and not self.step.is_async:
             self.run.recorder.scope_of(self)  # made here, so that its thread never has to
         if self.step.timeout is not None and self.step.is_async and self.step.executor is None:
@@ -598,7 +600,7 @@ class Call:
             self._has_no_children()
         if self.pending and error is None and self.stopping is None and not self.step.is_planned:
             self._clear_timer()  # what it left behind belongs to the attempt, whose timeout goes on
-        else:
+        elif self.timer is not None or self.watch is not None:
             self._clear_timers()
         if self.permit is not None:
             self.permit.lend()
@@ -662,7 +664,8 @@ class Call:
             self._clear_timers()
         if self.permit is not None:
             self.permit.give_back()
-        self.deadline = self._inherited_deadline
+        if self.deadline is not None:
+            self.deadline = self._inherited_deadline
         error = self.error
         if error is None:
             self.finish()
@@ -719,7 +722,8 @@ class Call:
 
     def finish(self) -> None:
         """The outcome is final: it is recorded, and then seen."""
-        self._end_total()
+        if self.total is not None:
+            self._end_total()
         if self.scope is not None:
             self.scope.end()
         if self.step.cache is not None and self.error is None and not self.cached:
@@ -747,14 +751,15 @@ class Call:
         if parent is None:
             self.become_visible()  # the run records what became of it, and needs the payload
             return
-        self.payload = None
+        if self.payload is not None:
+            self.payload = None
         if self.stopping is not None:
             self.become_visible()
             return
         scope = parent.scope
         assert scope is not None
         parent.held += 1
-        scope.committed(batch, self)
+        scope.order.commit(batch, self.identity)
         self.run.to_pump(scope)
         self.is_held = True
         if parent.stopping is not None:
@@ -775,15 +780,16 @@ class Call:
         else:
             parent.held -= 1
             self.is_held = False
-        is_new = record is None  # else the body has gone on from it before
-        if is_new and parent.scope is not None and (self.error is not None or self._holds_failures):
-            parent.scope.failures[self.identity] = self
+            # What is recorded the body has gone on from before; of what is new that is yet to be seen.
+            if self.error is not None or (not self.is_recorded and self._holds_failures):
+                assert parent.scope is not None
+                parent.scope.failures[self.identity] = self
         self.become_visible()
 
     @property
     def _holds_failures(self) -> bool:
-        """Whether it is made again of what it has begun, some of which failed: who goes on goes on from that."""
-        return not self.is_recorded and self.scope is not None and bool(self.scope.failures)
+        """Whether some of what it has begun failed, of which it is made again: who goes on goes on from that."""
+        return self.scope is not None and bool(self.scope.failures)
 
     def become_visible(self) -> None:
         """Let the parent see the outcome, unless it is being stopped."""

@@ -123,8 +123,9 @@ class Execution:
         call_type = PlannedCall if workflow.step.is_planned else Call
         self.root = call_type(self, None, workflow.step, (), {})
         self.future: AnyFuture = (
-            ThreadFuture(self.root) if threaded or caller is not None else LoopFuture(self.root, loop)
+            ThreadFuture(self.root) if threaded or caller is not None else LoopFuture(loop=loop)
         )
+        self.future.call = self.root
         self.root.future = self.future
         for observer in (*options.observers, *observers):
             self.observe(observer)

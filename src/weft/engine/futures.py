@@ -37,9 +37,7 @@ class LoopFuture(asyncio.Future[Any]):
 
     __slots__ = ("call", "was_awaited")
 
-    def __init__(self, call: Call, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(loop=loop)
-        self.call: Call | None = call
+    call: Call | None  # set by whoever makes it: an ``__init__`` of its own would take as long again
 
     def cancel(self, msg: Any | None = None) -> bool:
         """Stop the call and what it has begun; this future is cancelled when all of that has ended."""

@@ -7,6 +7,7 @@ import re
 import sys
 import time
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -98,9 +99,10 @@ def load(run_id: str, records: Iterable[Record], codec: Codec, retry: RetryChoic
     gone_on: set[bytes] = set()
     for record in records:
         if record.kind is RecordKind.OK or record.kind in OUTCOMES:  # most are; an enum's hash is dear
-            outcomes.pop(record.identity, None)  # a later outcome stands in its own place
+            if record.identity in outcomes:
+                del outcomes[record.identity]  # a later outcome stands in its own place
+                gone_on.discard(record.identity)
             outcomes[record.identity] = record
-            gone_on.discard(record.identity)
         elif record.kind is RecordKind.WENT_ON:
             gone_on.add(record.identity)
         elif record.kind is RecordKind.RETRY:
@@ -115,10 +117,12 @@ def load(run_id: str, records: Iterable[Record], codec: Codec, retry: RetryChoic
             loaded.kept[record.step] = record.value
     if retry is not None:
         _take_away_retried(outcomes, gone_on, codec, retry)
+    by_parent: defaultdict[bytes, list[Record]] = defaultdict(list)
     for record in outcomes.values():
         if record.kind is RecordKind.OK or (record.identity in gone_on and codec.decode_error(record.value)):
-            loaded.outcomes.setdefault(record.parent, []).append(record)
+            by_parent[record.parent].append(record)
             loaded.count += 1
+    loaded.outcomes = dict(by_parent)
     return loaded
 
 
@@ -361,8 +365,10 @@ class Recorder:
         return self._encode(call, value)
 
     def _encode(self, call: Call, value: Any) -> bytes:
+        if call.step.is_planned or call.aside is not None:  # a resume has to know more
+            value = Composed(call.step.shape, value, call.aside)
         try:
-            return self.codec.encode(_with_more(call, value))
+            return self.codec.encode(value)
         except UnstorableError as error:
             raise _without_wrapper(error) from None
 
@@ -388,7 +394,8 @@ class Recorder:
 
     def record(self, call: Call) -> None:
         """Make the outcome of this call durable; it is told when that is so."""
-        self.learn_types(call.step)
+        if id(call.step.fn) not in self._hinted:
+            self.learn_types(call.step)
         if call.parent is None:
             call.recorded_in(0)  # what becomes of the run is written by the run
             return
@@ -399,7 +406,9 @@ class Recorder:
             call.recorded_in(0)
             self._book.shown()
         else:
-            self._add(Entry(self._book, record, call.recorded_in))
+            if not self._outbox:
+                self._book.inbox.post(self._hand_over)
+            self._outbox.append(Entry(self._book, record, call.recorded_in))
 
     def _pass_by(self, call: Call) -> None:
         """Nothing is written of it. It is seen after what is being written, but needs no commit of its own.
@@ -632,13 +641,6 @@ class Recorder:
         for done in told:
             done(batch)
         self._book.shown()
-
-
-def _with_more(call: Call, value: Any) -> Any:
-    """The value with what else a resume has to know, if there is such."""
-    if call.step.is_planned or call.aside is not None:
-        return Composed(call.step.shape, value, call.aside)
-    return value
 
 
 def _without_wrapper(error: UnstorableError) -> UnstorableError:

@@ -38,9 +38,9 @@ class RecordedCall(Call):
 
     def find_record(self, fingerprint: bytes) -> None:
         """It has its record; what remains is to be shown."""
-        assert self.parent is not None
-        scope = self.parent.scope
-        assert scope is not None
+        parent = self.parent
+        assert parent is not None
+        assert parent.scope is not None
         if self.run.rehearsal is not None:
             self.run.rehearsal.asked.add(self.identity)
-        scope.replay(self)
+        parent.scope.replay(self)

@@ -98,7 +98,7 @@ class Scope:
     def ask(self, call: Call) -> Record | None:
         """The body asks for this call, whose identity is set; its record, if there is one."""
         self.add(call)
-        record = self.order.ask(call.identity)
+        record = self.order.ask(call.identity) if self.records else None
         if record is not None and self.owner.is_on_loop:
             self._begin_rounds()  # a body has never seen an outcome in the moment of asking
         return record
@@ -107,11 +107,8 @@ class Scope:
         """A body on the loop asks for this call, which is recorded."""
         self.add(call)
         self.order.ask(call.identity)
-        self._begin_rounds()
-
-    def committed(self, batch: int, call: Call) -> None:
-        """The outcome of this call is durable."""
-        self.order.commit(batch, call.identity)
+        if self._rounds < _ROUNDS:
+            self._begin_rounds()
 
     def pump(self) -> None:
         """Show the body what it is ready to see."""
