@@ -259,7 +259,7 @@ class Activation:
             self._ended.append(branch)
             self._end_token(branch)
         elif len(ways) == 1 and point not in plan.blocks:
-            self._take(ways[0], branch)
+            self._enter(ways[0], branch)
         else:
             self._fork(branch, execution, ways)
         if openings:
@@ -441,28 +441,23 @@ class Activation:
             if self._has_places:
                 number = equals[way] = equals.get(way, -1) + 1
                 branch.place = _digest(came_by, self._plan.marks[way], number.to_bytes(4, "big"))
-            self._take(way, branch)
+            self._enter(way, branch)
         self._release(above, is_live=True)
 
-    def _take(self, point: int, branch: Branch) -> None:
-        """Go along an edge, to a node or a join."""
-        if point < len(self._plan.nodes):
-            self._enter(point, branch)
-        else:
-            self._arrive(branch.openings[point], branch)
-
-    def _enter(self, node: int, branch: Branch) -> None:
-        """A node is to run; what it opens is opened."""
+    def _enter(self, point: int, branch: Branch) -> None:
+        """Come to a join, or to a node that is to run; what it opens is opened."""
         plan = self._plan
-        name = plan.nodes[node].name
-        if node in plan.blocks and _is_alone_behind(name, branch):
+        if point >= len(plan.nodes):
+            self._arrive(branch.openings[point], branch)
+            return
+        name = plan.nodes[point].name
+        if point in plan.blocks and _is_alone_behind(name, branch):
             branch = self._back_at_fork(branch)
         if branch.steps == self._max_steps:
             raise MaxStepsError(branch.steps, name, plan.loop_through(name))
-        openings, span, opens = branch.openings, plan.spans[node], plan.opened_by.get(node)
-        if opens or (
-            openings and len(openings) != len(span)
-        ):  # a node that runs is counted by no others than these
+        openings, span, opens = branch.openings, plan.spans[point], plan.opened_by.get(point)
+        # A node that runs is counted by no others than these.
+        if opens or (openings and len(openings) != len(span)):
             openings = {join: openings[join] for join in span}
             if opens:
                 openings |= self._open(opens, branch, openings, branch.place)
@@ -473,7 +468,7 @@ class Activation:
         execution = self._begun
         self._begun = execution + 1
         branch.execution = execution
-        branch.point = node
+        branch.point = point
         branch.node = name
         branch.steps += 1
         self._running[execution] = branch
@@ -561,10 +556,9 @@ class Activation:
         del self._waiting[opening.number]
         plan, join, arrivals = self._plan, opening.join, opening.arrivals
         branch = self._join_branches(opening.base, arrivals)
-        steps = 0
+        steps = max([arrived.steps for arrived in arrivals])
         led_here: list[tuple[str, Mapping[Any, Any], int]] = []
         for arrived in arrivals:
-            steps = max(steps, arrived.steps)
             led_here += arrived.came
             arrived.stand_still()
         branch.steps, branch.came = steps, tuple(led_here)
