@@ -1,7 +1,7 @@
 """Which nodes of a graph run next: events in, decisions out.
 
 An :class:`Activation` is one execution of a graph. It is told how each node that it wanted to run has ended, and
-answers with what is to run now, or with the result. It knows no clock and starts nothing; it is a function of the
+answers with the branches whose nodes are to run now, or with the result. It knows no clock and starts nothing; it is a function of the
 order in which it is told, so that telling it the same again leads to the same decisions.
 
 What is under way are *tokens*, each at a node. A token that goes on in one direction stays on its *branch*; where it
@@ -274,7 +274,7 @@ class Activation:
         """
         branch = self._where(execution)
         del self._running[execution]
-        self._release(branch, is_live=True)
+        self._end_and_release(branch)
         self._leave(branch.openings)
         return self._decided()
 
@@ -305,14 +305,14 @@ class Activation:
         ended, self._ended = self._ended, []
         for each in ended:
             if each.is_within(branch):
-                self._release(each, is_live=False)
+                self._release(each)
             else:
                 self._ended.append(each)
         for opening in self._waiting.values():
             arrivals, opening.arrivals = opening.arrivals, []
             for arrived in arrivals:
                 if arrived.is_within(branch):
-                    self._release(arrived, is_live=False)
+                    self._release(arrived)
                 else:
                     opening.arrivals.append(arrived)
             if not opening.arrivals and not opening.under_way:
@@ -349,7 +349,7 @@ class Activation:
             self._arrive(found, instead)
             self._leave({found.join: found})
         for each in running:
-            self._release(each, is_live=True)
+            self._end_and_release(each)
             self._leave(each.openings)
         return self._decided()
 
@@ -442,7 +442,7 @@ class Activation:
                 number = equals[way] = equals.get(way, -1) + 1
                 branch.place = _digest(came_by, self._plan.marks[way], number.to_bytes(4, "big"))
             self._enter(way, branch)
-        self._release(above, is_live=True)
+        self._end_and_release(above)
 
     def _enter(self, point: int, branch: Branch) -> None:
         """Come to a join, or to a node that is to run; what it opens is opened."""
@@ -525,7 +525,7 @@ class Activation:
         if opening.number in self._waiting:
             common._uses += 1
             common._live += 1
-            self._release(opening.base, is_live=True)
+            self._end_and_release(opening.base)
         opening.base = common
 
     def _leave(self, openings: Mapping[int, _Opening]) -> None:
@@ -547,7 +547,7 @@ class Activation:
     def _forget(self, opening: _Opening) -> None:
         """All that had come to a join was discarded: it does not fire, and nobody waits for it."""
         del self._waiting[opening.number]
-        self._release(opening.base, is_live=True)
+        self._end_and_release(opening.base)
         self._leave(opening.holds)
         opening.close()
 
@@ -595,7 +595,7 @@ class Activation:
         below = came(base, arrived)
         found = merged(below, self._options.reducers, self._options.on_conflict)
         for branch in arrived:
-            self._release(branch, is_live=False)
+            self._release(branch)
         if base._uses == 1 and not any(branch.is_copied for branch in (base, *below)):
             self._join_states(base, base, arrived)
             base.write(found.writes, found.writers)
@@ -654,10 +654,13 @@ class Activation:
                 return
             ended = ended.parent
 
-    def _release(self, branch: Branch, *, is_live: bool) -> None:
+    def _end_and_release(self, branch: Branch) -> None:
+        """A token goes no further, and nothing of it stays."""
+        self._end_token(branch)
+        self._release(branch)
+
+    def _release(self, branch: Branch) -> None:
         """Let go of a branch, and of those above that nothing else is on."""
-        if is_live:
-            self._end_token(branch)
         released: Branch | None = branch
         while released is not None:
             released._uses -= 1
