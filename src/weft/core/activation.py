@@ -1,8 +1,8 @@
 """Which nodes of a graph run next: events in, decisions out.
 
 An :class:`Activation` is one execution of a graph. It is told how each node that it wanted to run has ended, and
-answers with the branches whose nodes are to run now, or with the result. It knows no clock and starts nothing; it is a function of the
-order in which it is told, so that telling it the same again leads to the same decisions.
+answers with the branches whose nodes are to run now, or with the result. It knows no clock and starts nothing; it is
+a function of the order in which it is told, so that telling it the same again leads to the same decisions.
 
 What is under way are *tokens*, each at a node. A token that goes on in one direction stays on its *branch*; where it
 goes on in several, each of them begins a branch of its own. So there is never more than one on a branch, and it is no
