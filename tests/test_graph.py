@@ -217,6 +217,16 @@ def test_every_builder_gives_the_graph_back(meant):
     assert executed(graph, {"input": 0}) == WHOLE
 
 
+def test_the_first_execution_finds_a_compiled_graph_worked_out():
+    graph = Graph().add_node(start).add_node(left).add_node(right).add_node(end)
+    graph.add_parallel(start, [left, right]).add_join([left, right], end)
+    plan = graph.compile()._program().plan
+    known = {*vars(plan)}
+    executed(graph, {"input": 0})
+    assert graph._program().plan is plan
+    assert {*vars(plan)} == known
+
+
 def test_what_a_node_is_can_be_asked():
     assert (start.name, start.is_start, start.is_end, start.is_router, start.is_stream) == (
         "start",

@@ -542,11 +542,11 @@ class Graph(Runnable):
 
     @property
     def step(self) -> Step:  # type: ignore[override]  # made when it is used: a graph can be changed until then
-        return self._compiled().step
+        return (self._made or self._compiled()).step
 
     @property
     def computes(self) -> bool:  # type: ignore[override]  # as above
-        return self._compiled().computes
+        return (self._made or self._compiled()).computes
 
     def _program(self) -> Program:
         return self._compiled().program

@@ -306,10 +306,10 @@ class GraphRun:
             return self._failed(running, error)
         if self._forks is not None:
             self._forks.began(running)
-        if self._codec is None:
-            self._ask(running, start)
-        else:
+        if self._codec is not None:
             self.ask_in_turn(running, start, running.state)
+        else:
+            self._ask(running, start)
         return ()
 
     def ask_in_turn(self, asked: NodeCall | SideCall, start: Start, state: StateBranch | None) -> None:

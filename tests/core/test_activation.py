@@ -438,6 +438,28 @@ def test_conflicts_can_be_refused():
     assert (caught.value.key, caught.value.nodes) == ("x", ("b", "a"))
 
 
+@pytest.mark.parametrize(("key", "names"), [("x", ("a", "b")), ("y", ("p", "b"))])
+def test_a_conflict_names_who_has_written_it_of_all_nodes_on_a_branch(key, names):
+    run = Driver(plan_of("s>ab a>p p>q", "qb>c", ends="c"), on_conflict="error")
+    run.end("s")
+    run.end("a", x=1)
+    run.end("p", y=1)
+    run.end("q", z=1)
+    with pytest.raises(ConflictError) as caught:
+        run.end("b", **{key: 2})
+    assert (caught.value.key, caught.value.nodes) == (key, names)
+
+
+def test_who_has_written_last_on_a_branch_is_named():
+    run = Driver(plan_of("s>ab a>p", "pb>c", ends="c"), on_conflict="error")
+    run.end("s")
+    run.end("a", x=1, y=1)
+    run.end("p", x=2)
+    with pytest.raises(ConflictError) as caught:
+        run.end("b", x=3)
+    assert caught.value.nodes == ("p", "b")
+
+
 def test_a_branch_may_overwrite_what_was_before_the_fork():
     run = Driver(plan_of("s>ab a>p", "pb>c", ends="c"), {"x": 0}, on_conflict="error")
     run.end("s", x=1)
@@ -1184,6 +1206,25 @@ def test_dominators_are_what_cannot_be_avoided(drawn):
 
 
 # Size
+
+
+def test_what_is_worked_out_of_a_plan_is_worked_out_before_the_first_execution():
+    plan = plan_of("s>ab a>c c>ae", "eb>z", ends="z", routers="c")
+    plan.prepare()
+    known = {*vars(plan)}
+    run = Driver(plan)
+    for node, choices in (("s", None), ("a", None), ("c", ["a"]), ("a", None), ("c", ["e"]), ("b", None)):
+        run.end(node, choices)
+    run.end("e")
+    run.end("z")
+    assert run.result == {}
+    assert {*vars(plan)} - known <= {"marks", "_choices"}  # of those who choose, and of those who want places
+
+
+def test_the_garbage_collector_need_not_look_at_the_ways_of_a_plan():
+    plan = plan_of("s>ab", "ab>e")
+    gc.collect()
+    assert not any(map(gc.is_tracked, plan.ways))
 
 
 def walk(plan, output, choices=lambda run: None, input=None, **options):

@@ -1,8 +1,8 @@
 """Which nodes of a graph run next: events in, decisions out.
 
 An :class:`Activation` is one execution of a graph. It is told how each node that it wanted to run has ended, and
-answers with what is to run now, or with the result. It knows no clock and starts nothing; it is a function of the
-order in which it is told, so that telling it the same again leads to the same decisions.
+answers with the branches whose nodes are to run now, or with the result. It knows no clock and starts nothing; it is
+a function of the order in which it is told, so that telling it the same again leads to the same decisions.
 
 What is under way are *tokens*, each at a node. A token that goes on in one direction stays on its *branch*; where it
 goes on in several, each of them begins a branch of its own. So there is never more than one on a branch, and it is no
@@ -259,7 +259,7 @@ class Activation:
             self._ended.append(branch)
             self._end_token(branch)
         elif len(ways) == 1 and point not in plan.blocks:
-            self._take(ways[0], branch)
+            self._enter(ways[0], branch)
         else:
             self._fork(branch, execution, ways)
         if openings:
@@ -274,7 +274,7 @@ class Activation:
         """
         branch = self._where(execution)
         del self._running[execution]
-        self._release(branch, is_live=True)
+        self._end_and_release(branch)
         self._leave(branch.openings)
         return self._decided()
 
@@ -305,14 +305,14 @@ class Activation:
         ended, self._ended = self._ended, []
         for each in ended:
             if each.is_within(branch):
-                self._release(each, is_live=False)
+                self._release(each)
             else:
                 self._ended.append(each)
         for opening in self._waiting.values():
             arrivals, opening.arrivals = opening.arrivals, []
             for arrived in arrivals:
                 if arrived.is_within(branch):
-                    self._release(arrived, is_live=False)
+                    self._release(arrived)
                 else:
                     opening.arrivals.append(arrived)
             if not opening.arrivals and not opening.under_way:
@@ -349,7 +349,7 @@ class Activation:
             self._arrive(found, instead)
             self._leave({found.join: found})
         for each in running:
-            self._release(each, is_live=True)
+            self._end_and_release(each)
             self._leave(each.openings)
         return self._decided()
 
@@ -441,28 +441,23 @@ class Activation:
             if self._has_places:
                 number = equals[way] = equals.get(way, -1) + 1
                 branch.place = _digest(came_by, self._plan.marks[way], number.to_bytes(4, "big"))
-            self._take(way, branch)
-        self._release(above, is_live=True)
+            self._enter(way, branch)
+        self._end_and_release(above)
 
-    def _take(self, point: int, branch: Branch) -> None:
-        """Go along an edge, to a node or a join."""
-        if point < len(self._plan.nodes):
-            self._enter(point, branch)
-        else:
-            self._arrive(branch.openings[point], branch)
-
-    def _enter(self, node: int, branch: Branch) -> None:
-        """A node is to run; what it opens is opened."""
+    def _enter(self, point: int, branch: Branch) -> None:
+        """Come to a join, or to a node that is to run; what it opens is opened."""
         plan = self._plan
-        name = plan.nodes[node].name
-        if node in plan.blocks and _is_alone_behind(name, branch):
+        if point >= len(plan.nodes):
+            self._arrive(branch.openings[point], branch)
+            return
+        name = plan.nodes[point].name
+        if point in plan.blocks and _is_alone_behind(name, branch):
             branch = self._back_at_fork(branch)
         if branch.steps == self._max_steps:
             raise MaxStepsError(branch.steps, name, plan.loop_through(name))
-        openings, span, opens = branch.openings, plan.spans[node], plan.opened_by.get(node)
-        if opens or (
-            openings and len(openings) != len(span)
-        ):  # a node that runs is counted by no others than these
+        openings, span, opens = branch.openings, plan.spans[point], plan.opened_by.get(point)
+        # A node that runs is counted by no others than these.
+        if opens or (openings and len(openings) != len(span)):
             openings = {join: openings[join] for join in span}
             if opens:
                 openings |= self._open(opens, branch, openings, branch.place)
@@ -473,7 +468,7 @@ class Activation:
         execution = self._begun
         self._begun = execution + 1
         branch.execution = execution
-        branch.point = node
+        branch.point = point
         branch.node = name
         branch.steps += 1
         self._running[execution] = branch
@@ -530,7 +525,7 @@ class Activation:
         if opening.number in self._waiting:
             common._uses += 1
             common._live += 1
-            self._release(opening.base, is_live=True)
+            self._end_and_release(opening.base)
         opening.base = common
 
     def _leave(self, openings: Mapping[int, _Opening]) -> None:
@@ -552,7 +547,7 @@ class Activation:
     def _forget(self, opening: _Opening) -> None:
         """All that had come to a join was discarded: it does not fire, and nobody waits for it."""
         del self._waiting[opening.number]
-        self._release(opening.base, is_live=True)
+        self._end_and_release(opening.base)
         self._leave(opening.holds)
         opening.close()
 
@@ -561,10 +556,9 @@ class Activation:
         del self._waiting[opening.number]
         plan, join, arrivals = self._plan, opening.join, opening.arrivals
         branch = self._join_branches(opening.base, arrivals)
-        steps = 0
+        steps = max([arrived.steps for arrived in arrivals])
         led_here: list[tuple[str, Mapping[Any, Any], int]] = []
         for arrived in arrivals:
-            steps = max(steps, arrived.steps)
             led_here += arrived.came
             arrived.stand_still()
         branch.steps, branch.came = steps, tuple(led_here)
@@ -601,7 +595,7 @@ class Activation:
         below = came(base, arrived)
         found = merged(below, self._options.reducers, self._options.on_conflict)
         for branch in arrived:
-            self._release(branch, is_live=False)
+            self._release(branch)
         if base._uses == 1 and not any(branch.is_copied for branch in (base, *below)):
             self._join_states(base, base, arrived)
             base.write(found.writes, found.writers)
@@ -660,10 +654,13 @@ class Activation:
                 return
             ended = ended.parent
 
-    def _release(self, branch: Branch, *, is_live: bool) -> None:
+    def _end_and_release(self, branch: Branch) -> None:
+        """A token goes no further, and nothing of it stays."""
+        self._end_token(branch)
+        self._release(branch)
+
+    def _release(self, branch: Branch) -> None:
         """Let go of a branch, and of those above that nothing else is on."""
-        if is_live:
-            self._end_token(branch)
         released: Branch | None = branch
         while released is not None:
             released._uses -= 1

@@ -286,8 +286,8 @@ def merged(
 
 def came(base: Branch, arrived: Sequence[Branch]) -> list[Branch]:
     """All branches between one and those that came from it, by when the last from each came."""
-    if len(arrived) == 1 and arrived[0].parent is base:
-        return [*arrived]
+    if all(branch.parent is base for branch in arrived):
+        return [*arrived]  # each from another branch: what has come to a join, or ended, goes no further
     seen = {base}
     order: list[Branch] = []
     for last in reversed(arrived):

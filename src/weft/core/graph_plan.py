@@ -171,9 +171,8 @@ class GraphPlan:
         for point in self.join_points:
             for place in self.sources_of(point):
                 ways[place].append(point)
-        return [
-            *map(tuple, ways)
-        ]  # of which, unlike of lists, the garbage collector need not look at a single one
+        # Of tuples of numbers, unlike of lists, the garbage collector need not look at a single one.
+        return [tuple(each) for each in ways]
 
     # Choices
 

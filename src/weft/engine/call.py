@@ -482,8 +482,7 @@ class Call:
             and self.step.is_plain
             and not self.pending
             and self.stopping is None
-            and self.parent is not None
-            and self.step.workflow is None
+            and (self.parent is None or self.step.workflow is None)
         )
 
     def _launch_in_thread(self) -> None:

@@ -104,9 +104,9 @@ class Crew:
         self.hand.add_done_callback(self._hand_ended, context=self._context)
 
     def _hand_ended(self, hand: asyncio.Task[None]) -> None:
-        if self.hand is hand:  # it was cancelled before it could even begin
-            self.hand = None
-            self._cancelled_from_outside()
+        """It was cancelled before it could even begin."""
+        self.hand = None
+        self._cancelled_from_outside()
 
     def _cancelled_from_outside(self) -> None:
         self._run.cancel("a task of the run was cancelled from outside, as at the end of its loop")
@@ -115,6 +115,7 @@ class Crew:
         """The life of a hand."""
         hand = self.hand
         assert hand is not None
+        hand.remove_done_callback(self._hand_ended)
         try:
             while (
                 (waiting := self._begin_some(hand)) is None and self.ready and not _is_to_be_cancelled(hand)
@@ -146,7 +147,7 @@ class Crew:
 
     def _begin_some(self, hand: asyncio.Task[None]) -> Awaitable[None] | None:
         """Begin bodies until one waits, whose rest is returned, or the loop should have its turn."""
-        end = None
+        end, time = None, self._run.loop.time
         for _ in range(_IN_ONE_GO):
             if (call := self._next()) is None:
                 break
@@ -157,7 +158,7 @@ class Crew:
                 # Cancelled by its own body, which is over: what comes next is not to be hit by that.
                 if not self.ready or _is_to_be_cancelled(hand):
                     break
-                now = self._run.loop.time()
+                now = time()
                 end = end or now + _AT_A_STRETCH
                 if now > end:
                     break

@@ -215,12 +215,17 @@ class PlannedCall(Call):
         branch.call = call
         call.future = branch
         call.context = self.context
-        if latest is not None:
-            call.latest = latest
-        elif run.is_plain and step.is_plain and self.permit is None and self.stopping is None:
-            call._join_parent(self)
+        if (
+            latest is None
+            and run.is_plain
+            and step.is_plain
+            and self.permit is None
+            and self.stopping is None
+        ):
+            call._join_parent(self)  # nothing that `begin` would look for stands in the way
             call._launch()
             return
+        call.latest = latest
         call.begin(b"")
 
     def conclude(self, value: Any, error: BaseException | None, *, reason: str = "") -> None:
