@@ -61,7 +61,7 @@ def test_kills_at_every_commit_point_lose_nothing_repeat_nothing_used_and_decide
     ("plant", "args", "seen"),
     [
         ("lost", ("--point", "committed"), "was used, and is lost"),
-        ("doubled", ("--point", "acknowledged"), "ran again after its result was used"),
+        ("doubled", ("--point", "acknowledged", "--each", 6), "ran again after its result was used"),
         ("answer", ("--point", "acknowledged", "--flow", "gathered"), "the answer is "),
         ("order", ("--point", "acknowledged", "--flow", "racing"), " later"),
         ("missing", ("--point", "after_row"), "is missing though it was accepted"),
