@@ -9,6 +9,8 @@ import pytest
 from weft import RunBusyError, RunNotFoundError, RunStatus, SqliteSaver, StoreError, entrypoint, task
 from weft.checkpoint.base import OpenRun
 from weft.checkpoint.owner import run_busy
+from weft.engine import execution
+from weft.engine.execution import Execution
 from weft.engine.threads import Delivery, deliver
 
 
@@ -190,6 +192,25 @@ def test_a_run_is_let_go_that_is_open_when_its_loop_is_about_to_be_closed(store)
         raise AssertionError("the run is open, and nobody has it")
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("where", ["Recorder", "root_identity"])
+@pytest.mark.parametrize("durable", [False, True])
+def test_a_run_that_has_no_memory_to_start_fails_and_is_let_go(store, monkeypatch, where, durable):
+    def no_memory(*_, **__):
+        raise MemoryError
+
+    store.gate.set()
+    names = where if durable else "needs_of"
+    with monkeypatch.context() as patch:
+        patch.setattr(*((execution, names) if durable else (Execution, names)), no_memory)
+        options = {"run_id": "r", "checkpointer": store} if durable else {}
+        with pytest.raises(MemoryError):
+            asyncio.run(asyncio.wait_for(flow.ainvoke(1, **options), 20))
+        with pytest.raises(MemoryError):
+            flow.invoke(1, **{**options, **({"run_id": "s"} if durable else {})})
+    if durable:
+        assert flow.invoke(1, run_id="r", checkpointer=store) == 2
 
 
 def test_a_run_that_is_cancelled_while_it_is_opened_can_be_gone_on_with(store):

@@ -142,12 +142,10 @@ def _go_on(run: Execution, store: Checkpointer, opened: Opened) -> None:
         return
     try:
         run.opened(opened)
-    except Exception as broken:  # a mistake of the engine must not leave a run hanging
-        if run.recorder is not None:
-            run.fail(broken)
-            return
-        run.not_opened(broken)
-        _let_go(store, opened.row)
+    except Exception as broken:
+        if run.recorder is None:
+            _let_go(store, opened.row)
+        run.not_started(broken)
 
 
 async def _read_off_the_loop(run: Execution, store: Checkpointer, wanted: _Wanted, row: RunRow) -> Opened:
