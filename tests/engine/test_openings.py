@@ -6,7 +6,16 @@ from contextlib import suppress
 
 import pytest
 
-from weft import RunBusyError, RunNotFoundError, RunStatus, SqliteSaver, StoreError, entrypoint, task
+from weft import (
+    InMemorySaver,
+    RunBusyError,
+    RunNotFoundError,
+    RunStatus,
+    SqliteSaver,
+    StoreError,
+    entrypoint,
+    task,
+)
 from weft.checkpoint.base import OpenRun
 from weft.checkpoint.owner import run_busy
 from weft.engine import execution
@@ -22,6 +31,11 @@ async def double(i):
 @entrypoint()
 async def flow(i):
     return await double(i)
+
+
+@entrypoint()
+async def broken(i):
+    return 1 / await double(i)
 
 
 class Gated(SqliteSaver):
@@ -190,6 +204,27 @@ def test_a_run_is_let_go_that_is_open_when_its_loop_is_about_to_be_closed(store)
                 assert store.open(OpenRun("r", "flow")).fence == 2
                 return
         raise AssertionError("the run is open, and nobody has it")
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("turns", range(6))
+def test_a_run_is_let_go_whose_reading_is_cancelled_before_it_has_begun(turns):
+    async def main():
+        store = InMemorySaver()
+        with pytest.raises(ZeroDivisionError):
+            await broken.ainvoke(0, run_id="r", checkpointer=store)
+        run = broken.submit(None, run_id="r", checkpointer=store)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        for each in asyncio.all_tasks() - {asyncio.current_task()}:
+            each.cancel()  # as asyncio.run does
+        with suppress(asyncio.CancelledError, ZeroDivisionError):
+            await asyncio.wait_for(asyncio.shield(asyncio.ensure_future(wait(run))), 20)
+        assert store.open(OpenRun("r", "broken")).fence >= 2
+
+    async def wait(run):
+        return await run
 
     asyncio.run(main())
 
