@@ -6,9 +6,20 @@ from contextlib import suppress
 
 import pytest
 
-from weft import RunBusyError, RunNotFoundError, RunStatus, SqliteSaver, StoreError, entrypoint, task
+from weft import (
+    InMemorySaver,
+    RunBusyError,
+    RunNotFoundError,
+    RunStatus,
+    SqliteSaver,
+    StoreError,
+    entrypoint,
+    task,
+)
 from weft.checkpoint.base import OpenRun
 from weft.checkpoint.owner import run_busy
+from weft.engine import execution
+from weft.engine.execution import Execution
 from weft.engine.threads import Delivery, deliver
 
 
@@ -20,6 +31,11 @@ async def double(i):
 @entrypoint()
 async def flow(i):
     return await double(i)
+
+
+@entrypoint()
+async def broken(i):
+    return 1 / await double(i)
 
 
 class Gated(SqliteSaver):
@@ -190,6 +206,46 @@ def test_a_run_is_let_go_that_is_open_when_its_loop_is_about_to_be_closed(store)
         raise AssertionError("the run is open, and nobody has it")
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("turns", range(6))
+def test_a_run_is_let_go_whose_reading_is_cancelled_before_it_has_begun(turns):
+    async def main():
+        store = InMemorySaver()
+        with pytest.raises(ZeroDivisionError):
+            await broken.ainvoke(0, run_id="r", checkpointer=store)
+        run = broken.submit(None, run_id="r", checkpointer=store)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        for each in asyncio.all_tasks() - {asyncio.current_task()}:
+            each.cancel()  # as asyncio.run does
+        with suppress(asyncio.CancelledError, ZeroDivisionError):
+            await asyncio.wait_for(asyncio.shield(asyncio.ensure_future(wait(run))), 20)
+        assert store.open(OpenRun("r", "broken")).fence >= 2
+
+    async def wait(run):
+        return await run
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("where", ["Recorder", "root_identity"])
+@pytest.mark.parametrize("durable", [False, True])
+def test_a_run_that_has_no_memory_to_start_fails_and_is_let_go(store, monkeypatch, where, durable):
+    def no_memory(*_, **__):
+        raise MemoryError
+
+    store.gate.set()
+    names = where if durable else "needs_of"
+    with monkeypatch.context() as patch:
+        patch.setattr(*((execution, names) if durable else (Execution, names)), no_memory)
+        options = {"run_id": "r", "checkpointer": store} if durable else {}
+        with pytest.raises(MemoryError):
+            asyncio.run(asyncio.wait_for(flow.ainvoke(1, **options), 20))
+        with pytest.raises(MemoryError):
+            flow.invoke(1, **{**options, **({"run_id": "s"} if durable else {})})
+    if durable:
+        assert flow.invoke(1, run_id="r", checkpointer=store) == 2
 
 
 def test_a_run_that_is_cancelled_while_it_is_opened_can_be_gone_on_with(store):

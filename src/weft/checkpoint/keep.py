@@ -140,10 +140,7 @@ class Upkeep:
 
 def size_of(records: Iterable[Record]) -> int:
     """About how many bytes records take."""
-    size = 0
-    for record in records:  # most often one: no generator is made for it
-        size += len(record.value) + len(record.step) + _OF_A_RECORD
-    return size
+    return sum(len(record.value or b"") + len(record.step) + _OF_A_RECORD for record in records)
 
 
 def size_of_end(change: Change) -> int:

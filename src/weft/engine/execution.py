@@ -171,6 +171,12 @@ class Execution:
         self._has_begun = True
         if self.root.context is None:
             self.root.context = self._begun_in
+        try:
+            self._open()
+        except Exception as error:
+            self.not_started(error)
+
+    def _open(self) -> None:
         if self.options.checkpointer is None:
             self._tell_start()
             self._start_body()
@@ -192,6 +198,11 @@ class Execution:
     def not_opened(self, error: BaseException) -> None:
         """The journal could not be opened, or is not waited for."""
         self._end(None, error, status_of(error))
+
+    def not_started(self, error: Exception) -> None:
+        """The memory, or the stack, has come to its end in the middle of it: nobody may wait for ever."""
+        self.is_opening = False
+        self.fail(error)
 
     def opened(self, opened: Opened) -> None:
         """The journal is open, or has the output already: go on."""

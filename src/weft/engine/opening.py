@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -74,11 +74,24 @@ def open_run(run: Execution) -> None:
         for fn in run.workflow.functions():
             store.codec.register_hints(fn)
         if run.input is None or isinstance(run.input, Command) or run.workflow.looks_up_input:
-            run.spawn(_look_up_and_claim(run, store))
+            _in_a_task(run, _look_up_and_claim(run, store))
         else:
             _claim(run, store, _to_begin(run, store, run.input))
     except Exception as error:
         run.not_opened(error)
+
+
+def _in_a_task(
+    run: Execution, coroutine: Coroutine[Any, Any, None], unwanted: Callable[[], None] = lambda: None
+) -> None:
+    """Go on in a task; if that is cancelled before it has even begun, as at the end of a loop, the run ends so."""
+
+    def ended(task: asyncio.Task[None]) -> None:
+        if task.cancelled():  # what has begun says itself what has become of it
+            run.not_opened(asyncio.CancelledError())
+            unwanted()
+
+    run.spawn(coroutine).add_done_callback(ended)
 
 
 async def _look_up_and_claim(run: Execution, store: Checkpointer) -> None:
@@ -107,13 +120,13 @@ def _claimed(
         if run.outcome is not None:
             return
         if isinstance(error, RunBusyError) and error.retry_after is not None:
-            run.spawn(_claim_patiently(run, store, wanted))
+            _in_a_task(run, _claim_patiently(run, store, wanted))
         else:
             run.not_opened(error)
     elif row.fence == 1 and row.status is RunStatus.RUNNING and row.thread_id is None:
         _go_on(run, store, Opened(row, input=wanted.input))  # there is nothing to be read
     else:
-        run.spawn(_read_and_go_on(run, store, wanted, row))
+        _in_a_task(run, _read_and_go_on(run, store, wanted, row), unwanted=partial(_let_go, store, row))
 
 
 async def _claim_patiently(run: Execution, store: Checkpointer, wanted: _Wanted) -> None:
@@ -143,12 +156,11 @@ def _go_on(run: Execution, store: Checkpointer, opened: Opened) -> None:
         return
     try:
         run.opened(opened)
-    except Exception as broken:  # a mistake of the engine must not leave a run hanging
-        if run.recorder is not None:
-            run.fail(broken)
-            return
-        run.not_opened(broken)
-        _let_go(store, opened.row)
+    except Exception as broken:
+        is_ours = run.recorder is None
+        run.not_started(broken)
+        if is_ours:
+            _let_go(store, opened.row)
 
 
 async def _read_off_the_loop(run: Execution, store: Checkpointer, wanted: _Wanted, row: RunRow) -> Opened:
