@@ -645,7 +645,7 @@ def test_callables_without_annotations_are_no_error(fn):
 
 def test_a_type_with_the_name_of_a_builtin_is_found():
     @dataclasses.dataclass
-    class float:  # noqa: A001 - which is the point
+    class float:  # noqa: A001, N801 - which is the point
         mark: str
 
     def fn(x: float) -> int:

@@ -8,6 +8,7 @@ alone could not tell two equal calls apart.
 from __future__ import annotations
 
 from hashlib import blake2b
+from struct import pack
 
 _SIZE = 16
 
@@ -70,4 +71,4 @@ def _digest(*parts: bytes) -> bytes:
 
 
 def _lengths(*lengths: int) -> bytes:
-    return b"".join(length.to_bytes(8, "big") for length in lengths)
+    return pack(f">{len(lengths)}Q", *lengths)

@@ -74,12 +74,8 @@ class Call:
     alone: bool | None = None  # whether nothing is at work beside it, when somebody has looked; see _is_alone
     record: Record | None = None  # the recorded outcome that is to be shown
     scope: Scope | None = None  # in a journaled run, what its body has asked for
-    identity = b""
-    context: Context | None = None  # of whoever asked, kept when the body starts later
     payload: bytes | None = None  # the value, encoded by the thread that made it
     aside: Any = None  # what is recorded beside the value, and not part of it
-    started = 0.0
-    asked_at = 0.0  # when it began to wait for its limits, or else its first attempt
     waited_for: tuple[str, ...] = ()  # the limits
     stopping: Stop | None = None
     told = False  # its body was told to stop
@@ -121,8 +117,12 @@ class Call:
         self.pending = 0  # how many those are
         self.asked = 0
         self.ordinal = 0
-        # Set here although few need it yet: what is first set when many calls are there has no room in them, and then
-        # CPython makes a dict for each.
+        # What most calls get later is set here too: what is first set when many calls are there has no room in them,
+        # and then CPython makes a dict for each.
+        self.identity = b""
+        self.context: Context | None = None  # of whoever asked, kept when the body starts later
+        self.started = 0.0
+        self.asked_at = 0.0  # when it began to wait for its limits, or else its first attempt
         self.attempt = 0
         self.body: asyncio.Task[None] | None = None
         self.value: Any = None
@@ -387,8 +387,8 @@ class Call:
             self.body = asyncio.Task(self._run_on_loop(), loop=run.loop, context=self.context.copy())
 
     def _prepare_attempt(self) -> None:
-        self.questions = 0
-        self.told = False
+        if self.questions or self.told:
+            self.questions, self.told = 0, False
         self.started = self.run.clock.wall()
         self.asked_at = self.asked_at or self.started
         if self.context is None and (self.step.retry or self.run.recorder is not None):

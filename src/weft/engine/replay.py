@@ -22,7 +22,8 @@ class RecordedCall(Call):
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = {}  # noqa: RUF012 - never changed: it has no body that could be given any
     pending = asked = 0
-    body = None
+    started = asked_at = 0.0
+    context = body = None
     is_held = False
 
     def __init__(self, parent: Call, step: Step, record: Record) -> None:
