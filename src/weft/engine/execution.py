@@ -394,6 +394,7 @@ class Execution:
             )
         if error is not None:
             say_how_to_go_on(error, self)
+        self._let_go_of_itself()
         error = asyncio.CancelledError() if self._cancel_at_end else error
         if self._guard is None or self._guard.done():
             self.future.settle(value, error)
@@ -401,6 +402,12 @@ class Execution:
         self._guard.add_done_callback(lambda _: self.future.settle(value, error))
         if self._over is not None and not self._over.done():
             self._over.set_result(None)
+
+    def _let_go_of_itself(self) -> None:
+        """Have nothing of a run that is over hold the rest: it is freed at once, and not by the garbage collector."""
+        if self.recorder is None:  # else something of it may still be on its way from the store
+            self.kept.clear()
+            del self.root
 
     def _in_order_of_asking(self) -> list[Interrupt]:
         """The open questions in the order of the program, not of time."""

@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import Context, copy_context
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from weft.engine import events
@@ -225,7 +226,11 @@ class PlannedCall(Call):
         if self.conductor is None:
             self._conclude(value, error)
         else:
-            self.conductor.close(lambda: self._conclude(value, error))
+            self.conductor.close(partial(self._closed, value, error))
+
+    def _closed(self, value: Any, error: BaseException | None) -> None:
+        self.conductor = None  # which holds this call
+        self._conclude(value, error)
 
     # Being stopped
 
