@@ -14,6 +14,7 @@ from weft.runnable import Runnable, running_call
 
 if TYPE_CHECKING:
     from weft.batch import BaseNode, Part
+    from weft.batch_plain import PlainRun
     from weft.batch_runs import NodeRun, Walk
     from weft.checkpoint.base import Checkpointer
     from weft.engine.call import Call
@@ -135,7 +136,7 @@ def _is_running(loop: asyncio.AbstractEventLoop) -> bool:
         return False
 
 
-def _conduct(node: BaseNode, call: PlannedCall, shared: Any, params: Any) -> NodeRun | Walk:
+def _conduct(node: BaseNode, call: PlannedCall, shared: Any, params: Any) -> NodeRun | Walk | PlainRun:
     if call.parent is not None:
         # What it does to the caller's `shared` is done again by running it again, however it ends.
         call.is_recorded = False

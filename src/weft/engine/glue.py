@@ -93,13 +93,16 @@ class PlannedGlue(Glue, PlannedCall):
         kwargs: dict[str, Any],
         *,
         identity: tuple[bytes, int] | None = None,
-        **options: Any,
+        latest: float | None = None,
+        is_told: bool = True,
     ) -> None:
         """Start a call, of the glue too: a block that is glue does not know the difference."""
         if isinstance(step, GlueStep):
-            start_glue(self, branch, step, args, identity=identity)
+            start_glue(self, branch, step, args, identity=identity, latest=latest)
         else:
-            super().start(branch, step, args, kwargs, identity=identity, **options)
+            PlannedCall.start(
+                self, branch, step, args, kwargs, identity=identity, latest=latest, is_told=is_told
+            )
 
 
 def start_glue(
