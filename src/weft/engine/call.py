@@ -308,7 +308,7 @@ class Call:
         if self.permit.ask(ahead=self.parent is not None and self.parent.parent is not None):
             return True
         self.asked_at = self.asked_at or self.run.clock.wall()
-        self.waited_for = tuple(each.name for each in needs)
+        self.waited_for = tuple([each.name for each in needs])
         if self.run.is_observed:
             self._tell(events.CallQueued, limits=self.waited_for)
         return False
