@@ -122,9 +122,9 @@ def conductor_of(
     """
     if not call.run.is_plain:
         return NodeRun(node, give, is_own, call, shared, params)
-    if (plan := plan_of(node)) is not None:
-        return PlainRun(plan, node, give, is_own, call, shared, params)
     if not _only_walks(node):
+        if (plan := plan_of(node)) is not None:
+            return PlainRun(plan, node, give, is_own, call, shared, params)
         return NodeRun(node, give, is_own, call, shared, params)
     mine: Flow = copied(node)  # type: ignore[assignment]  # as it says
     mine.params = params
@@ -454,6 +454,7 @@ class _Items(PlainItems):
 
     def __init__(self, work: _Work) -> None:
         self._work = work
+        self.may_compute = work.computes
 
     def start_of(self, item: Any) -> Start:
         assert self._work.start_of is not None
@@ -463,7 +464,7 @@ class _Items(PlainItems):
         return self._work.fingerprint(call, start)
 
     def computes(self, item: Any) -> bool:
-        return self._work.computes
+        return self.may_compute
 
 
 def _block_of(work: _Work, options: BlockOptions, call: PlannedCall, items: list[Any]) -> Block:
