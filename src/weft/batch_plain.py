@@ -212,7 +212,7 @@ def note_item(error: BaseException, number: Any, key: str) -> None:
 class PlainItems:
     """What a block does with the items of a node; see :class:`weft.engine.block.Style`."""
 
-    is_mixed = False
+    is_mixed = may_compute = False
 
     def __init__(self, step: Step) -> None:
         self._step = step

@@ -68,6 +68,9 @@ Start = tuple["Step", tuple[Any, ...], dict[str, Any]]
 class Style(Protocol):
     """What ``parallel``, ``map`` and other users of a block differ in."""
 
+    #: Whether any branch may compute.
+    may_compute: bool
+
     #: Whether some branches may compute and others not.
     is_mixed: bool
 
@@ -114,6 +117,7 @@ class Block:
         )
         self._ok = self._not_ok = 0
         self._begun = 0
+        self._have_all_begun = False
         self._started: set[int] = set()  # and not ended
         self._computing: dict[int, Branch] = {}
         self._passed_by: deque[_Waiting] = deque()  # they compute, and no core is left
@@ -136,12 +140,16 @@ class Block:
         """A branch has ended."""
         index = branch.index
         self._started.discard(index)
-        self._computing.pop(index, None)
+        if self._computing:
+            self._computing.pop(index, None)
         error = call.error
         if error is None:
             self._ok += 1
             self._results.succeeded(index, call.value)
-        elif isinstance(error, Exception | asyncio.CancelledError):
+            self._call.rests = self._have_all_begun and self._verdict() is Verdict.GO_ON
+            return
+        self._call.rests = False
+        if isinstance(error, Exception | asyncio.CancelledError):
             self._failed(index, _outcome_of(call), call.identity)
         elif self._error is None:
             self._error = error
@@ -156,13 +164,16 @@ class Block:
         if self._error is not None:
             self._call.conclude(None, self._error)
             return
-        verdict = self._options.policy.verdict(self._ok, self._not_ok, self._feed.total)
+        verdict = self._verdict()
         if verdict is not Verdict.GO_ON:
             self._decide(verdict)
         elif self._recalls:
             self._recall()
         else:
             self._fill()
+
+    def _verdict(self) -> Verdict:
+        return self._options.policy.verdict(self._ok, self._not_ok, self._feed.total)
 
     @property
     def may_start_more(self) -> bool:
@@ -204,8 +215,11 @@ class Block:
         return outcome
 
     def _decide(self, verdict: Verdict) -> None:
-        policy, ok, failed, total = self._options.policy, self._ok, self._not_ok, self._feed.total
-        reason = policy.reason(ok, failed, total)
+        ok, failed, total = self._ok, self._not_ok, self._feed.total
+        if verdict is Verdict.DONE and not self._call.pending and not self._call.run.is_observed:
+            reason = ""  # for nobody
+        else:
+            reason = self._options.policy.reason(ok, failed, total)
         if self._call.run.is_observed:
             self._call._tell(events.BlockDecided, reason=reason, ok=ok, failed=failed, total=total)
         if verdict is Verdict.FAILED:
@@ -233,7 +247,8 @@ class Block:
     def _fill(self) -> None:
         feed, was_known = self._feed, self._feed.total is not None
         if was_known and feed.is_over and not self._passed_by and not self._held_back:
-            return  # all have begun
+            self._have_all_begun = self._error is None
+            return
         started = 0
         while self._has_room and (waiting := self._next()) is not None:
             self._start(waiting)
@@ -261,6 +276,8 @@ class Block:
         return self._width is None or len(self._started) < self._width
 
     def _next(self) -> _Waiting | None:
+        if not self._style.may_compute:
+            return self._held_back.popleft() if self._held_back else self._read()
         may_compute = self._may_compute
         if may_compute and self._passed_by:
             return self._passed_by.popleft()
@@ -295,7 +312,7 @@ class Block:
             identity = self._identify(start)
         self._started.add(index)
         branch = Branch(self._call, index)
-        if self._style.computes(item):
+        if self._style.may_compute and self._style.computes(item):
             self._computing[index] = branch
         step, args, kwargs = start
         self._call.start(branch, step, args, kwargs, identity=identity)

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Awaitable, Coroutine, Generator
 from contextvars import Context
 from functools import partial
+from time import monotonic
 from types import coroutine
 from typing import TYPE_CHECKING, Any
 
@@ -90,6 +91,7 @@ class Crew:
         self._run = run
         self._ready: deque[CrewedCall] = deque()
         self._context = Context()  # the hands' own, in which nothing of the user's runs
+        self._time = run.loop.time if run.clock.is_virtual else monotonic  # which that of other loops is
         self._hand: asyncio.Task[None] | None = None  # which is about to take what is ready
 
     def add(self, call: CrewedCall) -> None:
@@ -142,7 +144,7 @@ class Crew:
 
     def _begin_some(self, hand: asyncio.Task[None]) -> Awaitable[None] | None:
         """Begin bodies until one waits, whose rest is returned, or the loop should have its turn."""
-        end = None
+        end, ready, is_cancelled = 0.0, self._ready, hand.cancelling
         for _ in range(_IN_ONE_GO):
             if (call := self._next()) is None:
                 break
@@ -151,9 +153,9 @@ class Crew:
                 waits_for = context.run(body.send, None)
             except StopIteration:
                 # Cancelled by its own body, which is over: what comes next is not to be hit by that.
-                if not self._ready or _is_to_be_cancelled(hand):
+                if not ready or is_cancelled() or getattr(hand, "_must_cancel", False):
                     break
-                now = self._run.loop.time()
+                now = self._time()
                 end = end or now + _AT_A_STRETCH
                 if now > end:
                     break

@@ -406,7 +406,7 @@ class Execution:
     def _let_go_of_itself(self) -> None:
         """Have nothing of a run that is over hold the rest: it is freed at once, and not by the garbage collector."""
         if self.recorder is None:  # else something of it may still be on its way from the store
-            self.kept.clear()
+            self.kept = {}
             del self.root
 
     def _in_order_of_asking(self) -> list[Interrupt]:

@@ -69,6 +69,7 @@ class PlannedCall(Call):
     concluded = False  # it starts nothing more
     waits_to_return = False  # what a conductor does at an outcome takes no time, and need not count
     will_advance = False  # its conductor is about to act
+    rests = False  # its conductor has nothing to do at the outcome that it was told of last
 
     def __init__(
         self, run: Execution, parent: Call | None, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -133,7 +134,8 @@ class PlannedCall(Call):
         except BaseException as error:  # as in _advance
             self.conclude(None, error)
             return
-        self.advance_soon()
+        if not self.rests:
+            self.advance_soon()
 
     def child_opened(self) -> None:
         """A call that waits for an answer may leave its place to another."""
