@@ -213,6 +213,7 @@ class PlainItems:
     """What a block does with the items of a node; see :class:`weft.engine.block.Style`."""
 
     is_mixed = may_compute = False
+    is_light = True
 
     def __init__(self, step: Step) -> None:
         self._step = step

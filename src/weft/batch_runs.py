@@ -455,6 +455,7 @@ class _Items(PlainItems):
     def __init__(self, work: _Work) -> None:
         self._work = work
         self.may_compute = work.computes
+        self.is_light = False
 
     def start_of(self, item: Any) -> Start:
         assert self._work.start_of is not None

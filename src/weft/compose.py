@@ -86,6 +86,7 @@ class Parallel(_Composed):
         self.step = replace(self.step, shape=shape_of(f"parallel {options.policy}", self.branches))
         self._starts = tuple([_Start(key, part) for key, part in self.branches.items()])
         self.may_compute = any(start.computes for start in self._starts)
+        self.is_light = all(start.step.is_light for start in self._starts)
 
     def __repr__(self) -> str:
         return f"parallel({', '.join(self.branches)})"
@@ -147,6 +148,7 @@ class _ParallelStyle:
         self._value = value
         self._names = tuple(block.branches)
         self.may_compute = block.may_compute
+        self.is_light = block.is_light
 
     def start_of(self, item: _Start) -> Start:
         args, kwargs = item.part.bind_branch(self._value)

@@ -236,6 +236,7 @@ class _MapStyle:
     def __init__(self, part: Runnable, step: Step, name: str) -> None:
         self.step = step
         self.may_compute = part.computes
+        self.is_light = step.is_light
         self._name = name
         self._bind = part.bind
 

@@ -18,7 +18,8 @@ from weft.core.outcome import Cancelled, Failed, Outcome, TimedOut
 from weft.core.policy import Policy, Verdict
 from weft.core.sizing import ESTIMATED_MEMORY, GROWTH_AFTER, Size, grown, size_of
 from weft.engine import events
-from weft.engine.feed import NOTHING, Feed
+from weft.engine.crew import CrewedCall, crew_of
+from weft.engine.feed import NOTHING, Feed, Known
 from weft.engine.futures import Branch
 from weft.engine.results import Collected, HandedOver, Results, Sink
 from weft.errors import (
@@ -71,6 +72,9 @@ class Style(Protocol):
     #: Whether any branch may compute.
     may_compute: bool
 
+    #: Whether every branch is an async body with no options, which a hand of the crew can begin.
+    is_light: bool
+
     #: Whether some branches may compute and others not.
     is_mixed: bool
 
@@ -118,6 +122,7 @@ class Block:
         self._ok = self._not_ok = 0
         self._begun = 0
         self._have_all_begun = False
+        self._is_giving = False  # to the crew, which asks for the next branch when it has the time for it
         self._started: set[int] = set()  # and not ended
         self._computing: dict[int, Branch] = {}
         self._passed_by: deque[_Waiting] = deque()  # they compute, and no core is left
@@ -146,7 +151,8 @@ class Block:
         if error is None:
             self._ok += 1
             self._results.succeeded(index, call.value)
-            self._call.rests = self._have_all_begun and self._verdict() is Verdict.GO_ON
+            begins_by_itself = self._have_all_begun or self._is_giving
+            self._call.rests = begins_by_itself and self._verdict() is Verdict.GO_ON
             return
         self._call.rests = False
         if isinstance(error, Exception | asyncio.CancelledError):
@@ -188,6 +194,9 @@ class Block:
         """Stop growing, and reading."""
         if self._growth is not None:
             self._growth.cancel()
+        if self._is_giving:
+            self._is_giving = False
+            crew_of(self._call.run).take_back(self)
         self._feed.close(then)
 
     def timeout_error(self, limit: float, elapsed: float) -> NodeTimeoutError:
@@ -249,6 +258,9 @@ class Block:
         if was_known and feed.is_over and not self._passed_by and not self._held_back:
             self._have_all_begun = self._error is None
             return
+        if self._may_give:
+            self._give_to_crew()
+            return
         started = 0
         while self._has_room and (waiting := self._next()) is not None:
             self._start(waiting)
@@ -260,6 +272,58 @@ class Block:
             self._growth = self._call.run.loop.call_later(GROWTH_AFTER, self._grow)
         if not was_known and feed.total is not None:
             self._call.advance_soon()  # perhaps the last has ended already
+
+    @property
+    def _may_give(self) -> bool:
+        """Whether the crew may begin branches, when it has the time: nothing else is to know of them before."""
+        call = self._call
+        is_light = self._style.is_light and isinstance(self._feed, Known)
+        return is_light and call.run.is_plain and call.permit is None and call.watch is None
+
+    def _give_to_crew(self) -> None:
+        if not self._is_giving and self._has_room:
+            self._is_giving = True
+            crew_of(self._call.run).add(self)
+
+    def give(self) -> CrewedCall | None:
+        """The next branch, begun as a child of the block, for the crew."""
+        try:
+            given = self._give()
+        except BaseException as error:  # as in PlannedCall._advance
+            self._call.conclude(None, error)
+            given = None
+        self._is_giving = given is not None
+        return given
+
+    def _give(self) -> CrewedCall | None:
+        call = self._call
+        while not call.concluded and call.stopping is None and self._has_room:
+            if not call.run.is_plain:
+                call.advance_soon()  # somebody looks on, and is to be told of the others
+                return None
+            if (waiting := self._next()) is None:
+                self._have_all_begun = True
+                return None
+            index, item, _, _ = waiting
+            if (start := self._start_of(index, item)) is not None:
+                self._started.add(index)
+                branch = Branch(call, index)
+                branch.call = given = CrewedCall(call.run, call, *start)
+                given.future = branch
+                given.context = call.context
+                given._join_parent(call)
+                return given
+        return None
+
+    def _start_of(self, index: int, item: Any) -> Start | None:
+        """What to start for an item that begins; None if it has failed with that."""
+        self._results.begin(index)
+        try:
+            return self._style.start_of(item)
+        except Exception as error:
+            self._failed(index, Failed(error), None)
+            self._call.advance_soon()
+            return None
 
     @property
     def _is_left(self) -> bool:
@@ -300,14 +364,10 @@ class Block:
 
     def _start(self, waiting: _Waiting) -> None:
         index, item, start, identity = waiting
-        self._results.begin(index)
-        if start is None:
-            try:
-                start = self._style.start_of(item)
-            except Exception as error:
-                self._failed(index, Failed(error), None)
-                self._call.advance_soon()
-                return
+        if start is not None:
+            self._results.begin(index)
+        elif (start := self._start_of(index, item)) is None:
+            return
         if identity is None and self._call.run.recorder is not None:
             identity = self._identify(start)
         self._started.add(index)

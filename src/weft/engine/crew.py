@@ -8,6 +8,9 @@ such as a timeout or a session, is tied to that body alone. (Only what one that 
 a call that will cancel the task later, meets whoever has the task by then.)
 
 Each body has a context of its own all the same, and the loop has its turn after so many bodies, or so much time.
+
+A block of nothing but such bodies does not make a call for each of them beforehand: it stands in line as a *source*,
+which a hand asks for the next call when it has the time to begin it. So a thousand of them need the memory of one.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from contextvars import Context
 from functools import partial
 from time import monotonic
 from types import coroutine
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from weft.engine.call import Call
 from weft.engine.raised import without_our_frame
@@ -51,10 +54,11 @@ class CrewedCall(Call):
             return
         self.state = ASKED  # it may have been queued, and has what it waited for
         self.is_ready = True
-        crew = self.run.kept.get(_KEPT)
-        if crew is None:
-            crew = self.run.kept[_KEPT] = Crew(self.run)
-        crew.add(self)
+        crew_of(self.run).add(self)
+
+    def give(self) -> CrewedCall | None:
+        """Itself, unless it was stopped, and perhaps is over."""
+        return self if self.is_ready and self.stopping is None else None
 
     def launch_alone(self) -> None:
         """Begin in a task of its own."""
@@ -84,22 +88,33 @@ class CrewedCall(Call):
         self._end_stopped()
 
 
+class Source(Protocol):
+    """Gives calls to begin, each when a hand has the time for it, so that none is made before it is needed."""
+
+    def give(self) -> CrewedCall | None:
+        """The next call, which its parent knows of; None when there is none, and this is to be asked no more."""
+
+
 class Crew:
     """What begins the bodies of one run, in the order in which they are ready."""
 
     def __init__(self, run: Execution) -> None:
         self._run = run
-        self._ready: deque[CrewedCall] = deque()
+        self._ready: deque[CrewedCall | Source] = deque()
         self._context = Context()  # the hands' own, in which nothing of the user's runs
         self._time = run.loop.time if run.clock.is_virtual else monotonic  # which that of other loops is
         self._hand: asyncio.Task[None] | None = None  # which is about to take what is ready
 
-    def add(self, call: CrewedCall) -> None:
-        """Have its body begun soon."""
-        self._ready.append(call)
+    def add(self, ready: CrewedCall | Source) -> None:
+        """Have its body, or the bodies that it gives, begun soon."""
+        self._ready.append(ready)
         if self._hand is None:
             self._hand = asyncio.Task(self._work(), loop=self._run.loop, context=self._context)
             self._hand.add_done_callback(self._hand_ended, context=self._context)
+
+    def take_back(self, source: Source) -> None:
+        """It gives nothing more; no hand is to wait for its turn because of it."""
+        self._ready.remove(source)
 
     def _hand_ended(self, hand: asyncio.Task[None]) -> None:
         if self._hand is hand:  # it was cancelled before it could even begin
@@ -118,6 +133,7 @@ class Crew:
                 (waiting := self._begin_some(hand)) is None and self._ready and not _is_to_be_cancelled(hand)
             ):
                 await _turn_of_the_loop()
+                self._let_others_go_first()
         except asyncio.CancelledError:
             self._cancelled_from_outside()
             return
@@ -130,15 +146,24 @@ class Crew:
         if waiting is not None:
             await waiting
 
+    def _let_others_go_first(self) -> None:
+        """A source that has given for a while goes to the end of the line."""
+        if self._ready and not isinstance(self._ready[0], CrewedCall):
+            self._ready.rotate(-1)
+
     def _begin_alone(self) -> None:
         """Nobody is to wait for the one that waits."""
         while (call := self._next()) is not None:
             call.launch_alone()
 
     def _next(self) -> CrewedCall | None:
-        while self._ready:
-            call = self._ready.popleft()
-            if call.is_ready and call.stopping is None:  # else it was stopped, and perhaps is over
+        ready = self._ready
+        while ready:
+            first = ready[0]
+            call = first.give()
+            if (call is None or call is first) and ready and ready[0] is first:  # else it was taken back
+                ready.popleft()
+            if call is not None:
                 return call
         return None
 
@@ -162,6 +187,14 @@ class Crew:
                 continue
             return _rest_of(body, context, waits_for)
         return None
+
+
+def crew_of(run: Execution) -> Crew:
+    """The crew of this run."""
+    found: Crew | None = run.kept.get(_KEPT)
+    if found is None:
+        found = run.kept[_KEPT] = Crew(run)
+    return found
 
 
 def _is_to_be_cancelled(hand: asyncio.Task[None]) -> bool:
