@@ -19,6 +19,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Generic
 
 from weft.engine import events
+from weft.engine.awaited import is_awaitable
 from weft.engine.call import Call
 from weft.engine.context import current
 from weft.engine.crew import CrewedCall
@@ -229,7 +230,7 @@ def _on_loop(hook: Callable[..., Any]) -> Callable[..., Any]:
 def _in_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
     def body(*args: Any) -> Any:
         found = hook(*args)
-        if hasattr(type(found), "__await__"):
+        if is_awaitable(found):
             call = current.get()
             assert isinstance(call, HookCall)
             call.run.post(call.make_way)
@@ -266,7 +267,7 @@ class PlainNodeCall(CrewedCall):
         if name and (turns := self.run.kept.get(_KEPT)) is not None and not turns.is_free:
             await turns.come()
         value = await hook(*args)
-        if hasattr(type(value), "__await__"):
+        if is_awaitable(value):
             value = await value
         if self.pending:
             await self._end_of_children()

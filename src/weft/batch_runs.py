@@ -29,6 +29,7 @@ from weft.batch_hooks import (
     retry_number,
 )
 from weft.batch_plain import Give, PlainItems, PlainRun, note_item, plan_of, said_of_items, start_plain
+from weft.engine.awaited import is_awaitable
 from weft.engine.block import Block, BlockOptions, Start
 from weft.engine.context import current
 from weft.engine.feed import Known
@@ -625,7 +626,7 @@ def _then(hook: Callable[..., Any], then: Callable[[Any], Any]) -> Callable[...,
 
     def here(*args: Any) -> Any:
         found = hook(*args)
-        return _then_await(found, then) if hasattr(type(found), "__await__") else then(found)
+        return _then_await(found, then) if is_awaitable(found) else then(found)
 
     return here
 

@@ -30,6 +30,7 @@ from weft.core.outcome import Cancelled, Failed, Ok, Outcome, TimedOut
 from weft.core.question import Interrupt
 from weft.core.retry import next_delay, retry_after
 from weft.engine import events, limits
+from weft.engine.awaited import is_awaitable
 from weft.engine.context import current
 from weft.engine.futures import AnyFuture, LoopFuture, Reply, ThreadFuture
 from weft.engine.permit import Permit
@@ -438,7 +439,7 @@ class Call:
         try:
             kwargs = self.run.inject(self) if step.inject else self.kwargs
             value = await step.body(*self.args, **kwargs)
-            if hasattr(type(value), "__await__"):
+            if is_awaitable(value):
                 value = await value
             if step.convert is not None:
                 value = step.convert(value)
@@ -533,7 +534,7 @@ class Call:
                 value = step.fn(*self.args, **kwargs)
                 while isinstance(value, ThreadFuture):
                     value = value.result()
-                then = hasattr(type(value), "__await__")
+                then = is_awaitable(value)
                 if step.convert is not None and not then:
                     value = step.convert(value)
                 if run.recorder is not None and self.is_recorded and not then:

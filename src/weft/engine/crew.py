@@ -114,7 +114,8 @@ class Crew:
 
     def take_back(self, source: Source) -> None:
         """It gives nothing more; no hand is to wait for its turn because of it."""
-        self._ready.remove(source)
+        if source in self._ready:  # else it is just being asked
+            self._ready.remove(source)
 
     def _hand_ended(self, hand: asyncio.Task[None]) -> None:
         if self._hand is hand:  # it was cancelled before it could even begin
@@ -159,11 +160,11 @@ class Crew:
     def _next(self) -> CrewedCall | None:
         ready = self._ready
         while ready:
-            first = ready[0]
+            first = ready.popleft()
             call = first.give()
-            if (call is None or call is first) and ready and ready[0] is first:  # else it was taken back
-                ready.popleft()
             if call is not None:
+                if call is not first:
+                    ready.appendleft(first)  # it may have more
                 return call
         return None
 
