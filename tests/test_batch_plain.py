@@ -9,7 +9,7 @@ import threading
 import pytest
 
 import weft
-from weft import AsyncNode, AsyncParallelBatchFlow, Flow, Node, node
+from weft import AsyncNode, AsyncParallelBatchFlow, AsyncParallelBatchNode, Flow, Node, node
 from weft.engine.context import current
 
 
@@ -345,3 +345,119 @@ def test_what_a_wrapped_step_gives_still_goes_into_shared():
     shared = {"calls": [], "x": 3}
     calls_of(Flow(first), shared)
     assert shared["y"] == 6
+
+
+class Items(AsyncParallelBatchNode):
+    """Doubles, at the same time; what its hooks do stands in ``shared``."""
+
+    async def prep_async(self, shared):
+        self.shared = shared
+        shared["kinds"] = [type(current.get()).__name__]
+        return shared["items"]
+
+    async def exec_async(self, item):
+        self.shared["kinds"].append(type(current.get()).__name__)
+        return await self.work(item)
+
+    async def post_async(self, shared, items, found):
+        shared["found"] = found
+
+    async def work(self, item):
+        return 2 * item
+
+
+@pytest.mark.parametrize("made", [Items, lambda: Flow(Items())], ids=["alone", "in a flow"])
+def test_a_node_of_items_is_one_call_and_one_for_each(made):
+    shared = {"items": range(3)}
+    asyncio.run(made().run_async(shared))
+    assert shared["found"] == [0, 2, 4]
+    assert shared["kinds"] == ["PlainNodeCall", *["CrewedCall"] * 3]
+
+
+@pytest.mark.parametrize("options", [{}, {"max_concurrent": 2}, {"on_error": "collect"}, {"timeout": 5}])
+def test_a_node_of_no_items_gives_none(options):
+    shared = {"items": None}
+    asyncio.run(Items(**options).run_async(shared))
+    assert shared["found"] == []
+
+
+def test_a_node_that_is_run_by_itself_keeps_what_its_hooks_have_set_also_when_one_fails():
+    class Keeps(Items):
+        async def prep_async(self, shared):
+            self.seen = shared
+            raise ValueError("no")
+
+    shared, node_ = {}, Keeps()
+    with pytest.raises(ValueError):
+        asyncio.run(node_.run_async(shared))
+    assert node_.seen is shared
+
+
+def test_an_item_that_fails_stops_the_others_and_is_named():
+    ended = []
+
+    class Fails(Items):
+        async def work(self, item):
+            try:
+                await asyncio.sleep(0 if item == 1 else 60)
+            finally:
+                ended.append(item)
+            raise ValueError(item)
+
+    with pytest.raises(ValueError) as caught:
+        asyncio.run(Fails().run_async({"items": range(3)}))
+    assert sorted(ended) == [0, 1, 2]
+    notes = "\n".join(caught.value.__notes__)
+    assert "weft: raised by 'Fails'(1)" in notes
+    assert "weft: item 1 of 'Fails'" in notes
+    assert caught.value.__context__ is None
+
+
+def test_what_a_policy_does_not_tolerate_is_raised_as_such():
+    class Fails(Items):
+        async def work(self, item):
+            raise ValueError(item)
+
+    with pytest.raises(weft.ParallelExecutionError) as caught:
+        asyncio.run(Fails(on_error=weft.tolerate(count=1)).run_async({"items": range(3)}))
+    assert "2 of 3" in str(caught.value)
+    shared = {"items": range(2)}
+    asyncio.run(Fails(on_error="collect").run_async(shared))
+    assert [type(outcome) for outcome in shared["found"]] == [weft.Failed] * 2
+
+
+def test_items_that_are_out_of_time_are_stopped():
+    class Waits(Items):
+        async def work(self, item):
+            await asyncio.sleep(60)
+
+    with pytest.raises(weft.ParallelTimeoutError):
+        asyncio.run(Waits(timeout=0.02).run_async({"items": range(3)}))
+
+
+def test_cancelling_a_run_cancels_its_items_and_nothing_is_left():
+    ended = []
+
+    class Waits(Items):
+        async def work(self, item):
+            try:
+                await asyncio.sleep(60)
+            finally:
+                ended.append(item)
+
+    async def main():
+        task = asyncio.create_task(Flow(Waits(max_concurrent=2)).run_async({"items": range(9)}))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return asyncio.all_tasks() == {asyncio.current_task()}
+
+    assert asyncio.run(main())
+    assert sorted(ended) == [0, 1]
+
+
+def test_what_prep_gives_instead_of_items_is_said_of_prep():
+    with pytest.raises(weft.InputError, match=r"Items.prep must give a list of items") as caught:
+        asyncio.run(Items().run_async({"items": 3}))
+    assert "raised by 'Items.prep'" in "\n".join(caught.value.__notes__)

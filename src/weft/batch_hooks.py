@@ -12,20 +12,23 @@ from __future__ import annotations
 import asyncio
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from functools import cached_property
 from heapq import heappop, heappush
 from itertools import count
 from typing import TYPE_CHECKING, Any, Generic
 
+from weft.engine.awaited import is_awaitable
 from weft.engine.call import Call
 from weft.engine.context import current
 from weft.engine.crew import CrewedCall
+from weft.engine.futures import LoopFuture
 from weft.engine.glue import Glue, GlueCall, GlueStep, PlannedGlue
 from weft.engine.limits import Limit
 from weft.engine.states import ASKED, OVER, State
 from weft.engine.step import Step, is_async_callable
+from weft.errors import InputError
 
 if TYPE_CHECKING:
     from weft.batch import BaseNode
@@ -46,6 +49,8 @@ FIRST: Moment = (0.0, 0.0)
 
 #: How many attempts of ``exec`` there were before this one.
 retry_number: ContextVar[int] = ContextVar("weft_cur_retry", default=0)
+
+MISSING: Any = object()
 
 #: How an object says that it is copied in a way of its own.
 _WAYS_OF_COPYING = frozenset(
@@ -90,6 +95,23 @@ def copied(node: BaseNode) -> BaseNode:
     mine: BaseNode = object.__new__(cls)
     vars(mine).update(vars(node))
     return mine
+
+
+def give_back(mine: BaseNode, original: BaseNode) -> None:
+    """A node that was run by itself keeps what its hooks have set on it, as users of ``node.run`` expect."""
+    before = vars(original)
+    changed = {name: value for name, value in vars(mine).items() if value is not before.get(name, MISSING)}
+    changed.pop("params", None)  # those of a run that is resumed are the run's
+    before.update(changed)
+
+
+def listed(key: str, found: Any) -> list[Any]:
+    """The items that ``prep`` gave."""
+    if found is None:
+        return []
+    if not isinstance(found, Iterable):
+        raise InputError(f"{key}.prep must give a list of items (or None for none), not {found!r:.80}")
+    return list(found)
 
 
 # What was seen
@@ -208,7 +230,7 @@ def _on_loop(hook: Callable[..., Any]) -> Callable[..., Any]:
 def _in_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
     def body(*args: Any) -> Any:
         found = hook(*args)
-        if hasattr(type(found), "__await__"):
+        if is_awaitable(found):
             call = current.get()
             assert isinstance(call, HookCall)
             call.run.post(call.make_way)
@@ -245,11 +267,19 @@ class PlainNodeCall(CrewedCall):
         if name and (turns := self.run.kept.get(_KEPT)) is not None and not turns.is_free:
             await turns.come()
         value = await hook(*args)
-        if hasattr(type(value), "__await__"):
+        if is_awaitable(value):
             value = await value
         if self.pending:
             await self._end_of_children()
         return value
+
+    async def conducted(self, step: Step, args: tuple[Any, ...]) -> Any:
+        """Await a call of the glue that has a conductor."""
+        call = PlannedGlue(self.run, self, step, args, {})
+        call.future = future = LoopFuture(loop=self.run.loop)
+        future.call = call
+        call.begin(b"")
+        return await future
 
     async def _end_of_children(self) -> None:
         while self.pending:

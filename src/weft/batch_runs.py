@@ -12,14 +12,24 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from weft.batch_hooks import NodeCall, NodeStep, Seen, copied, hook_of, hook_step, retry_number
-from weft.batch_plain import plan_of, start_plain
-from weft.core.policy import FailFast
+from weft.batch_hooks import (
+    MISSING,
+    NodeCall,
+    NodeStep,
+    Seen,
+    copied,
+    give_back,
+    hook_of,
+    hook_step,
+    listed,
+    retry_number,
+)
+from weft.batch_plain import Give, PlainItems, PlainRun, note_item, plan_of, said_of_items, start_plain
+from weft.engine.awaited import is_awaitable
 from weft.engine.block import Block, BlockOptions, Start
 from weft.engine.context import current
 from weft.engine.feed import Known
@@ -34,10 +44,6 @@ if TYPE_CHECKING:
     from weft.engine.call import Call
     from weft.engine.planned import PlannedCall
     from weft.runnable import Runnable
-
-#: Makes of the action that a node ended with, and of ``shared``, the value of the call.
-Give = Callable[[Any, Any], Any]
-
 
 # What a node is made of
 
@@ -110,9 +116,16 @@ def places_of(flow: Flow) -> dict[int, int]:
 
 def conductor_of(
     node: BaseNode, give: Give, is_own: bool, call: PlannedCall, shared: Any, params: Any
-) -> NodeRun | Walk:
-    """What conducts a run of a node or a flow: where nothing is recorded, a flow without hooks is its walk alone."""
-    if not (call.run.is_plain and _only_walks(node)):
+) -> NodeRun | Walk | PlainRun:
+    """What conducts a run of a node or a flow.
+
+    Where nothing is recorded, a flow without hooks is its walk alone, and many a node is one call.
+    """
+    if not call.run.is_plain:
+        return NodeRun(node, give, is_own, call, shared, params)
+    if not _only_walks(node):
+        if (plan := plan_of(node)) is not None:
+            return PlainRun(plan, node, give, is_own, call, shared, params)
         return NodeRun(node, give, is_own, call, shared, params)
     mine: Flow = copied(node)  # type: ignore[assignment]  # as it says
     mine.params = params
@@ -234,7 +247,7 @@ class NodeRun:
 
     def _conclude(self, action: Any, error: BaseException | None) -> None:
         if self._original is not None:
-            _give_back(self._node, self._original)
+            give_back(self._node, self._original)
         self._next, self._take = _nothing_more, _nothing_more  # it does not keep itself alive
         value = self._give(self._shared, action) if error is None else None
         self._call.conclude(value, error)
@@ -267,33 +280,16 @@ class NodeRun:
 
     def _said(self, error: BaseException) -> BaseException:
         """What the user's code raised, with the number of the item."""
-        number: Any = len(self._values)
         if self._is_in_block:
-            if not isinstance(error, ParallelExecutionError):
-                return error
-            if not isinstance(self._options.block.policy, FailFast):
-                return error
-            number, error = error.branch, error.exceptions[0]
-        if self._node._weft_is_batch and self._take in (self._worked, self._values.append):
-            with suppress(Exception):  # an error may refuse notes
-                error.add_note(f"weft: item {number} of {self._key!r}")
+            if isinstance(error, ParallelExecutionError):
+                return said_of_items(error, self._key, self._options.block)
+        elif self._node._weft_is_batch and self._take == self._values.append:
+            note_item(error, len(self._values), self._key)
         return error
 
 
 def _nothing_more(*_: object) -> None:
     """A node that has concluded is told nothing."""
-
-
-def _give_back(mine: BaseNode, original: BaseNode) -> None:
-    """A node that was run by itself keeps what its hooks have set on it, as users of ``node.run`` expect."""
-    before = vars(original)
-    changed = {name: value for name, value in vars(mine).items() if value is not before.get(name, _Missing)}
-    changed.pop("params", None)  # those of a run that is resumed are the run's
-    before.update(changed)
-
-
-class _Missing:
-    """No value."""
 
 
 def give_action(shared: Any, action: Any) -> Any:
@@ -419,24 +415,16 @@ def _start_of_walk(step: Step, shared: Any, params: Any) -> Start:
 def _read(key: str, node: BaseNode, found: Any) -> _Read:
     """What the items of a node are, from what its ``prep`` gave; where ``prep`` ran, as an iterator may read more."""
     if not node._weft_is_flow:
-        return _Read(found, _listed(key, found) if node._weft_is_batch else [found])
+        return _Read(found, listed(key, found) if node._weft_is_batch else [found])
     if not node._weft_is_batch:
         return _Read(found, [dict(node.params)])
-    items = _listed(key, found)
+    items = listed(key, found)
     for place, item in enumerate(items):
         if not isinstance(item, Mapping):
             raise InputError(
                 f"{key}.prep must give a list of dicts, the params of each run; number {place} is {item!r:.80}"
             )
     return _Read(items if found is None else found, [{**node.params, **item} for item in items])
-
-
-def _listed(key: str, found: Any) -> list[Any]:
-    if found is None:
-        return []
-    if not isinstance(found, Iterable):
-        raise InputError(f"{key}.prep must give a list of items (or None for none), not {found!r:.80}")
-    return list(found)
 
 
 def _only_of(values: list[Any]) -> Any:
@@ -467,13 +455,13 @@ def _params_fingerprint(call: PlannedCall, start: Start) -> bytes:
     return call.run.recorder.codec.fingerprint(start[1][1]) or b""
 
 
-class _Items:
-    """What a block does with the items of a node; see :class:`weft.engine.block.Style`."""
-
-    is_mixed = False
+class _Items(PlainItems):
+    """As it says, where they may be recorded, tried again, and anything at all."""
 
     def __init__(self, work: _Work) -> None:
         self._work = work
+        self.may_compute = work.computes
+        self.is_light = False
 
     def start_of(self, item: Any) -> Start:
         assert self._work.start_of is not None
@@ -483,13 +471,7 @@ class _Items:
         return self._work.fingerprint(call, start)
 
     def computes(self, item: Any) -> bool:
-        return self._work.computes
-
-    def name_of(self, index: int) -> int:
-        return index
-
-    def result(self, values: list[Any]) -> list[Any]:
-        return values
+        return self.may_compute
 
 
 def _block_of(work: _Work, options: BlockOptions, call: PlannedCall, items: list[Any]) -> Block:
@@ -608,13 +590,13 @@ class Walk:
 
     def _conclude(self, value: Any, error: BaseException | None) -> None:
         if self._original is not None:
-            _give_back(self._flow, self._original)
+            give_back(self._flow, self._original)
         self._call.conclude(value, error)
 
     def _run(self, node: BaseNode) -> None:
         call = self._call
         if call.run.is_plain and (plan := plan_of(node)) is not None:
-            start_plain(call, Branch(call, 0), plan, node, self._shared, self._params)
+            start_plain(call, plan, node, self._shared, self._params)
             return
         key = key_of(node)
         conduct = functools.partial(conductor_of, node, give_action, False)
@@ -649,7 +631,7 @@ def _then(hook: Callable[..., Any], then: Callable[[Any], Any]) -> Callable[...,
 
     def here(*args: Any) -> Any:
         found = hook(*args)
-        return _then_await(found, then) if hasattr(type(found), "__await__") else then(found)
+        return _then_await(found, then) if is_awaitable(found) else then(found)
 
     return here
 
@@ -704,7 +686,7 @@ def _watched(key: str, node: BaseNode, hook: Callable[..., Any]) -> Callable[...
 
 def _warn_of_changes(key: str, before: Mapping[str, Any], node: BaseNode) -> None:
     for name, value in list(vars(node).items()):
-        if before.get(name, _Missing) is not value:
+        if before.get(name, MISSING) is not value:
             warnings.warn(
                 f"{key}.exec sets self.{name}, which is lost when the run is resumed and exec is not run again; "
                 "return it, and keep it in post",

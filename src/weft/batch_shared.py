@@ -14,8 +14,10 @@ from weft.runnable import Runnable, running_call
 
 if TYPE_CHECKING:
     from weft.batch import BaseNode, Part
+    from weft.batch_plain import PlainRun
     from weft.batch_runs import NodeRun, Walk
     from weft.checkpoint.base import Checkpointer
+    from weft.core.timeout import TimeoutPolicy
     from weft.engine.call import Call
     from weft.engine.options import RunOptions
     from weft.engine.planned import PlannedCall
@@ -64,8 +66,15 @@ class Use(Runnable):
     def for_run(self, input: Any, options: RunOptions) -> Workflow:
         """This is of one run alone; it remembers what the caller has given."""
         self._given, self._store, self._run_id = input, options.checkpointer, options.run_id
-        vars(self).pop("step", None)
+        if self._store is None:
+            self.step = _step_of_run(self.key, self._part.node._weft_chosen().flow_timeout)
+        else:
+            vars(self).pop("step", None)
         return self
+
+    def conduct(self, call: PlannedCall, shared: Any, params: Any) -> NodeRun | Walk | PlainRun:
+        """Its node's conductor, in the run that this is of."""
+        return conductor_of(self._part.node, _give_both, True, call, shared, params)
 
     def bind(self, input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """``shared`` and the params: the caller's, or, where the caller gave none, the recorded ones."""
@@ -135,7 +144,19 @@ def _is_running(loop: asyncio.AbstractEventLoop) -> bool:
         return False
 
 
-def _conduct(node: BaseNode, call: PlannedCall, shared: Any, params: Any) -> NodeRun | Walk:
+@functools.lru_cache(maxsize=256)  # to make a step takes longer than much of a small run
+def _step_of_run(key: str, timeout: TimeoutPolicy | None) -> Step:
+    """The step of all runs of nodes of this name, where nothing is recorded."""
+    return Step(_conduct_run, key, is_async=True, is_planned=True, timeout=timeout)
+
+
+def _conduct_run(call: PlannedCall, shared: Any, params: Any) -> NodeRun | Walk | PlainRun:
+    use = call.run.workflow
+    assert isinstance(use, Use)
+    return use.conduct(call, shared, params)
+
+
+def _conduct(node: BaseNode, call: PlannedCall, shared: Any, params: Any) -> NodeRun | Walk | PlainRun:
     if call.parent is not None:
         # What it does to the caller's `shared` is done again by running it again, however it ends.
         call.is_recorded = False

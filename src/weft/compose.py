@@ -84,7 +84,9 @@ class Parallel(_Composed):
             **step_options(timeout=timeout, total=total, retry=retry),
         )
         self.step = replace(self.step, shape=shape_of(f"parallel {options.policy}", self.branches))
-        self._starts = [_Start(key, part) for key, part in self.branches.items()]
+        self._starts = tuple([_Start(key, part) for key, part in self.branches.items()])
+        self.may_compute = any(start.computes for start in self._starts)
+        self.is_light = all(start.step.is_light for start in self._starts)
 
     def __repr__(self) -> str:
         return f"parallel({', '.join(self.branches)})"
@@ -145,9 +147,12 @@ class _ParallelStyle:
         self._block = block
         self._value = value
         self._names = tuple(block.branches)
+        self.may_compute = block.may_compute
+        self.is_light = block.is_light
 
     def start_of(self, item: _Start) -> Start:
-        return item.step, *item.part.bind_branch(self._value)
+        args, kwargs = item.part.bind_branch(self._value)
+        return item.step, args, kwargs
 
     def fingerprint(self, call: PlannedCall, start: Start) -> bytes:
         return b""  # names are unique, and what all of them get is part of the block's own identity

@@ -234,20 +234,22 @@ class _MapStyle:
     is_mixed = False
 
     def __init__(self, part: Runnable, step: Step, name: str) -> None:
-        self._part = part
         self.step = step
+        self.may_compute = part.computes
+        self.is_light = step.is_light
         self._name = name
-        self._computes = part.computes
+        self._bind = part.bind
 
     def start_of(self, item: Any) -> Start:
-        return self.step, *self._part.bind(item)
+        args, kwargs = self._bind(item)
+        return self.step, args, kwargs
 
     def fingerprint(self, call: PlannedCall, start: Start) -> bytes:
         assert call.run.recorder is not None
         return call.run.recorder.fingerprint(*start)
 
     def computes(self, item: Any) -> bool:
-        return self._computes
+        return self.may_compute
 
     def name_of(self, index: int) -> int:
         return index
@@ -415,7 +417,7 @@ class _Gated(Runnable):
 class _PipelineStyle(_MapStyle):
     def __init__(self, stages: list[Runnable], step: Step, name: str) -> None:
         super().__init__(stages[0], step, name)
-        self._computes = any(stage.computes for stage in stages)
+        self.may_compute = any(stage.computes for stage in stages)
 
     def start_of(self, item: Any) -> Start:
         return self.step, (item,), {}

@@ -313,3 +313,107 @@ def test_a_body_that_begins_after_somebody_looks_is_told_of():
 
     in_a_loop(weft.amap(node("step")(body), range(50)))
     assert told[events.CallStarted] == 39
+
+
+# Blocks that give their calls when a hand has the time
+
+
+def test_a_call_is_made_when_a_hand_can_begin_it():
+    asked = []
+
+    async def body(i):
+        asked.append(current.get().parent.asked)
+
+    in_a_loop(weft.amap(node("step")(body), range(100)))
+    assert asked == list(range(1, 101))
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_no_more_are_at_work_than_the_block_may_have(width):
+    at_work = [0, 0]
+
+    async def body(i):
+        at_work[0] += 1
+        at_work[1] = max(at_work)
+        for _ in range(i % 3):
+            await asyncio.sleep(0)
+        at_work[0] -= 1
+        return i
+
+    found = in_a_loop(weft.amap(node("step")(body), range(30), max_concurrent=width))
+    assert found == list(range(30))
+    assert at_work == [0, width]
+
+
+def test_a_long_block_lets_others_go_on_meanwhile():
+    begun, seen = [], []
+
+    async def item(i):
+        begun.append(i)
+
+    async def look(value):
+        seen.append(len(begun))
+        return value
+
+    many = weft.map(node("item")(item), name="many")
+    steps = Sequence(*[node(f"look {i}")(look) for i in range(5)], name="steps")
+    in_a_loop(parallel(Sequence(lambda _: range(5000), many, name="first"), steps).ainvoke(0))
+    assert seen[-1] < len(begun) == 5000
+
+
+def test_an_item_that_cannot_become_a_call_fails_alone():
+    async def body(a, b):
+        return a + b
+
+    async def main():
+        return await weft.amap(node("step")(body), [(1, 2), (1,), (3, 4)], on_error="collect")
+
+    first, second, third = in_a_loop(main())
+    assert (first, third) == (weft.Ok(3), weft.Ok(7))
+    assert isinstance(second.error, weft.InputError)
+
+
+def test_what_had_not_begun_when_the_block_was_decided_never_does():
+    begun = []
+
+    async def body(i):
+        begun.append(i)
+        return i
+
+    found = in_a_loop(weft.amap(node("step")(body), range(5), need=2))
+    assert begun == [0, 1]
+    assert found == [weft.Ok(0), weft.Ok(1), *[weft.NotStarted()] * 3]
+
+
+def test_a_run_that_is_cancelled_by_a_body_begins_no_other_and_leaves_no_task():
+    begun = []
+
+    async def body(i):
+        begun.append(i)
+        if i == 3:
+            current.get().run.cancel()
+            await asyncio.sleep(60)
+
+    async def main():
+        with pytest.raises(asyncio.CancelledError):
+            await weft.map(node("step")(body)).submit(range(100))
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(main())
+    assert begun == [0, 1, 2, 3]
+
+
+def test_calls_of_a_body_end_with_it_though_it_has_not_waited():
+    ended = []
+
+    @weft.task
+    async def inner(i):
+        await asyncio.sleep(0)
+        ended.append(i)
+
+    async def body(i):
+        inner(i)
+        return i
+
+    assert in_a_loop(weft.amap(node("step")(body), range(5))) == list(range(5))
+    assert sorted(ended) == list(range(5))

@@ -95,7 +95,7 @@ class Binding:
             InputError: Several parameters are required and the value does not hold them; it names the step.
         """
         if self.only is not None:
-            return (self._single(self.only, value),), {}
+            return ((self._single(self.only, value) if self.by_key else value),), {}
         names = self.required
         if not names:
             return ((value,) if self.takes_value else ()), {}
@@ -109,7 +109,7 @@ class Binding:
         Where nothing is required, the first positional parameter gets the item: to map a function over items
         that it never sees would make no sense.
         """
-        if self.takes_item:
+        if self.takes_item or (self.only is not None and not self.by_key):
             return (value,), {}
         return self.bind(value, step=step)
 

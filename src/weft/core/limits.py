@@ -367,7 +367,29 @@ def release(needs: Needs, *, now: float) -> Turn[Any]:
         capacity.in_use -= 1
         if capacity._lanes:
             waited_for = True
-    return due(needs, now=now) if waited_for else NOBODY
+    if not waited_for:
+        return NOBODY
+    lane = _lane_of_successors(needs)
+    if lane is None:
+        return due(needs, now=now)
+    who = next(iter(lane.waiters))
+    lane.remove(who)
+    _take(needs, begins=lane.begins, now=now)
+    return Turn((who,))
+
+
+def _lane_of_successors(needs: Needs) -> _Lane | None:
+    """The only lane of those who wait for any of ``needs``, where they wait for all of it, and not for time.
+
+    Whoever gives that back hands it over to the first of them: then all is as before, when nobody could go.
+    """
+    found: _Lane | None = None
+    for capacity in needs:
+        if len(capacity._lanes) != 1 or capacity.rate is not None or capacity.paused_until != -inf:
+            return None
+        if found is None:
+            (found,) = capacity._lanes.values()
+    return found if found is not None and found.needs == needs and not found.insists else None
 
 
 def due(needs: Needs, *, now: float, who: Hashable = None) -> Turn[Any]:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from weft.core.outcome import Cancelled, Failed, Outcome, TimedOut
 from weft.core.policy import Policy, Verdict
 from weft.core.sizing import ESTIMATED_MEMORY, GROWTH_AFTER, Size, grown, size_of
-from weft.engine.feed import NOTHING, Feed
+from weft.engine.crew import CrewedCall, crew_of
+from weft.engine.feed import NOTHING, Feed, Known
 from weft.engine.futures import Branch
 from weft.engine.results import Collected, HandedOver, Results, Sink
 from weft.errors import (
@@ -67,6 +68,12 @@ Start = tuple["Step", tuple[Any, ...], dict[str, Any]]
 class Style(Protocol):
     """What ``parallel``, ``map`` and other users of a block differ in."""
 
+    #: Whether any branch may compute.
+    may_compute: bool
+
+    #: Whether every branch is an async body with no options, which a hand of the crew can begin.
+    is_light: bool
+
     #: Whether some branches may compute and others not.
     is_mixed: bool
 
@@ -113,6 +120,8 @@ class Block:
         )
         self._ok = self._not_ok = 0
         self._begun = 0
+        self._have_all_begun = False
+        self._is_giving = False  # to the crew, which asks for the next branch when it has the time for it
         self._started: set[int] = set()  # and not ended
         self._computing: dict[int, Branch] = {}
         self._passed_by: deque[_Waiting] = deque()  # they compute, and no core is left
@@ -135,12 +144,17 @@ class Block:
         """A branch has ended."""
         index = branch.index
         self._started.discard(index)
-        self._computing.pop(index, None)
+        if self._computing:
+            self._computing.pop(index, None)
         error = call.error
         if error is None:
             self._ok += 1
             self._results.succeeded(index, call.value)
-        elif isinstance(error, Exception | asyncio.CancelledError):
+            begins_by_itself = self._have_all_begun or self._is_giving
+            self._call.rests = begins_by_itself and self._verdict() is Verdict.GO_ON
+            return
+        self._call.rests = False
+        if isinstance(error, Exception | asyncio.CancelledError):
             self._failed(index, _outcome_of(call), call.identity)
         elif self._error is None:
             self._error = error
@@ -155,13 +169,16 @@ class Block:
         if self._error is not None:
             self._call.conclude(None, self._error)
             return
-        verdict = self._options.policy.verdict(self._ok, self._not_ok, self._feed.total)
+        verdict = self._verdict()
         if verdict is not Verdict.GO_ON:
             self._decide(verdict)
         elif self._recalls:
             self._recall()
         else:
             self._fill()
+
+    def _verdict(self) -> Verdict:
+        return self._options.policy.verdict(self._ok, self._not_ok, self._feed.total)
 
     @property
     def may_start_more(self) -> bool:
@@ -176,6 +193,9 @@ class Block:
         """Stop growing, and reading."""
         if self._growth is not None:
             self._growth.cancel()
+        if self._is_giving:
+            self._is_giving = False
+            crew_of(self._call.run).take_back(self)
         self._feed.close(then)
 
     def timeout_error(self, limit: float, elapsed: float) -> NodeTimeoutError:
@@ -203,9 +223,13 @@ class Block:
         return outcome
 
     def _decide(self, verdict: Verdict) -> None:
-        policy, ok, failed, total = self._options.policy, self._ok, self._not_ok, self._feed.total
-        reason = policy.reason(ok, failed, total)
-        if (audience := self._call.run.audience) is not None:
+        ok, failed, total = self._ok, self._not_ok, self._feed.total
+        audience = self._call.run.audience
+        if verdict is Verdict.DONE and not self._call.pending and audience is None:
+            reason = ""  # for nobody
+        else:
+            reason = self._options.policy.reason(ok, failed, total)
+        if audience is not None:
             audience.decided(self._call, reason=reason, ok=ok, failed=failed, total=total)
         if verdict is Verdict.FAILED:
             self._call.conclude(None, self._failure(reason), reason=reason)
@@ -232,7 +256,11 @@ class Block:
     def _fill(self) -> None:
         feed, was_known = self._feed, self._feed.total is not None
         if was_known and feed.is_over and not self._passed_by and not self._held_back:
-            return  # all have begun
+            self._have_all_begun = self._error is None
+            return
+        if self._may_give:
+            self._give_to_crew()
+            return
         started = 0
         while self._has_room and (waiting := self._next()) is not None:
             self._start(waiting)
@@ -244,6 +272,58 @@ class Block:
             self._growth = self._call.run.loop.call_later(GROWTH_AFTER, self._grow)
         if not was_known and feed.total is not None:
             self._call.advance_soon()  # perhaps the last has ended already
+
+    @property
+    def _may_give(self) -> bool:
+        """Whether the crew may begin branches, when it has the time: nothing else is to know of them before."""
+        call = self._call
+        is_light = self._style.is_light and isinstance(self._feed, Known)
+        return is_light and call.run.is_plain and call.permit is None and call.watch is None
+
+    def _give_to_crew(self) -> None:
+        if not self._is_giving and self._has_room:
+            self._is_giving = True
+            crew_of(self._call.run).add(self)
+
+    def give(self) -> CrewedCall | None:
+        """The next branch, begun as a child of the block, for the crew."""
+        try:
+            given = self._give()
+        except BaseException as error:  # as in PlannedCall._advance
+            self._call.conclude(None, error)
+            given = None
+        self._is_giving = given is not None
+        return given
+
+    def _give(self) -> CrewedCall | None:
+        call = self._call
+        while not call.concluded and call.stopping is None and self._has_room:
+            if not call.run.is_plain:
+                call.advance_soon()  # somebody looks on, and is to be told of the others
+                return None
+            if (waiting := self._next()) is None:
+                self._have_all_begun = True
+                return None
+            index, item, _, _ = waiting
+            if (start := self._start_of(index, item)) is not None:
+                self._started.add(index)
+                branch = Branch(call, index)
+                branch.call = given = CrewedCall(call.run, call, *start)
+                given.future = branch
+                given.context = call.context
+                given._join_parent(call)
+                return given
+        return None
+
+    def _start_of(self, index: int, item: Any) -> Start | None:
+        """What to start for an item that begins; None if it has failed with that."""
+        self._results.begin(index)
+        try:
+            return self._style.start_of(item)
+        except Exception as error:
+            self._failed(index, Failed(error), None)
+            self._call.advance_soon()
+            return None
 
     @property
     def _is_left(self) -> bool:
@@ -260,6 +340,8 @@ class Block:
         return self._width is None or len(self._started) < self._width
 
     def _next(self) -> _Waiting | None:
+        if not self._style.may_compute:
+            return self._held_back.popleft() if self._held_back else self._read()
         may_compute = self._may_compute
         if may_compute and self._passed_by:
             return self._passed_by.popleft()
@@ -282,19 +364,15 @@ class Block:
 
     def _start(self, waiting: _Waiting) -> None:
         index, item, start, identity = waiting
-        self._results.begin(index)
-        if start is None:
-            try:
-                start = self._style.start_of(item)
-            except Exception as error:
-                self._failed(index, Failed(error), None)
-                self._call.advance_soon()
-                return
+        if start is not None:
+            self._results.begin(index)
+        elif (start := self._start_of(index, item)) is None:
+            return
         if identity is None and self._call.run.recorder is not None:
             identity = self._identify(start)
         self._started.add(index)
         branch = Branch(self._call, index)
-        if self._style.computes(item):
+        if self._style.may_compute and self._style.computes(item):
             self._computing[index] = branch
         step, args, kwargs = start
         self._call.start(branch, step, args, kwargs, identity=identity)

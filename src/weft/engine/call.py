@@ -30,6 +30,7 @@ from weft.core.outcome import Cancelled, Failed, Ok, Outcome, TimedOut
 from weft.core.question import Interrupt
 from weft.core.retry import next_delay, retry_after
 from weft.engine import limits
+from weft.engine.awaited import is_awaitable
 from weft.engine.context import current
 from weft.engine.futures import AnyFuture, LoopFuture, Reply, ThreadFuture
 from weft.engine.permit import Permit
@@ -316,7 +317,7 @@ class Call:
         if self.permit.ask(ahead=self.parent is not None and self.parent.parent is not None):
             return True
         self.asked_at = self.asked_at or self.run.clock.wall()
-        self.waited_for = tuple(each.name for each in needs)
+        self.waited_for = tuple([each.name for each in needs])
         if self.run.audience is not None:
             self.run.audience.queued(self)
         return False
@@ -446,7 +447,7 @@ class Call:
         try:
             kwargs = self.run.inject(self) if step.inject else self.kwargs
             value = await step.body(*self.args, **kwargs)
-            if hasattr(type(value), "__await__"):
+            if is_awaitable(value):
                 value = await value
             if step.convert is not None:
                 value = step.convert(value)
@@ -540,7 +541,7 @@ class Call:
                 value = step.fn(*self.args, **kwargs)
                 while isinstance(value, ThreadFuture):
                     value = value.result()
-                then = hasattr(type(value), "__await__")
+                then = is_awaitable(value)
                 if step.convert is not None and not then:
                     value = step.convert(value)
                 if run.recorder is not None and self.is_recorded and not then:

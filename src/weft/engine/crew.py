@@ -8,6 +8,9 @@ such as a timeout or a session, is tied to that body alone. (Only what one that 
 a call that will cancel the task later, meets whoever has the task by then.)
 
 Each body has a context of its own all the same, and the loop has its turn after so many bodies, or so much time.
+
+A block of nothing but such bodies does not make a call for each of them beforehand: it stands in line as a *source*,
+which a hand asks for the next call when it has the time to begin it. So a thousand of them need the memory of one.
 """
 
 from __future__ import annotations
@@ -17,8 +20,9 @@ from collections import deque
 from collections.abc import Awaitable, Coroutine, Generator
 from contextvars import Context
 from functools import partial
+from time import monotonic
 from types import coroutine
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from weft.engine.call import Call
 from weft.engine.raised import without_our_frame
@@ -55,6 +59,10 @@ class CrewedCall(Call):
         if crew.hand is None:
             crew.begin()
 
+    def give(self) -> CrewedCall | None:
+        """Itself, unless it was stopped, and perhaps is over."""
+        return self if self.is_ready and self.stopping is None else None
+
     def launch_alone(self) -> None:
         """Begin in a task of its own."""
         self.is_ready = False
@@ -83,25 +91,44 @@ class CrewedCall(Call):
         self._end_stopped()
 
 
+class Source(Protocol):
+    """Gives calls to begin, each when a hand has the time for it, so that none is made before it is needed."""
+
+    def give(self) -> CrewedCall | None:
+        """The next call, which its parent knows of; None when there is none, and this is to be asked no more."""
+
+
 class Crew:
     """What begins the bodies of one run, in the order in which they are ready.
 
     Attributes:
-        ready: The calls whose bodies are to begin.
+        ready: The calls whose bodies are to begin, and what gives such calls.
         hand: Which is about to take what is ready; if there is none, :meth:`begin` makes one.
     """
 
     def __init__(self, run: Execution) -> None:
         run.kept[_KEPT] = self
         self._run = run
-        self.ready: deque[CrewedCall] = deque()
+        self.ready: deque[CrewedCall | Source] = deque()
         self._context = Context()  # the hands' own, in which nothing of the user's runs
+        self._time = run.loop.time if run.clock.is_virtual else monotonic  # which that of other loops is
         self.hand: asyncio.Task[None] | None = None
+
+    def add(self, source: Source) -> None:
+        """Have the bodies that it gives begun soon."""
+        self.ready.append(source)
+        if self.hand is None:
+            self.begin()
 
     def begin(self) -> None:
         """Have what is ready begun soon."""
         self.hand = asyncio.Task(self._work(), loop=self._run.loop, context=self._context)
         self.hand.add_done_callback(self._hand_ended, context=self._context)
+
+    def take_back(self, source: Source) -> None:
+        """It gives nothing more; no hand is to wait for its turn because of it."""
+        if source in self.ready:  # else it is just being asked
+            self.ready.remove(source)
 
     def _hand_ended(self, hand: asyncio.Task[None]) -> None:
         """It was cancelled before it could even begin."""
@@ -121,6 +148,7 @@ class Crew:
                 (waiting := self._begin_some(hand)) is None and self.ready and not _is_to_be_cancelled(hand)
             ):
                 await _turn_of_the_loop()
+                self._let_others_go_first()
         except asyncio.CancelledError:
             self._cancelled_from_outside()
             return
@@ -133,21 +161,30 @@ class Crew:
         if waiting is not None:
             await waiting
 
+    def _let_others_go_first(self) -> None:
+        """A source that has given for a while goes to the end of the line."""
+        if self.ready and not isinstance(self.ready[0], CrewedCall):
+            self.ready.rotate(-1)
+
     def _begin_alone(self) -> None:
         """Nobody is to wait for the one that waits."""
         while (call := self._next()) is not None:
             call.launch_alone()
 
     def _next(self) -> CrewedCall | None:
-        while self.ready:
-            call = self.ready.popleft()
-            if call.is_ready and call.stopping is None:  # else it was stopped, and perhaps is over
+        ready = self.ready
+        while ready:
+            first = ready.popleft()
+            call = first.give()
+            if call is not None:
+                if call is not first:
+                    ready.appendleft(first)  # it may have more
                 return call
         return None
 
     def _begin_some(self, hand: asyncio.Task[None]) -> Awaitable[None] | None:
         """Begin bodies until one waits, whose rest is returned, or the loop should have its turn."""
-        end, time = None, self._run.loop.time
+        end, ready, is_cancelled = 0.0, self.ready, hand.cancelling
         for _ in range(_IN_ONE_GO):
             if (call := self._next()) is None:
                 break
@@ -156,15 +193,20 @@ class Crew:
                 waits_for = context.run(body.send, None)
             except StopIteration:
                 # Cancelled by its own body, which is over: what comes next is not to be hit by that.
-                if not self.ready or _is_to_be_cancelled(hand):
+                if not ready or is_cancelled() or getattr(hand, "_must_cancel", False):
                     break
-                now = time()
+                now = self._time()
                 end = end or now + _AT_A_STRETCH
                 if now > end:
                     break
                 continue
             return _rest_of(body, context, waits_for)
         return None
+
+
+def crew_of(run: Execution) -> Crew:
+    """The crew of this run."""
+    return run.kept.get(_KEPT) or Crew(run)
 
 
 def _is_to_be_cancelled(hand: asyncio.Task[None]) -> bool:

@@ -92,13 +92,13 @@ class PlannedGlue(Glue, PlannedCall):
         kwargs: dict[str, Any],
         identity: tuple[bytes, int] | None = None,
         latest: float | None = None,
-        **options: Any,
+        is_told: bool = True,
     ) -> None:
         """Start a call, of the glue too: a block that is glue does not know the difference."""
         if isinstance(step, GlueStep):
-            start_glue(self, branch, step, args, identity=identity)
+            start_glue(self, branch, step, args, identity=identity, latest=latest)
         else:
-            super().start(branch, step, args, kwargs, identity, latest, **options)
+            PlannedCall.start(self, branch, step, args, kwargs, identity, latest, is_told=is_told)
 
 
 def start_glue(

@@ -108,13 +108,11 @@ class _Guard:
         self._lock = threading.Lock()
         self._pid = os.getpid()
 
-    def __enter__(self) -> None:
+    def __call__(self) -> threading.Lock:
+        """The lock."""
         if self._pid != os.getpid():
             self.__init__()  # type: ignore[misc]  # it may be held by a thread that is gone
-        self._lock.acquire()
-
-    def __exit__(self, *exc: object) -> None:
-        self._lock.release()
+        return self._lock
 
 
 # A call takes several at once, so one lock serves all of them; it is held for a few dictionary operations.
@@ -123,11 +121,13 @@ _guard = _Guard()
 
 def acquire(permit: Permit, needs: Needs, *, ahead: bool, begins: bool) -> bool:
     """Take these for the permit now (True), or queue it (False): it will be told by ``granted``."""
-    with _guard:
+    with _guard():
         found = core.acquire(permit, needs, ahead=ahead, begins=begins, now=permit.loop.time())
     if found is True:
         return True
-    _forget_the_dead(needs, permit)
+    width = permit.call.run.width  # which only those wait for who are on this very loop
+    if needs != (width,):
+        _forget_the_dead(needs, permit)
     if found is not False:
         permit.look_again_at(found)
     return False
@@ -135,14 +135,14 @@ def acquire(permit: Permit, needs: Needs, *, ahead: bool, begins: bool) -> bool:
 
 def release(permit: Permit, needs: Needs) -> None:
     """Give these back."""
-    with _guard:
+    with _guard():
         turn = core.release(needs, now=permit.loop.time())
     _tell(turn)
 
 
 def withdraw(permit: Permit, needs: Needs, *, begins: bool) -> bool:
     """It waits no longer; False when it has been granted already, and will be told so."""
-    with _guard:
+    with _guard():
         turn = core.withdraw(permit, needs, begins=begins, now=permit.loop.time())
     if turn is None:
         return False
@@ -152,7 +152,7 @@ def withdraw(permit: Permit, needs: Needs, *, begins: bool) -> bool:
 
 def look_again(permit: Permit, needs: Needs) -> None:
     """Time has passed, as it was told to wait for."""
-    with _guard:
+    with _guard():
         turn = core.due(needs, now=permit.loop.time(), who=permit)
     _tell(turn)
 
@@ -160,7 +160,7 @@ def look_again(permit: Permit, needs: Needs) -> None:
 def pause(limits: Iterable[Limit], *, now: float, seconds: float) -> None:
     """Nobody begins on these limits for so long from ``now``, in the time of a loop."""
     paused = tuple(limit.capacity for limit in limits)
-    with _guard:
+    with _guard():
         for capacity in paused:
             capacity.pause(now + seconds)
         turn = core.due(paused, now=now)
@@ -179,7 +179,7 @@ def _forget_the_dead(needs: Needs, asker: Permit) -> None:
     """Who waits on a loop that was closed meanwhile will never go, and must not stand in front of others."""
     while (permit := _first_dead(needs)) is not None:
         waits_for = permit.waits_for or permit.needs
-        with _guard:
+        with _guard():
             turn = core.withdraw(permit, waits_for, begins=permit.begins, now=asker.loop.time())
         if turn is None:
             return
@@ -187,6 +187,6 @@ def _forget_the_dead(needs: Needs, asker: Permit) -> None:
 
 
 def _first_dead(needs: Needs) -> Permit | None:
-    with _guard:
+    with _guard():
         firsts = [first for capacity in needs for first in capacity.first_in_line()]
     return next((permit for permit in firsts if permit.loop.is_closed()), None)

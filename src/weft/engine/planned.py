@@ -67,6 +67,7 @@ class PlannedCall(Call):
     concluded = False  # it starts nothing more
     waits_to_return = False  # what a conductor does at an outcome takes no time, and need not count
     will_advance = False  # its conductor is about to act
+    rests = False  # its conductor has nothing to do at the outcome that it was told of last
 
     def __init__(
         self, run: Execution, parent: Call | None, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -144,7 +145,7 @@ class PlannedCall(Call):
         except BaseException as error:  # as in _advance
             self.conclude(None, error)
             return
-        if not self.will_advance:
+        if not (self.will_advance or self.rests):
             self.will_advance = True
             self.run.soon(self._advance)
 

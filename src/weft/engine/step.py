@@ -42,6 +42,7 @@ class Step:
     is_planned: bool = False  # `fn` gives the conductor of its calls; see weft.engine.planned
     executor: Executor | None = None  # that runs `fn`, for which the call waits on the loop
     body: Callable[..., Any] = field(init=False)  # what the engine calls
+    is_light: bool = field(init=False)  # an async body with no options
     is_plain: bool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -55,6 +56,7 @@ class Step:
 
             object.__setattr__(self, "body", Away(self.fn, self.executor))
             object.__setattr__(self, "is_async", True)
+        object.__setattr__(self, "is_light", self.is_async and plain and not self.is_planned)
 
     @classmethod
     def of(
