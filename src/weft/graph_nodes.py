@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from weft.core.activation import split_choices
 from weft.core.graph_binding import CALLBACK, STATE, UPSTREAM, GraphBinding
 from weft.core.graph_state import plain
+from weft.engine.awaited import is_awaitable
 from weft.engine.context import current
 from weft.engine.futures import Branch
 from weft.engine.step import Step, is_async_callable
@@ -232,7 +233,7 @@ def _prepared(fn: Callable[..., Any]) -> Callable[..., Any]:
         running = _running()
         _now(_streams(running, "start_node"))
         output = fn(*args, **kwargs, **running.special())
-        if hasattr(type(output), "__await__"):
+        if is_awaitable(output):
             return _awaited(running, output)
         _now(_streams(running, "end_node"))
         return output
