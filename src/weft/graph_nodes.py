@@ -52,14 +52,10 @@ class Given(dict[Any, Any]):
 Start: TypeAlias = tuple[Step, tuple[Any, ...], dict[str, Any]]
 
 
-#: A call that is held back, with its identity.
-Held: TypeAlias = tuple[Start, tuple[bytes, int] | None]
-
-
 class NodeCall(Branch):
     """One execution of a node, as a call that the graph has started."""
 
-    __slots__ = ("branch", "callback", "held", "is_recorded", "node", "state")
+    __slots__ = ("branch", "callback", "is_recorded", "node", "state")
 
     def __init__(self, owner: PlannedCall, node: GraphNode, branch: GraphBranch, callback: Any) -> None:
         self.owner = owner
@@ -68,7 +64,6 @@ class NodeCall(Branch):
         self.node = node
         self.branch = branch
         self.callback = callback
-        self.held: Held | None = None
         self.is_recorded = False
         self.state: StateBranch | None = branch.state if node.takes_state else None
 
@@ -271,4 +266,4 @@ def _now(coroutine: Coroutine[Any, Any, None]) -> None:
     raise UsageError("a callback whose start_node or end_node waits for something needs nodes that are async")
 
 
-__all__ = ["Given", "GraphNode", "Held", "NodeCall", "Start"]
+__all__ = ["Given", "GraphNode", "NodeCall", "Start"]

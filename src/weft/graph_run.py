@@ -148,7 +148,8 @@ class GraphRun:
         if call.run.recorder is not None:
             self._codec = call.run.recorder.codec
             self._replays = call.scope is not None and call.scope.order.replaying
-        self._held_back: dict[NodeCall | SideCall, None] = {}
+        #: Calls that wait until all that is recorded was seen, with what they are to be asked with.
+        self._held_back: dict[NodeCall | SideCall, tuple[Start, tuple[bytes, int] | None]] = {}
         self._ids: dict[int, str] = {}  # of the calls of executions that have ended, where somebody observes
         if program.forks:
             self._forks = Forks(self, program.forks)
@@ -318,8 +319,7 @@ class GraphRun:
         if not self._replays or identity is None:
             self._ask(asked, start, identity)
         elif self._call.recorded_at(identity[0]) is None:
-            asked.held = start, identity
-            self._held_back[asked] = None
+            self._held_back[asked] = start, identity
         else:
             self._ask(asked, start, identity)
             asked.is_recorded = asked.call is not None and asked.call.record is not None
@@ -343,11 +343,10 @@ class GraphRun:
 
     def _start_held_back(self) -> None:
         self._replays = False
-        held_back, self._held_back = self._held_back, {}
-        for running in held_back:
-            held, running.held = running.held, None
-            assert held is not None
-            self._ask(running, *held)
+        for running in list(self._held_back):
+            held = self._held_back.pop(running, None)
+            if held is not None:  # else it was stopped by what became of another
+                self._ask(running, *held)
 
     def _identify(self, branch: GraphBranch, start: Start, state: StateBranch | None) -> tuple[bytes, int]:
         """By the way it came, by its arguments, and by the state, which stands for what was done to it until now."""
@@ -506,8 +505,7 @@ class GraphRun:
 
     def stop_call(self, asked: NodeCall | SideCall, why: Stop) -> bool:
         """Stop a call, or have it not begin; whether there is anything to wait for."""
-        if asked.held is not None:
-            del self._held_back[asked]
+        if self._held_back.pop(asked, None) is not None:
             return False
         if asked.call is not None:
             asked.call.stop(why)

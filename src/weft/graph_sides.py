@@ -15,7 +15,7 @@ from weft.core.state_merge import Part, merge
 from weft.engine.futures import Branch
 from weft.engine.step import Step
 from weft.errors import GraphError
-from weft.graph_nodes import Given, Held, NodeCall, Start
+from weft.graph_nodes import Given, NodeCall, Start
 
 if TYPE_CHECKING:
     from weft.engine.call import Call
@@ -74,7 +74,7 @@ class BranchError:
 class SideCall(Branch):
     """A pipeline beside the way, as a call that the graph has started."""
 
-    __slots__ = ("branch", "held", "is_recorded", "side", "state")
+    __slots__ = ("branch", "is_recorded", "side", "state")
 
     def __init__(
         self, owner: PlannedCall, side: Side, beside: NodeCall, state: Mapping[Any, Any] | None
@@ -83,7 +83,6 @@ class SideCall(Branch):
         self.side = side
         self.branch = beside.branch  # that of the node behind which it begins
         self.state = state  # what it begins with
-        self.held: Held | None = None
         self.is_recorded = False
 
 
