@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import copy
 import threading
+from collections import Counter
 
 import pytest
 
 import weft
-from weft import AsyncNode, AsyncParallelBatchFlow, AsyncParallelBatchNode, Flow, Node, node
+from weft import AsyncFlow, AsyncNode, AsyncParallelBatchFlow, AsyncParallelBatchNode, Flow, Node, node
 from weft.engine.context import current
 
 
@@ -461,3 +462,30 @@ def test_what_prep_gives_instead_of_items_is_said_of_prep():
     with pytest.raises(weft.InputError, match=r"Items.prep must give a list of items") as caught:
         asyncio.run(Items().run_async({"items": 3}))
     assert "raised by 'Items.prep'" in "\n".join(caught.value.__notes__)
+
+
+@pytest.mark.parametrize("cls", [AsyncNode, AsyncParallelBatchNode])
+@pytest.mark.parametrize("alone", [True, False])
+def test_what_prep_changes_of_the_node_holds(cls, alone):
+    tries = Counter()
+
+    class Changing(cls):
+        async def prep_async(self, shared):
+            self.max_retries = 3
+            self.post_async = self.write
+            return [1] if cls is AsyncParallelBatchNode else 1
+
+        async def exec_async(self, item):
+            tries["exec"] += 1
+            if tries["exec"] < 3:
+                raise ValueError(item)
+            return item
+
+        async def write(self, shared, found, done):
+            shared["done"] = done
+
+    shared = {}
+    node = Changing()
+    asyncio.run((node if alone else AsyncFlow(start=node)).run_async(shared))
+    assert tries["exec"] == 3
+    assert shared["done"] == ([1] if cls is AsyncParallelBatchNode else 1)

@@ -9,6 +9,7 @@ import heapq
 import itertools
 import random
 import threading
+from collections.abc import Mapping
 
 import pytest
 from hypothesis import given, settings
@@ -974,3 +975,44 @@ def test_the_note_of_a_failed_item_names_it():
     with pytest.raises(ParallelExecutionError) as caught:
         weft.map(fail, ["this one"])
     assert any("'this one'" in note for note in caught.value.exceptions[0].__notes__)
+
+
+def test_an_item_is_taken_apart_in_the_context_of_the_caller():
+    """Its code may be the user's."""
+    asked = contextvars.ContextVar("asked", default="nobody")
+
+    class Lazy(Mapping):
+        def __getitem__(self, key):
+            return asked.get()
+
+        def __iter__(self):
+            return iter("ab")
+
+        def __len__(self):
+            return 2
+
+    async def first(a, b):
+        return a
+
+    async def main():
+        asked.set("me")
+        return await weft.amap(first, [Lazy()] * 3)
+
+    assert asyncio.run(main()) == ["me"] * 3
+
+
+def test_a_result_of_any_type_comes_through():
+    class Meta(type):
+        def __eq__(cls, other):
+            return cls is other
+
+        __hash__ = None
+
+    class Odd(metaclass=Meta):
+        pass
+
+    async def body(_):
+        return Odd()
+
+    (found,) = asyncio.run(asyncio.wait_for(weft.amap(body, [1]), 10))
+    assert type(found) is Odd

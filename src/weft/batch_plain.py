@@ -160,6 +160,10 @@ async def _run(plan: Plan, node: BaseNode, shared: Any, params: Any, is_own: boo
     try:
         if plan.prep is not None:
             found = await call.do("prep", getattr(mine, plan.prep), (shared,))
+            if (
+                plan_of(mine) is not plan
+            ):  # prep has changed the node: one call is not enough for the rest of it
+                return await _rest_of(call, plan, mine, shared, found)
         if mine._weft_is_batch:
             done = await _of_each(call, plan, mine, listed(plan.step.name, found))
         elif plan.exec is not None:
@@ -170,6 +174,14 @@ async def _run(plan: Plan, node: BaseNode, shared: Any, params: Any, is_own: boo
         if is_own:
             give_back(mine, node)
     return action
+
+
+async def _rest_of(call: PlainNodeCall, plan: Plan, node: BaseNode, shared: Any, found: Any) -> Any:
+    """What follows ``prep``, each hook in a call of its own; gives the action."""
+    from weft.batch_runs import rest_of_node  # noqa: PLC0415 - it imports this
+
+    conduct = partial(rest_of_node, node, found)
+    return await call.conducted(Step(conduct, plan.step.name, is_async=True, is_planned=True), (shared,))
 
 
 # Items

@@ -206,6 +206,11 @@ class NodeRun:
         else:
             self._start_hook("prep", _then(hook, read), (self._shared,))
 
+    def go_on_behind_prep(self, node: BaseNode, found: Any) -> None:
+        """``prep`` has run, on this very node."""
+        self._node = node
+        self._prepared(_read(self._key, node, found))
+
     def _prepared(self, read: _Read) -> None:
         self._found, self._items = read
         self._work = _work_of(self._key, self._node, self._shared, self._options, self._call)
@@ -286,6 +291,13 @@ class NodeRun:
         elif self._node._weft_is_batch and self._take == self._values.append:
             note_item(error, len(self._values), self._key)
         return error
+
+
+def rest_of_node(node: BaseNode, found: Any, call: PlannedCall, shared: Any) -> NodeRun:
+    """The conductor of what follows ``prep``, which has changed the node and given this; the node is no copy."""
+    run = NodeRun(node, give_action, False, call, shared, node.params)
+    run.go_on_behind_prep(node, found)
+    return run
 
 
 def _nothing_more(*_: object) -> None:

@@ -10,7 +10,7 @@ to the join of its fork with its failure alone, or is lost.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -419,9 +419,8 @@ class Forks:
             rest = fork.rest
             for other in rest:
                 other.is_dropped = True
-            for other in rest:
-                if other.ending is None:
-                    decisions += self._end_arm(Ending(other), fork.reason)
+            endings = [Ending(other) for other in rest if other.ending is None]
+            decisions += self._end_arms(endings, fork.reason)
         if fork.is_over:
             self._forget(fork)
             return decisions
@@ -461,19 +460,30 @@ class Forks:
                 return ()
             fork = arm.fork
             if not fork.fail(arm, error):
-                return self._end_arm(Ending(arm, error), f"branch {arm.name!r} has failed", kept)
+                ending = Ending(arm, error, kept=[*kept])
+                return self._end_arms([ending], f"branch {arm.name!r} has failed")
             arm, error = fork.keeper, fork.failure()
         self._host.fail(error)
         return ()
 
-    def _end_arm(self, ending: Ending, reason: str, kept: Iterable[int] = ()) -> Iterable[Decision]:
-        """Stop what runs on an arm; when all of it has ended, the arm comes to its join, or is lost."""
-        arm = ending.arm
-        ending.kept += kept
-        running = _taken_over(ending)
-        executions = [*ending.kept, *(each.index for each in running)]
-        decisions = self._host.active.cut_off(arm.branch, executions, fails=_gives_instead(ending))
-        latest = arm.fork.latest if ending.error is None else None
+    def _end_arms(self, endings: Sequence[Ending], reason: str) -> Iterable[Decision]:
+        """Stop what runs on these arms; when all of it has ended, an arm comes to its join, or is lost."""
+        if not endings:
+            return ()
+        running = {ending: _taken_over(ending) for ending in endings}
+        decisions = self._host.active.cut_off(
+            {
+                ending.arm.branch: [*ending.kept, *(each.index for each in found)]
+                for ending, found in running.items()
+            },
+            fails=_gives_instead(endings[0]),
+        )
+        for ending, found in running.items():
+            decisions += self._stop(ending, found, reason)
+        return decisions
+
+    def _stop(self, ending: Ending, running: Sequence[NodeCall], reason: str) -> Iterable[Decision]:
+        latest = ending.arm.fork.latest if ending.error is None else None
         ending.alive.update(running)  # before any is stopped: one may end at that
         for each in running:
             if not self._host.stop(each, reason, latest):
@@ -481,10 +491,8 @@ class Forks:
                 self.left(each)
                 ending.kept.append(each.index)
         if not ending.alive and ending.kept:
-            decisions += self._all_stopped(ending)
-        return (
-            decisions  # with neither, what began there is still on its way to be admitted, and is lost then
-        )
+            return self._all_stopped(ending)
+        return ()  # with neither, what began there is still on its way to be admitted, and is lost then
 
     def _all_stopped(self, ending: Ending) -> Iterable[Decision]:
         """Nothing runs on the arm any more."""

@@ -55,7 +55,7 @@ Start: TypeAlias = tuple[Step, tuple[Any, ...], dict[str, Any]]
 class NodeCall(Branch):
     """One execution of a node, as a call that the graph has started."""
 
-    __slots__ = ("branch", "callback", "is_recorded", "node", "state")
+    __slots__ = ("branch", "callback", "node")
 
     def __init__(self, owner: PlannedCall, node: GraphNode, branch: GraphBranch, callback: Any) -> None:
         self.owner = owner
@@ -64,15 +64,18 @@ class NodeCall(Branch):
         self.node = node
         self.branch = branch
         self.callback = callback
-        self.is_recorded = False
-        self.state: StateBranch | None = branch.state if node.takes_state else None
+
+    @property
+    def state(self) -> StateBranch | None:
+        """The state of the graph as its branch sees it, if the node gets it."""
+        return self.branch.state if self.node.takes_state else None
 
     def special(self) -> dict[str, Any]:
         """What the body gets beside values; called as an attempt begins, so one before it is undone."""
         found: dict[str, Any] = {}
-        if self.state is not None:
-            self.state.undo()
-            found[STATE] = self.state.state
+        if (state := self.state) is not None:
+            state.undo()
+            found[STATE] = state.state
         if CALLBACK in self.node.binding.special:
             found[CALLBACK] = self.callback
         return found

@@ -128,7 +128,6 @@ class GraphRun:
     _codec: Codec | None = None
     # On a resume nothing new begins before what is recorded has been seen: it may decide that it is not needed.
     _replays = False
-    _recalled = 0  # calls with a record whose turn has not come yet
 
     def __init__(
         self,
@@ -148,6 +147,8 @@ class GraphRun:
         if call.run.recorder is not None:
             self._codec = call.run.recorder.codec
             self._replays = call.scope is not None and call.scope.order.replaying
+        #: Calls with a record whose turn has not come yet.
+        self._recalled: set[Branch] = set()
         #: Calls that wait until all that is recorded was seen, with what they are to be asked with.
         self._held_back: dict[NodeCall | SideCall, tuple[Start, tuple[bytes, int] | None]] = {}
         self._ids: dict[int, str] = {}  # of the calls of executions that have ended, where somebody observes
@@ -322,8 +323,8 @@ class GraphRun:
             self._held_back[asked] = start, identity
         else:
             self._ask(asked, start, identity)
-            asked.is_recorded = asked.call is not None and asked.call.record is not None
-            self._recalled += asked.is_recorded
+            if asked.call is not None and asked.call.record is not None:
+                self._recalled.add(asked)
 
     def _ask(
         self, running: NodeCall | SideCall, start: Start, identity: tuple[bytes, int] | None = None
@@ -359,8 +360,8 @@ class GraphRun:
     # Outcomes
 
     def _node_ended(self, running: NodeCall, call: Call) -> None:
-        if running.is_recorded:
-            self._recalled -= 1
+        if self._recalled:
+            self._recalled.discard(running)
         ending = None if self._forks is None else self._forks.ending_of(running.branch)
         if ending is not None or call.error is not None:
             self._has_nothing(running, ending, call.error)
@@ -368,8 +369,8 @@ class GraphRun:
         node, output, choices = running.node, call.value, None
         if self._call.run.audience is not None:
             self._ids[running.index] = call.id
-        if call.aside is not None and running.state is not None:
-            self._note_change(running.state, call.aside, was_recorded=call.record is not None)
+        if call.aside is not None and (state := running.state) is not None:
+            self._note_change(state, call.aside, was_recorded=call.record is not None)
         if node.is_router:
             choices, output = split_choices(node.name, output)
         if self._sides is not None and self._sides.begin(Waiting(running, output, choices)):
@@ -378,8 +379,8 @@ class GraphRun:
 
     def _has_nothing(self, running: NodeCall, ending: Ending | None, error: BaseException | None) -> None:
         """A node has ended and gives nothing: it has failed, or what it is on is being ended."""
-        if running.state is not None:
-            running.state.undo()
+        if (state := running.state) is not None:
+            state.undo()
         if ending is not None:
             self._has_stopped(ending, running)
         else:
@@ -392,7 +393,7 @@ class GraphRun:
 
     def _side_ended(self, asked: SideCall, call: Call) -> None:
         assert self._sides is not None
-        self._recalled -= asked.is_recorded
+        self._recalled.discard(asked)
         waiting = self._sides.ended(asked, call)
         if call.error is not None and not isinstance(call.error, Exception | asyncio.CancelledError):
             self.fail(call.error)
@@ -473,22 +474,24 @@ class GraphRun:
         fork.identity = self._call.identify(_OUT_OF_TIME, fork.fork.place)
         if self._call.recorded_at(fork.identity[0]) is None:
             return False
-        self._recalled += self._replays
         self.record(fork)
         return True
 
     def record(self, fork: ForkRun) -> None:
-        """Record that this fork has run out of time, and tell it when that is durable."""
+        """Record that this fork has run out of time, unless that is recorded, and tell it when that is durable."""
         overdue = fork.overdue(self.loop.time())
 
         async def say() -> dict[str, Any]:
             return overdue
 
         step = Step(say, _OUT_OF_TIME, is_async=True)
-        self._call.start(_OutOfTime(self._call, fork), step, (), {}, identity=fork.identity, is_told=False)
+        branch = _OutOfTime(self._call, fork)
+        self._call.start(branch, step, (), {}, identity=fork.identity, is_told=False)
+        if self._replays and branch.call is not None and branch.call.record is not None:
+            self._recalled.add(branch)
 
     def _ran_out(self, branch: _OutOfTime, call: Call) -> None:
-        self._recalled -= self._replays and call.record is not None
+        self._recalled.discard(branch)
         assert self._forks is not None
         if call.error is None:
             self._forks.out_of_time(branch.fork, call.value)

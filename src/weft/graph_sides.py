@@ -74,7 +74,7 @@ class BranchError:
 class SideCall(Branch):
     """A pipeline beside the way, as a call that the graph has started."""
 
-    __slots__ = ("branch", "is_recorded", "side", "state")
+    __slots__ = ("branch", "side", "state")
 
     def __init__(
         self, owner: PlannedCall, side: Side, beside: NodeCall, state: Mapping[Any, Any] | None
@@ -83,7 +83,6 @@ class SideCall(Branch):
         self.side = side
         self.branch = beside.branch  # that of the node behind which it begins
         self.state = state  # what it begins with
-        self.is_recorded = False
 
 
 @dataclass(eq=False, slots=True)

@@ -584,7 +584,7 @@ def test_a_branch_that_fails_leaves_nothing_but_what_it_gives_instead():
         note(each)
         if node == "d":
             del run.running[each.execution]
-            run._take(run.activation.cut_off(branch, [each.execution], fails=True))
+            run._take(run.activation.cut_off({branch: [each.execution]}, fails=True))
             run._take(run.activation.failed([each.execution], branch, {"b": "failed"}))
         else:
             run.end(each)
@@ -1389,7 +1389,7 @@ def fail(run, branch, *nodes):
     running = [run.find(node).execution for node in nodes]
     for execution in running:
         del run.running[execution]
-    run._take(run.activation.cut_off(branch, running, fails=True))
+    run._take(run.activation.cut_off({branch: running}, fails=True))
     known = len(run.runs)
     run._take(run.activation.failed(running, branch, {"failed": 1}))
     return [each.node for each in run.runs[known:]]

@@ -88,7 +88,7 @@ def no_search():
 
 
 def left():
-    return [each for each in gc.get_objects() if isinstance(each, Execution | Call)]
+    return [each for each in gc.get_objects() if issubclass(type(each), Execution | Call)]
 
 
 @pytest.mark.parametrize("store", ["none", "memory", "sqlite"])

@@ -18,7 +18,7 @@ from weft import (
 )
 from weft.checkpoint.base import OpenRun
 from weft.checkpoint.owner import run_busy
-from weft.engine import execution
+from weft.engine import execution, recorder
 from weft.engine.execution import Execution
 from weft.engine.threads import Delivery, deliver
 
@@ -238,7 +238,8 @@ def test_a_run_that_has_no_memory_to_start_fails_and_is_let_go(store, monkeypatc
     store.gate.set()
     names = where if durable else "needs_of"
     with monkeypatch.context() as patch:
-        patch.setattr(*((execution, names) if durable else (Execution, names)), no_memory)
+        home = (recorder if where == "Recorder" else execution) if durable else Execution
+        patch.setattr(home, names, no_memory)
         options = {"run_id": "r", "checkpointer": store} if durable else {}
         with pytest.raises(MemoryError):
             asyncio.run(asyncio.wait_for(flow.ainvoke(1, **options), 20))

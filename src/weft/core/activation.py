@@ -278,24 +278,26 @@ class Activation:
         self._leave(branch.openings)
         return self._decided()
 
-    def cut_off(self, branch: Branch, executions: Sequence[int], *, fails: bool) -> list[Decision]:
-        """A branch of a fork is being ended: nothing that it gave counts from now on.
+    def cut_off(self, ending: Mapping[Branch, Sequence[int]], *, fails: bool) -> list[Decision]:
+        """Branches of a fork are being ended: nothing that they gave counts from now on.
+
+        All of them at once, or a join could go on with what one of them gave when another has been cut off.
 
         Args:
-            branch: The branch.
-            executions: What still runs on it.
-            fails: Whether it will give something instead (see :meth:`failed`), for which its join waits.
+            ending: The branches, each with the executions that still run on it.
+            fails: Whether they will give something instead (see :meth:`failed`), for which their joins wait.
 
         Raises:
             StuckError: Joins wait for each other, and for nothing else.
         """
-        running = [self._where(execution) for execution in executions]
-        if fails:
-            found = self._opening_for(branch, running)
-            self._awaited[branch] = found
-            if found is not None:
-                found.under_way += 1
-        self._discard(branch, running)
+        for branch, executions in ending.items():
+            running = [self._where(execution) for execution in executions]
+            if fails:
+                found = self._opening_for(branch, running)
+                self._awaited[branch] = found
+                if found is not None:
+                    found.under_way += 1
+            self._discard(branch, running)
         return self._decided()
 
     def _discard(self, branch: Branch, running: Sequence[Branch]) -> None:
@@ -430,11 +432,11 @@ class Activation:
     def _fork(self, above: Branch, execution: int, ways: Sequence[int]) -> None:
         node, size = above.node, len(ways)
         came_by = above.place + node.encode("utf-8", "surrogatepass")
-        fork = Fork(node, execution, size, came_by, node in self._watched)
         above._uses += size
         above._live += size
         first, self._branches = self._branches + 1, self._branches + size
-        branches = [Branch(above, first + index, fork, index) for index in range(size)]
+        fork = Fork(node, execution, size, first, came_by, node in self._watched)
+        branches = [Branch(above, number, fork) for number in range(first, first + size)]
         above.stand_still()
         equals: dict[int, int] = {}  # how often each way was taken: a router may choose one twice
         for way, branch in zip(ways, branches, strict=True):
@@ -483,6 +485,8 @@ class Activation:
         self._end_token(branch)
         going_on = self._join_branches(above, [branch])
         going_on.stand_where(branch)
+        for opening in going_on.openings.values():
+            self._widen(opening, above)  # what was opened on the branch that is over is met by what goes on
         return going_on
 
     # Joins

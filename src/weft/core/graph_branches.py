@@ -34,6 +34,7 @@ class Fork(NamedTuple):
         node: The node behind which it is.
         execution: Of that node.
         size: How many branches there are.
+        first: The number of the first of them.
         place: By which forks and joins one came there, whatever else happens and when: a digest.
         is_watched: Whether somebody is to be told when nothing of one of its branches goes on.
     """
@@ -41,6 +42,7 @@ class Fork(NamedTuple):
     node: str
     execution: int
     size: int
+    first: int
     place: bytes = b""
     is_watched: bool = True
 
@@ -56,7 +58,6 @@ class Branch:
         parent: The branch that it began on, which stands still while this one goes on; the first one's holds the
             input, and has none.
         fork: Where it began; None for the first branch, and for what goes on behind a join.
-        index: Which branch of the fork it is.
         number: In the order in which they began.
         joined: Those that came to the join behind which it goes on, where they may still be of interest.
         writes: What was written on it, by key.
@@ -86,7 +87,6 @@ class Branch:
         "execution",
         "fork",
         "homes",
-        "index",
         "is_copied",
         "joined",
         "node",
@@ -105,13 +105,11 @@ class Branch:
         parent: Branch | None,
         number: int,
         fork: Fork | None = None,
-        index: int = 0,
         joined: Sequence[Branch] = (),
     ) -> None:
         self.parent = parent
         self.number = number
         self.fork = fork
-        self.index = index
         self.joined = joined
         self.execution = self.point = -1
         self.openings: Mapping[int, Any]
@@ -131,6 +129,11 @@ class Branch:
         self._state: StateBranch | None = None
         self._uses = 1  # tokens, branches below, joins that hold something of it: it must not change else
         self._live = 1  # of these, what still goes on
+
+    @property
+    def index(self) -> int:
+        """Which branch of the fork it is."""
+        return 0 if self.fork is None else self.number - self.fork.first
 
     def __repr__(self) -> str:
         where = "" if self.fork is None else f" {self.index} of {self.fork.node!r}"

@@ -12,4 +12,9 @@ _PLAIN = frozenset((NoneType, bool, int, float, complex, str, bytes, list, tuple
 def is_awaitable(value: Any) -> bool:
     """Whether it can be awaited."""
     kind = type(value)
-    return kind not in _PLAIN and hasattr(kind, "__await__")
+    try:
+        if kind in _PLAIN:
+            return False
+    except TypeError:  # a metaclass with an __eq__ and no __hash__
+        pass
+    return hasattr(kind, "__await__")

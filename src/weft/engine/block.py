@@ -32,6 +32,8 @@ from weft.errors import (
 )
 
 if TYPE_CHECKING:
+    from contextvars import Context
+
     from weft.engine.call import Call
     from weft.engine.planned import PlannedCall
     from weft.engine.step import Step
@@ -122,6 +124,9 @@ class Block:
         self._begun = 0
         self._have_all_begun = False
         self._is_giving = False  # to the crew, which asks for the next branch when it has the time for it
+        self._context: Context | None = (
+            None  # for the user's code then: that of a hand has nothing of the user's
+        )
         self._started: set[int] = set()  # and not ended
         self._computing: dict[int, Branch] = {}
         self._passed_by: deque[_Waiting] = deque()  # they compute, and no core is left
@@ -283,6 +288,8 @@ class Block:
     def _give_to_crew(self) -> None:
         if not self._is_giving and self._has_room:
             self._is_giving = True
+            if self._context is None:
+                self._context = self._call.source_context()
             crew_of(self._call.run).add(self)
 
     def give(self) -> CrewedCall | None:
@@ -305,7 +312,7 @@ class Block:
                 self._have_all_begun = True
                 return None
             index, item, _, _ = waiting
-            if (start := self._start_of(index, item)) is not None:
+            if (start := self._start_of(index, item, self._context)) is not None:
                 self._started.add(index)
                 branch = Branch(call, index)
                 branch.call = given = CrewedCall(call.run, call, *start)
@@ -315,10 +322,12 @@ class Block:
                 return given
         return None
 
-    def _start_of(self, index: int, item: Any) -> Start | None:
+    def _start_of(self, index: int, item: Any, context: Context | None = None) -> Start | None:
         """What to start for an item that begins; None if it has failed with that."""
         self._results.begin(index)
         try:
+            if context is not None:
+                return context.run(self._style.start_of, item)
             return self._style.start_of(item)
         except Exception as error:
             self._failed(index, Failed(error), None)
