@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import dataclasses
 import threading
 import time
@@ -9,7 +11,7 @@ import time
 import pytest
 
 import weft.events
-from weft import Flow, Graph, Node, entrypoint, node, parallel, task
+from weft import Flow, Graph, Node, RunCancelledError, StreamWriter, entrypoint, node, parallel, task
 from weft.events import Background, CallFinished, Event, EventsLost, RunFinished, RunStarted, UserEvent
 
 
@@ -149,3 +151,30 @@ def test_what_a_body_writes_is_told_in_its_order():
 def test_what_is_no_list_of_observers_is_refused(wrong):
     with pytest.raises(weft.InputError, match="observer"):
         many.invoke(1, observers=wrong)
+
+
+def test_the_events_end_though_a_body_that_was_given_up_still_writes():
+    over = threading.Event()
+
+    @task
+    def talks(writer: StreamWriter):
+        while not over.wait(0.001):
+            writer("x")
+
+    @entrypoint()
+    def workflow(_):
+        return talks().result()
+
+    run = workflow.submit(1, grace=0.01)
+    next(event for event in run.events() if isinstance(event, UserEvent))
+    run.cancel()
+    with pytest.raises((RunCancelledError, asyncio.CancelledError, concurrent.futures.CancelledError)):
+        run.result(10)
+    time.sleep(0.1)  # in which it writes on
+    found = []
+    reader = threading.Thread(target=lambda: found.extend(run.events()), daemon=True)
+    reader.start()
+    reader.join(10)
+    over.set()
+    assert isinstance(found[-1], RunFinished)
+    assert not reader.is_alive()

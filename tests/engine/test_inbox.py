@@ -4,11 +4,11 @@ import asyncio
 import gc
 import threading
 import weakref
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 
 import pytest
 
-from weft import entrypoint, task
+from weft import RetryPolicy, entrypoint, task
 from weft.engine.inbox import inbox_of
 
 name = ContextVar("name", default="nobody")
@@ -116,3 +116,49 @@ def test_runs_that_begin_in_one_turn_see_each_what_its_own_caller_saw(tmp_path, 
 
     store = f"sqlite:///{tmp_path / 'runs.db'}"
     assert asyncio.run(main()) == [("a", "a"), ("b", "b"), ("c", "c")]
+
+
+def test_each_is_called_in_the_context_of_whoever_posted_it():
+    async def main():
+        inbox, found = inbox_of(asyncio.get_running_loop()), []
+
+        def post(who):
+            name.set(who)
+            inbox.post(lambda: found.append(name.get()))
+
+        for who in "abc":
+            Context().run(post, who)
+        await asyncio.sleep(0)
+        assert found == ["a", "b", "c"]
+
+    asyncio.run(main())
+
+
+def test_what_decides_of_a_retry_sees_what_its_own_caller_has_set():
+    """Many sync callers share one loop."""
+    seen = []
+
+    def is_again(error):
+        seen.append((str(error), name.get()))
+        return False
+
+    @task(retry_policy=RetryPolicy(retry_on=is_again))
+    def fails(who):
+        raise ValueError(who)
+
+    @entrypoint()
+    def workflow(who):
+        return fails(who).result()
+
+    def call(who):
+        name.set(who)
+        with pytest.raises(ValueError, match=who):
+            workflow.invoke(who)
+
+    threads = [threading.Thread(target=call, args=(f"caller {n}",)) for n in range(30)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(seen) == 30
+    assert all(error == who for error, who in seen)

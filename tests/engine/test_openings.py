@@ -2,11 +2,13 @@
 
 import asyncio
 import threading
+import time
 from contextlib import suppress
 
 import pytest
 
 from weft import (
+    Command,
     InMemorySaver,
     RunBusyError,
     RunNotFoundError,
@@ -14,6 +16,7 @@ from weft import (
     SqliteSaver,
     StoreError,
     entrypoint,
+    interrupt,
     task,
 )
 from weft.checkpoint.base import OpenRun
@@ -317,3 +320,69 @@ def test_what_comes_for_a_closed_loop_is_given_back_and_the_others_get_theirs():
     gone = asyncio.run(make())
     asyncio.run(main())
     assert given_back == ["lost"]
+
+
+class Slow(SqliteSaver):
+    """Takes its time to open a run, and may refuse to release one."""
+
+    is_slow = False
+    answered = 0
+
+    def open_many(self, requests):
+        if self.is_slow:
+            time.sleep(0.3)
+        return super().open_many(requests)
+
+    def release(self, *args):
+        if self.is_slow:
+            raise OSError("the disk is full")
+        return super().release(*args)
+
+    def add_answers(self, *args):
+        self.answered += 1
+        return super().add_answers(*args)
+
+
+def test_who_cannot_be_released_holds_up_nobody_else(db):
+    """Its loop has gone while it was opened, and so it is the store's own writer that lets it go."""
+
+    async def begins():
+        flow.submit(1, run_id="lost", checkpointer=store)
+        await asyncio.sleep(0.1)
+
+    with Slow(db) as store:
+        store.is_slow = True
+        asyncio.run(begins())
+        time.sleep(0.5)
+        store.is_slow = False
+        assert flow.submit(1, run_id="next", checkpointer=store).result(10) == flow.invoke(1)
+
+
+def test_what_was_cancelled_while_it_was_opened_answers_nothing(db):
+    @entrypoint()
+    def asks(_):
+        return interrupt("well?")
+
+    async def main():
+        run = asks.submit(Command(resume=5), run_id="r", checkpointer=store)
+        await asyncio.sleep(0.1)
+        for each in asyncio.all_tasks() - {asyncio.current_task()}:
+            each.cancel()
+        await asyncio.sleep(0.5)
+        assert run.status == "cancelled"
+
+    with Slow(db) as store:
+        asks.invoke(1, run_id="r", checkpointer=store)
+        store.is_slow = True
+        asyncio.run(main())
+        assert store.answered == 0
+
+
+def test_a_loop_that_ends_at_once_ends_what_was_submitted(db):
+    async def main():
+        return flow.submit(1, run_id="r", checkpointer=store)
+
+    with SqliteSaver(db) as store:
+        run = asyncio.run(main())
+        assert run.status == "cancelled"
+        assert flow.invoke(1, run_id="again", checkpointer=store) == flow.invoke(1)

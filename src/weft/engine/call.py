@@ -1213,5 +1213,5 @@ class Call:
         """Something that the body wrote; on the loop."""
         if self.watch is not None:
             self.watch.touch()
-        if self.run.audience is not None:
+        if self.run.audience is not None and self.run.outcome is None:
             self.run.audience.wrote(self, value)

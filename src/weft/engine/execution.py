@@ -186,6 +186,7 @@ class Execution:
         self._keep_context()
         if self.is_unattended:
             self._guard = self.spawn(self._end_with_loop())
+            self._guard.add_done_callback(self._guarded)
         open_run(self)
 
     def _keep_context(self) -> Context:
@@ -258,6 +259,10 @@ class Execution:
                     self.not_opened(error)  # the loop does not wait for the store
                 else:
                     self.cancel("its loop is being closed")
+
+    def _guarded(self, guard: asyncio.Task[None]) -> None:
+        if guard.cancelled() and self.outcome is None:  # before it had even begun
+            self.not_opened(asyncio.CancelledError())
 
     def _tell_start(self, *, resumed: bool = False, recorded: int = 0) -> None:
         if self.audience is not None:

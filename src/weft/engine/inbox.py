@@ -6,6 +6,7 @@ import asyncio
 from asyncio import _get_running_loop
 from collections import deque
 from collections.abc import Callable
+from contextvars import Context, copy_context
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
@@ -13,14 +14,15 @@ from weakref import WeakKeyDictionary, ref
 class Inbox:
     """Calls posted to a loop, made on it in the order of posting. All runs of a loop share one.
 
-    It does not keep the loop alive. What is called must not count on the context of whoever posted it.
+    It does not keep the loop alive. Each is called in the context of whoever posted it, since it may come to code of
+    the user's.
     """
 
     __slots__ = ("_items", "_loop", "_scheduled")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = ref(loop)
-        self._items: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
+        self._items: deque[tuple[Context, Callable[..., None], tuple[Any, ...]]] = deque()
         self._scheduled = False
 
     def post(self, fn: Callable[..., None], *args: Any) -> bool:
@@ -28,7 +30,7 @@ class Inbox:
         loop = self._loop()
         if loop is None or loop.is_closed():
             return False
-        self._items.append((fn, args))
+        self._items.append((copy_context(), fn, args))
         if self._scheduled:
             return True
         try:
@@ -48,12 +50,12 @@ class Inbox:
         # Cleared first: who posts from now on schedules anew, so that nothing is left lying.
         self._scheduled = False
         for _ in range(len(self._items)):  # not what comes meanwhile: the loop has its turn between
-            fn, args = self._items.popleft()
+            context, fn, args = self._items.popleft()
             try:
-                fn(*args)
+                context.run(fn, *args)
             except BaseException as error:  # also what is no Exception: the rest must not be left lying
-                context = {"message": f"weft: {fn!r} failed", "exception": error}
-                asyncio.get_running_loop().call_exception_handler(context)
+                told = {"message": f"weft: {fn!r} failed", "exception": error}
+                asyncio.get_running_loop().call_exception_handler(told)
 
 
 _inboxes: WeakKeyDictionary[asyncio.AbstractEventLoop, Inbox] = WeakKeyDictionary()

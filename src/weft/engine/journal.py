@@ -102,6 +102,7 @@ class Opening:
     loop: asyncio.AbstractEventLoop
     claimed: Callable[[RunRow | None, Exception | None], None]
     unwanted: Callable[[RunRow], None]
+    is_wanted: Callable[[], bool]
 
 
 class Journal:
@@ -276,12 +277,20 @@ def _open_all(openings: list[Opening]) -> None:
         found = [_of_its_own(error) for _ in openings]
     by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Opening, RunRow | CheckpointError]]] = {}
     for opening, row in zip(openings, found, strict=True):
-        by_loop.setdefault(opening.loop, []).append((opening, row))
+        if opening.is_wanted():
+            by_loop.setdefault(opening.loop, []).append((opening, row))
+        else:  # its loop may be closed before it looks again
+            _drop(opening, row)
     for loop, opened in by_loop.items():
         if not tell(loop, [(_hand_over, each) for each in opened]):
             for opening, row in opened:
-                if isinstance(row, RunRow):
-                    opening.unwanted(row)
+                _drop(opening, row)
+
+
+def _drop(opening: Opening, row: RunRow | CheckpointError) -> None:
+    if isinstance(row, RunRow):
+        with suppress(Exception):  # nobody is there to be told, and the writer has others to serve
+            opening.unwanted(row)
 
 
 def _hand_over(opening: Opening, row: RunRow | CheckpointError) -> None:

@@ -108,7 +108,14 @@ def _claim(run: Execution, store: Checkpointer, wanted: _Wanted) -> None:
         claimed(store.open(wanted.request), None)
     else:
         journal_of(store).open(
-            Opening(store, wanted.request, run.loop, claimed, unwanted=partial(_let_go, store))
+            Opening(
+                store,
+                wanted.request,
+                run.loop,
+                claimed,
+                unwanted=partial(_let_go, store),
+                is_wanted=lambda: run.outcome is None,
+            )
         )
 
 
@@ -123,6 +130,8 @@ def _claimed(
             _in_a_task(run, _claim_patiently(run, store, wanted))
         else:
             run.not_opened(error)
+    elif run.outcome is not None:  # it was not waited for
+        _let_go(store, row)
     elif row.fence == 1 and row.status is RunStatus.RUNNING and row.thread_id is None:
         _go_on(run, store, Opened(row, input=wanted.input))  # there is nothing to be read
     else:

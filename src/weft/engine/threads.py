@@ -47,6 +47,11 @@ class Delivery(Generic[T]):
         self._future: asyncio.Future[T] = loop.create_future()
         self._unwanted = unwanted
 
+    @property
+    def is_left(self) -> bool:
+        """Whether nobody awaits it any more; from any thread."""
+        return self._future.done()
+
     async def received(self) -> T:
         """The value, or the error raised; to be awaited once."""
         try:
@@ -76,7 +81,11 @@ def deliver(found: Iterable[tuple[Delivery[T], T | None, BaseException | None]])
     """Hand over what was found out, from any thread: a value, or an error."""
     by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Delivery[T], T | None, BaseException | None]]] = {}
     for each in found:
-        by_loop.setdefault(each[0].loop, []).append(each)
+        delivery, value, error = each
+        if delivery.is_left:  # its loop may be closed before it looks again
+            delivery.discard(value, error)
+        else:
+            by_loop.setdefault(delivery.loop, []).append(each)
     for loop, deliveries in by_loop.items():
         if not tell(loop, [(delivery.settle, outcome) for delivery, *outcome in deliveries]):
             for delivery, value, error in deliveries:

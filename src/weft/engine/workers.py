@@ -64,13 +64,12 @@ class Workers:
             self._idle -= 1
             self._jobs.put(job)
             return
-        self._jobs.put(job)
         try:
             threading.Thread(target=self._work, name="weft-worker", daemon=True).start()
         except RuntimeError:
             self._working -= 1
-            self._jobs.get()
             raise
+        self._jobs.put(job)
 
     def _begin_backlog(self) -> None:
         while self._backlog and self._working < self._limit:
