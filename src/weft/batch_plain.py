@@ -160,9 +160,8 @@ async def _run(plan: Plan, node: BaseNode, shared: Any, params: Any, is_own: boo
     try:
         if plan.prep is not None:
             found = await call.do("prep", getattr(mine, plan.prep), (shared,))
-            if (
-                plan_of(mine) is not plan
-            ):  # prep has changed the node: one call is not enough for the rest of it
+            if plan_of(mine) is not plan:
+                # It has changed the node, and one call is not enough for the rest of that.
                 return await _rest_of(call, plan, mine, shared, found)
         if mine._weft_is_batch:
             done = await _of_each(call, plan, mine, listed(plan.step.name, found))

@@ -124,9 +124,7 @@ class Block:
         self._begun = 0
         self._have_all_begun = False
         self._is_giving = False  # to the crew, which asks for the next branch when it has the time for it
-        self._context: Context | None = (
-            None  # for the user's code then: that of a hand has nothing of the user's
-        )
+        self._context: Context | None = None  # for the user's code then, of which a hand's own has nothing
         self._started: set[int] = set()  # and not ended
         self._computing: dict[int, Branch] = {}
         self._passed_by: deque[_Waiting] = deque()  # they compute, and no core is left
