@@ -30,7 +30,7 @@ from typing import Any
 
 from weft.engine.workers import Workers
 from weft.errors import Stopped
-from weft.testing.standstill import where_thread
+from weft.testing.standstill import frames_now, where_thread
 
 #: How many bodies have a thread at once; those that are away do not count. As with the real clock.
 _AT_ONCE = 512
@@ -346,7 +346,7 @@ class Baton:
         return found
 
     def _look_for_the_blocked(self, now: float) -> None:
-        frames = sys._current_frames()
+        frames = frames_now()
         for body in [body for body, where in self._away.items() if where is None]:
             self._away[body] = _blocked_at(frames.get(body.thread or 0), now)
 

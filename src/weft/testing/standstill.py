@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import linecache
 import sys
 import sysconfig
@@ -39,9 +40,24 @@ def where_task(task: asyncio.Task[Any]) -> str:
     return f"task {task.get_name()!r} waits at {_said(_innermost(reversed(frames)))}"
 
 
+def frames_now() -> dict[int, FrameType]:
+    """Where each thread is, by its ident.
+
+    The garbage collector waits meanwhile: in older CPythons one that begins in the middle of it blocks the process for
+    ever (their gh-106883).
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        return sys._current_frames()
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
 def where_thread(thread: int | None) -> str:
     """The line of the user's code at which a thread is."""
-    return _said(_innermost(_frames_outwards(sys._current_frames().get(thread or 0))))
+    return _said(_innermost(_frames_outwards(frames_now().get(thread or 0))))
 
 
 def name_of(fn: Any) -> str:
