@@ -65,7 +65,7 @@ def test_kills_at_every_commit_point_lose_nothing_repeat_nothing_used_and_decide
         ("answer", ("--point", "acknowledged", "--flow", "gathered"), "the answer is "),
         ("order", ("--point", "acknowledged", "--flow", "racing"), " later"),
         ("missing", ("--point", "after_row"), "is missing though it was accepted"),
-        ("hang", ("--point", "committed", "--each", 1, "--patience", 1.5), "a life hangs"),
+        ("hang", ("--point", "committed", "--each", 4, "--patience", 1.5), "a life hangs"),
     ],
 )
 def test_the_audit_sees_a_product_that_is_broken(plant: str, args: tuple[object, ...], seen: str):

@@ -64,19 +64,19 @@ class Workers:
             self._idle -= 1
             self._jobs.put(job)
             return
+        first = [job]  # by itself: in the queue another thread could take it, and a thread keeps its arguments
         try:
-            threading.Thread(target=self._work, name="weft-worker", daemon=True).start()
+            threading.Thread(target=self._work, args=(first,), name="weft-worker", daemon=True).start()
         except RuntimeError:
             self._working -= 1
             raise
-        self._jobs.put(job)
 
     def _begin_backlog(self) -> None:
         while self._backlog and self._working < self._limit:
             self._begin(self._backlog.popleft())
 
-    def _work(self) -> None:
-        job: Job | None = self._jobs.get()
+    def _work(self, first: list[Job]) -> None:
+        job: Job | None = first.pop()
         while job is not None:
             try:
                 job()
