@@ -1,5 +1,6 @@
 """Threads for bodies: whoever is told that there is none had its job not done, and nobody else loses one."""
 
+import queue
 import threading
 import weakref
 
@@ -9,24 +10,33 @@ from leftovers import eventually
 from weft.engine.workers import Workers
 
 
+class Held(queue.SimpleQueue):
+    """From which no thread of the pool takes anything before the gate is open."""
+
+    def __init__(self):
+        self.gate = threading.Event()
+
+    def get(self, timeout=None):
+        if threading.current_thread() is not threading.main_thread():
+            self.gate.wait(10)
+        return super().get(timeout=timeout)
+
+
 def test_a_thread_that_cannot_be_started_takes_no_job_of_another(monkeypatch):
-    pool, done, go_on, begun = Workers(), [], threading.Event(), threading.Event()
-
-    def first():
-        begun.set()
-        go_on.wait(10)
-
-    pool.submit(first)
-    assert begun.wait(10)
+    pool, done, over = Workers(), [], threading.Event()
+    pool._jobs = jobs = Held()
+    jobs.gate.set()
+    pool.submit(lambda: done.append("first"))
+    eventually(lambda: pool._idle == 1, 10)
+    jobs.gate.clear()
+    pool.submit(lambda: (done.append("waits for the idle thread"), over.set()))
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", no_thread)
         with pytest.raises(RuntimeError, match="can't start"):
             pool.submit(lambda: done.append("refused"))
-    go_on.set()
-    over = threading.Event()
-    pool.submit(lambda: (done.append("next"), over.set()))
+    jobs.gate.set()
     assert over.wait(10)
-    assert done == ["next"]
+    assert done == ["first", "waits for the idle thread"]
 
 
 def no_thread(_):
