@@ -21,6 +21,16 @@ def calls_of(flow, shared=None):
     return shared["calls"]
 
 
+async def cancelled_soon(running):
+    """Cancel a run that waits; whether no task of it is left."""
+    task = asyncio.create_task(running)
+    await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    return asyncio.all_tasks() == {asyncio.current_task()}
+
+
 class Hooks(AsyncNode):
     async def prep_async(self, shared):
         shared["calls"].append(("prep", weft.call_id(), type(current.get()).__name__))
@@ -324,15 +334,7 @@ def test_cancelling_a_run_cancels_the_hook_that_waits():
             finally:
                 ended.append("prep")
 
-    async def main():
-        task = asyncio.create_task(Flow(Waits()).run_async({}))
-        await asyncio.sleep(0.01)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        return asyncio.all_tasks() == {asyncio.current_task()}
-
-    assert asyncio.run(main())
+    assert asyncio.run(cancelled_soon(Flow(Waits()).run_async({})))
     assert ended == ["prep"]
 
 
@@ -446,15 +448,7 @@ def test_cancelling_a_run_cancels_its_items_and_nothing_is_left():
             finally:
                 ended.append(item)
 
-    async def main():
-        task = asyncio.create_task(Flow(Waits(max_concurrent=2)).run_async({"items": range(9)}))
-        await asyncio.sleep(0.01)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        return asyncio.all_tasks() == {asyncio.current_task()}
-
-    assert asyncio.run(main())
+    assert asyncio.run(cancelled_soon(Flow(Waits(max_concurrent=2)).run_async({"items": range(9)})))
     assert sorted(ended) == [0, 1]
 
 

@@ -192,7 +192,7 @@ async def _of_each(call: PlainNodeCall, plan: Plan, node: BaseNode, items: list[
         return [None] * len(items)
     options, key = node._weft_chosen(), plan.step.name
     step = Step(getattr(node, plan.exec), key, is_async=True)
-    conduct = partial(_block_of, PlainItems(step), options.block)
+    conduct = partial(block_of, PlainItems(step), options.block)
     block = Step(conduct, key, is_async=True, is_planned=True, timeout=options.block_timeout)
     try:
         return await call.conducted(block, (items,))
@@ -201,7 +201,8 @@ async def _of_each(call: PlainNodeCall, plan: Plan, node: BaseNode, items: list[
     raise error
 
 
-def _block_of(style: PlainItems, options: BlockOptions, call: PlannedCall, items: list[Any]) -> Block:
+def block_of(style: PlainItems, options: BlockOptions, call: PlannedCall, items: list[Any]) -> Block:
+    """The conductor of the items of a node."""
     return Block(call, style, Known(items), options)
 
 

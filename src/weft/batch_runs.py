@@ -28,11 +28,19 @@ from weft.batch_hooks import (
     listed,
     retry_number,
 )
-from weft.batch_plain import Give, PlainItems, PlainRun, note_item, plan_of, said_of_items, start_plain
+from weft.batch_plain import (
+    Give,
+    PlainItems,
+    PlainRun,
+    block_of,
+    note_item,
+    plan_of,
+    said_of_items,
+    start_plain,
+)
 from weft.engine.awaited import is_awaitable
-from weft.engine.block import Block, BlockOptions, Start
+from weft.engine.block import Start
 from weft.engine.context import current
-from weft.engine.feed import Known
 from weft.engine.futures import Branch
 from weft.engine.glue import GlueStep, start_glue
 from weft.engine.step import Step, is_async_callable
@@ -279,7 +287,7 @@ class NodeRun:
 
     def _start_block(self, work: _Work) -> None:
         self._is_waiting = self._is_in_block = True
-        conduct = functools.partial(_block_of, work, self._options.block)
+        conduct = functools.partial(block_of, _Items(work), self._options.block)
         step = NodeStep.conducted(conduct, self._key, timeout=self._options.block_timeout)
         start_glue(self._call, Branch(self._call, 0), step, (self._items,))
 
@@ -484,10 +492,6 @@ class _Items(PlainItems):
 
     def computes(self, item: Any) -> bool:
         return self.may_compute
-
-
-def _block_of(work: _Work, options: BlockOptions, call: PlannedCall, items: list[Any]) -> Block:
-    return Block(call, _Items(work), Known(items), options)
 
 
 # One item

@@ -415,12 +415,14 @@ class GraphRun:
         running: NodeCall,
         output: Mapping[Any, Any],
         choices: Sequence[str] | None,
+        *,
+        goes_on: bool = True,
     ) -> None:
         """A node has ended, and nothing that concerns it has to be waited for."""
         if self._forks is not None:
             self._forks.left(running)
         assert self._activation is not None
-        self._do(self._activation.ended(running.index, output, choices))
+        self._do(self._activation.ended(running.index, output, choices, goes_on=goes_on))
 
     def _note_change(self, state: StateBranch, change: Change, *, was_recorded: bool) -> None:
         if was_recorded:
@@ -566,13 +568,10 @@ class SideRun(GraphRun):
         running: NodeCall,
         output: Mapping[Any, Any],
         choices: Sequence[str] | None,
+        *,
+        goes_on: bool = True,
     ) -> None:
-        if output.get("success") is not False:
-            super()._go_on(running, output, choices)
-            return
-        if self._forks is not None:
-            self._forks.left(running)
-        self._do(self.active.ended(running.index, output, choices, goes_on=False))
+        super()._go_on(running, output, choices, goes_on=goes_on and output.get("success") is not False)
 
     def _end(self, finished: Finished) -> None:
         if finished.state is not None:

@@ -451,6 +451,14 @@ def book(store, run_id="r", **options):
     )
 
 
+def beats_no_more(store, seconds):
+    """Whether no beat comes that was not on its way."""
+    time.sleep(seconds)
+    before = len(store.beats)
+    time.sleep(0.3)
+    return len(store.beats) == before
+
+
 def test_the_writer_beats_four_times_a_lease_while_a_book_is_open():
     store = Counting()
     open_book = book(store)
@@ -458,10 +466,7 @@ def test_the_writer_beats_four_times_a_lease_while_a_book_is_open():
     beats = len(store.beats)
     assert 5 <= beats <= 20
     open_book.close()
-    time.sleep(0.15)
-    after = len(store.beats)
-    time.sleep(0.3)
-    assert len(store.beats) == after
+    assert beats_no_more(store, 0.15)
 
 
 def test_the_writer_beats_until_the_last_book_is_closed():
@@ -473,20 +478,14 @@ def test_the_writer_beats_until_the_last_book_is_closed():
     time.sleep(0.4)
     assert len(store.beats) > before
     second.close()
-    time.sleep(0.15)
-    after = len(store.beats)
-    time.sleep(0.3)
-    assert len(store.beats) == after
+    assert beats_no_more(store, 0.15)
 
 
 def test_a_book_that_nobody_holds_any_more_needs_no_beats():
     store = Counting()
     held = book(store)
     del held
-    time.sleep(0.15)
-    before = len(store.beats)
-    time.sleep(0.3)
-    assert len(store.beats) == before
+    assert beats_no_more(store, 0.15)
 
 
 def test_a_beat_that_fails_is_tried_again_and_hurts_nobody():
@@ -500,10 +499,7 @@ def test_a_beat_that_fails_is_tried_again_and_hurts_nobody():
 def test_a_finished_run_needs_no_beats():
     store = Counting()
     assert flows(0.0).invoke(1, run_id="r", checkpointer=store) == 1
-    time.sleep(0.1)
-    before = len(store.beats)
-    time.sleep(0.3)
-    assert len(store.beats) == before
+    assert beats_no_more(store, 0.1)
 
 
 def test_a_suspended_or_failed_run_needs_no_beats():
@@ -515,10 +511,7 @@ def test_a_suspended_or_failed_run_needs_no_beats():
 
     with pytest.raises(ValueError, match="no"):
         fails.invoke(1, run_id="r", checkpointer=store)
-    time.sleep(0.1)
-    before = len(store.beats)
-    time.sleep(0.3)
-    assert len(store.beats) == before
+    assert beats_no_more(store, 0.1)
 
 
 def test_instant_stores_and_books_of_virtual_time_need_no_beats():

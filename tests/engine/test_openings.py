@@ -314,7 +314,8 @@ def test_what_comes_for_a_closed_loop_is_given_back_and_the_others_get_theirs():
 
     async def main():
         late = Delivery(asyncio.get_running_loop())
-        deliver([(gone, "lost", None), (late, "found", None)])
+        deliver(gone, "lost", None)
+        deliver(late, "found", None)
         assert await late.received() == "found"
 
     gone = asyncio.run(make())

@@ -178,6 +178,10 @@ def _names(limits: tuple[str, ...]) -> bytes | None:
     return to_bytes("\0".join(limits)) if limits else None
 
 
+def _limits(names: bytes) -> tuple[str, ...]:
+    return tuple(to_text(names).split("\0"))
+
+
 def record_columns(record: Record) -> Row:
     """What is stored of a record, but for its place."""
     return (
@@ -211,7 +215,7 @@ def to_record(columns: Row) -> Record:
         ended=ended,
         batch=batch,
         asked=asked,
-        limits=() if limits is None else tuple(to_text(limits).split("\0")),
+        limits=() if limits is None else _limits(limits),
     )
 
 
@@ -250,7 +254,7 @@ def unpacked(about: bytes, value: bytes) -> Record:
         ended,
         batch,
         asked,
-        () if limits is None else tuple(to_text(limits).split("\0")),
+        () if limits is None else _limits(limits),
     )
 
 

@@ -77,19 +77,11 @@ class Delivery(Generic[T]):
             self._unwanted(value)  # type: ignore[arg-type]  # a value when there is no error
 
 
-def deliver(found: Iterable[tuple[Delivery[T], T | None, BaseException | None]]) -> None:
+def deliver(delivery: Delivery[T], value: T | None, error: BaseException | None) -> None:
     """Hand over what was found out, from any thread: a value, or an error."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Delivery[T], T | None, BaseException | None]]] = {}
-    for each in found:
-        delivery, value, error = each
-        if delivery.is_left:  # its loop may be closed before it looks again
-            delivery.discard(value, error)
-        else:
-            by_loop.setdefault(delivery.loop, []).append(each)
-    for loop, deliveries in by_loop.items():
-        if not tell(loop, [(delivery.settle, outcome) for delivery, *outcome in deliveries]):
-            for delivery, value, error in deliveries:
-                delivery.discard(value, error)
+    # Its loop may be closed, and may be so soon where nobody waits any more.
+    if delivery.is_left or not tell(delivery.loop, [(delivery.settle, (value, error))]):
+        delivery.discard(value, error)
 
 
 async def in_thread(
@@ -104,9 +96,9 @@ async def in_thread(
         try:
             value = fn()
         except BaseException as error:
-            deliver([(delivery, None, error)])
+            deliver(delivery, None, error)
         else:
-            deliver([(delivery, value, None)])
+            deliver(delivery, value, None)
 
     engine_workers.submit(job)
     return await delivery.received()

@@ -64,7 +64,8 @@ class Workers:
             self._idle -= 1
             self._jobs.put(job)
             return
-        first = [job]  # by itself: in the queue another thread could take it, and a thread keeps its arguments
+        # By itself: in the queue another thread could take it. In a list: a thread keeps its arguments.
+        first = [job]
         try:
             threading.Thread(target=self._work, args=(first,), name="weft-worker", daemon=True).start()
         except RuntimeError:
