@@ -1,6 +1,7 @@
 """What people see of a run on a terminal, and in a notebook."""
 
 import asyncio
+import codecs
 import contextlib
 import fcntl
 import io
@@ -58,6 +59,7 @@ class Screen:
         self.rows, self.x, self.y = [""], 0, 0
         self.has_cursor = True
         self.too_big = 0
+        self.frames = 0  # that have begun
         self.left = ""
 
     def feed(self, text):
@@ -77,6 +79,7 @@ class Screen:
             self.rows += [""] * (self.y + 1 - len(self.rows))
         elif part in {"\x1b[?25l", "\x1b[?25h"}:
             self.has_cursor = part.endswith("h")
+            self.frames += not self.has_cursor
         elif part == "\x1b[K":
             self.rows[self.y] = self.rows[self.y][: self.x]
         elif part == "\x1b[J":
@@ -104,7 +107,6 @@ class Terminal:
         self.master, slave = pty.openpty()
         self.file = os.fdopen(slave, "w", buffering=1)
         self.screen = Screen(columns, lines)
-        self.frames = []
         self.is_read = threading.Event()
         self.is_read.set()
         self.resize(columns, lines)
@@ -114,15 +116,20 @@ class Terminal:
         fcntl.ioctl(self.file.fileno(), termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
 
     def read(self):
+        decoder = codecs.getincrementaldecoder("utf-8")()  # what is read may end within a character
         with contextlib.suppress(OSError):
             while self.is_read.wait():
-                self.screen.feed(os.read(self.master, 65536).decode())
-                self.frames.append(self.screen.text)
+                self.screen.feed(decoder.decode(os.read(self.master, 65536)))
 
     def shows(self, what, seconds=10):
         """Wait until it is seen."""
+        self.waits(lambda: re.search(what, self.screen.text), what, seconds)
+
+    def waits(self, comes, what, seconds=10):
+        """Until something is so, as long as somebody reads."""
         deadline = time.monotonic() + seconds
-        while not re.search(what, self.screen.text):
+        while not comes():
+            assert self.thread.is_alive(), "the reader of the terminal has failed"
             assert time.monotonic() < deadline, f"{what} not in:\n{self.screen.text}"
             time.sleep(0.01)
 
@@ -275,14 +282,13 @@ def test_a_terminal_that_is_resized(terminal, size):
         terminal.shows("more")
         terminal.resize(*size)
         terminal.screen.columns, terminal.screen.height = size
-        frames = len(terminal.frames)
+        frames = terminal.screen.frames
         shown(finished("39", Failed(ValueError("x" * 300)), step="a step with a long name 39"))
-        while len(terminal.frames) < frames + 2:
-            time.sleep(0.01)
+        terminal.waits(lambda: terminal.screen.frames >= frames + 2, "two frames")
         terminal.screen.too_big = 0  # one was on its way
-        while len(terminal.frames) < frames + 4:
-            shown(started("40"))
-            time.sleep(0.01)
+        terminal.waits(
+            lambda: shown(started("40")) or terminal.screen.frames >= frames + 4, "two frames of the new size"
+        )
         assert not terminal.screen.too_big
         assert len(terminal.screen.text.splitlines()) <= max(size[1], 5)
         shown(run_finished())
