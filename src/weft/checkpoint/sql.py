@@ -68,8 +68,9 @@ CREATE INDEX owned_runs_of_thread ON runs (thread_id) WHERE owner IS NOT NULL
 """
 
 # In the order in which they may be forgotten; a running run is not in it, so that its commits need not write it.
+# A condition of three codes, `IN (3, 4, 5)`, has SQLite make a table for each row that is written: twice the time.
 _ENDED_RUNS: Final[LiteralString] = """
-CREATE INDEX ended_runs ON runs (status, updated) WHERE status IN (3, 4, 5)
+CREATE INDEX ended_runs ON runs (status, updated) WHERE status >= 3
 """
 
 # What is long and seldom changes is kept apart from `runs`, whose rows change with every commit. And its key is
@@ -210,9 +211,9 @@ DELETE_RECORDS: Final[LiteralString] = (
 
 # --- Retention --------------------------------------------------------------------------------------------
 
-COUNT_ENDED: Final[LiteralString] = "SELECT count(*) FROM runs WHERE status IN (3, 4, 5)"
+COUNT_ENDED: Final[LiteralString] = "SELECT count(*) FROM runs WHERE status >= 3"
 FIRST_ENDED: Final[LiteralString] = (
-    _RUN + "INDEXED BY ended_runs WHERE status = ? AND status IN (3, 4, 5) ORDER BY updated LIMIT 1"
+    _RUN + "INDEXED BY ended_runs WHERE status = ? AND status >= 3 ORDER BY updated LIMIT 1"
 )
 PAGES_IN_USE: Final[LiteralString] = """
 SELECT (page_count - freelist_count) * page_size

@@ -43,11 +43,14 @@ class Visibility(Generic[AnyRecorded]):
 
     def __init__(self, recorded: Sequence[AnyRecorded] = ()) -> None:
         self._recorded = recorded  # in the order of showing
-        self.unasked = {item.identity: item for item in recorded}  # those that nothing has asked for
-        self._batches: deque[tuple[int, list[bytes]]] = deque(  # recorded and not yet shown, by number
-            (number, [item.identity for item in items])
-            for number, items in groupby(recorded, attrgetter("batch"))
-        )
+        self.unasked: dict[bytes, AnyRecorded] = {}  # those that nothing has asked for
+        self._batches: deque[tuple[int, list[bytes]]] = deque()  # recorded and not yet shown, by number
+        if recorded:
+            self.unasked.update((item.identity, item) for item in recorded)
+            self._batches.extend(
+                (number, [item.identity for item in items])
+                for number, items in groupby(recorded, attrgetter("batch"))
+            )
         self._looked_at = 0  # so many of the first batch are known to have been asked for
         self._fresh: deque[tuple[int, list[bytes]]] = deque()  # committed in this life of the run
         self._late: dict[bytes, int] = {}  # those whose batch went by without them: their place in it

@@ -43,6 +43,7 @@ class Scope:
         "_edited",
         "_glanced",
         "_has_callbacks",
+        "_owes_rounds",
         "_polled_at",
         "_polls_in_a_row",
         "_rounds",
@@ -75,6 +76,7 @@ class Scope:
         self._asked_since = True  # since the last batch was shown
         self._steps = 0  # asked for or shown, so that a standstill is seen
         self._rounds = 0  # that the loop still has to go round
+        self._owes_rounds = False  # unless the next outcome finds that the body goes in step
         self._stall: Any = None
         self._stalled_at = (-1, 0.0)  # at which step, and since when
         self._glanced: ThreadFuture | None = None  # what the body was told is not there yet
@@ -182,6 +184,9 @@ class Scope:
             return False  # it may wait already for what is still on its way here
         if not self.owner.is_on_loop:
             return self._has_glanced or self._thread_waits
+        if self._owes_rounds and not self._goes_in_step:
+            self._owes_rounds = False
+            self._begin_rounds()
         return not self._rounds or self._goes_in_step
 
     @property
@@ -215,15 +220,25 @@ class Scope:
         self._glanced = None
         self._asked_since = False
         self._steps += 1
+        if len(batch) == 1:
+            if (only := self.calls.pop(batch[0], None)) is not None:  # else it was cancelled meanwhile
+                only.show()
+        else:
+            self._show_together(batch)
+        self._alone = not self.owner.pending
         if self.owner.is_on_loop and self.owner.is_running:
-            self._begin_rounds()
+            # Nothing more can come before the body has asked for it; then is the time to look how far it is.
+            self._owes_rounds = self._alone and not self.order.has_more
+            if not self._owes_rounds:
+                self._begin_rounds()
+
+    def _show_together(self, batch: list[bytes]) -> None:
         found = [self.calls.pop(identity, None) for identity in reversed(batch)]
         calls = [call for call in found if call is not None]  # the others were cancelled meanwhile
         del found
         with at_one_stroke([call.future for call in calls]):
             while calls:
                 calls.pop().show()  # and let go of it: a batch may be a hundred thousand
-        self._alone = not self.owner.pending
 
     def _begin_rounds(self) -> None:
         if not self._rounds:
