@@ -7,6 +7,7 @@ alone could not tell two equal calls apart.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from hashlib import blake2b
 from struct import pack
 
@@ -16,6 +17,7 @@ _SIZE = 16
 _HEADS = 1_000
 
 
+@lru_cache(maxsize=64)
 def root_identity(workflow: str) -> bytes:
     """The identity of a run's own body."""
     return _digest(b"run", workflow.encode("utf-8", "surrogatepass"))

@@ -63,11 +63,13 @@ class Book:
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     closed: bool = False
     waiting: int = 0  # entries that are not known to be durable; counted on the run's loop
+    journal: Journal = field(init=False)
     life: Life | None = None
 
     def __post_init__(self) -> None:
+        self.journal = journal_of(self.store)
         if not self.at_once:
-            self.life = journal_of(self.store).keep_alive(self.store)
+            self.life = self.journal.keep_alive(self.store)
 
     def close(self) -> None:
         """Nothing more is written in it."""

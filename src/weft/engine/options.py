@@ -135,19 +135,22 @@ def as_checkpointer(value: Any) -> Checkpointer | None:
     """
     if value is None or value is False:
         return None
-    if isinstance(value, str | os.PathLike):
+    if isinstance(value, str) or hasattr(value, "__fspath__"):
         from weft.checkpoint.url import from_url  # noqa: PLC0415 - sqlite3 is not imported for runs without it
 
         return from_url(os.fspath(value))
-    if all(hasattr(value, name) for name in ("open_many", "commit", "records", "codec")):
-        found: Checkpointer = (
-            value  # the protocol itself would be asked for each of its methods, at every run
-        )
+    if _is_checkpointer(value):
+        found: Checkpointer = value
         return found
     raise InputError(
         f"checkpointer must be an InMemorySaver, a SqliteSaver, a URL such as 'sqlite:///runs.db' or an object "
         f"with the methods of weft.Checkpointer, not {value!r}"
     )
+
+
+def _is_checkpointer(value: Any) -> bool:
+    """Whether it looks like one; the protocol itself would be asked for each of its methods, at every run."""
+    return hasattr(value, "open_many") and hasattr(value, "commit") and hasattr(value, "codec")
 
 
 def _from_config(config: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from weft.core.identity import question_id
 from weft.core.outcome import Composed
 from weft.core.status import RunStatus
 from weft.engine.inbox import Inbox
-from weft.engine.journal import Book, Entry, journal_of
+from weft.engine.journal import Book, Entry
 from weft.engine.replay import RecordedCall
 from weft.engine.scope import Scope
 from weft.engine.threads import in_thread
@@ -165,7 +165,7 @@ class Recorder:
         self._book = Book(
             store, row.run_id, row.fence, row.batches, inbox, shown, failed, at_once=store.instant or at_once
         )
-        self._journal = journal_of(store)
+        self._journal = self._book.journal
         self._waits = durability == "sync"
         self._kept: list[Entry] | None = [] if durability == "exit" else None
         self._on_mismatch = on_mismatch
@@ -394,11 +394,11 @@ class Recorder:
 
     def record(self, call: Call) -> None:
         """Make the outcome of this call durable; it is told when that is so."""
-        if id(call.step.fn) not in self._hinted:
-            self.learn_types(call.step)
         if call.parent is None:
             call.recorded_in(0)  # what becomes of the run is written by the run
             return
+        if id(call.step.fn) not in self._hinted:
+            self.learn_types(call.step)
         record = self._record_of(call) if call.is_recorded else None
         if not call.is_recorded:
             self._pass_by(call)
@@ -586,13 +586,12 @@ class Recorder:
         """Record how the run ended, and own it no longer; ``done`` when that is durable."""
         data = self.codec.encode_error(error) if isinstance(error, Exception) else None
         change = Change(status, output, data, saved)
-        stale = (
-            []
-            if open_questions is None
-            else [r for k, r in self.loaded.open_questions.items() if k not in open_questions]
-        )
-        entries = [Entry(self._book, withdrawn_record(record)) for record in stale]
-        entries += [Entry(self._book, self._retry(identity)) for identity in self._in_error(error)]
+        entries = []
+        if open_questions is not None and self.loaded.questions:
+            stale = [r for k, r in self.loaded.open_questions.items() if k not in open_questions]
+            entries += [Entry(self._book, withdrawn_record(record)) for record in stale]
+        if error is not None:
+            entries += [Entry(self._book, self._retry(identity)) for identity in self._in_error(error)]
         entries.append(Entry(self._book, None, lambda _batch: done(), change))
         self._hand_over()
         if self._kept is not None:
