@@ -107,8 +107,8 @@ async def test_sync_bodies_that_have_ended_meanwhile_are_committed_together() ->
     assert len(saver.commits) < 10
 
 
-@on_a_loop
-async def test_nothing_goes_round_for_a_body_that_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+def counted_rounds(monkeypatch: pytest.MonkeyPatch) -> Counter[Scope]:
+    """How often the loop went round for each body, from now on."""
     rounds: Counter[Scope] = Counter()
     go_round = Scope._round
 
@@ -117,9 +117,61 @@ async def test_nothing_goes_round_for_a_body_that_has_ended(monkeypatch: pytest.
         go_round(self)
 
     monkeypatch.setattr(Scope, "_round", counted)
+    return rounds
+
+
+@on_a_loop
+async def test_nothing_goes_round_for_a_body_that_awaits_one_call_after_the_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rounds = counted_rounds(monkeypatch)
 
     @entrypoint(checkpointer=InMemorySaver())
     async def workflow(n: int) -> int:
+        for _ in range(5):
+            n = await double(n)
+        return n
+
+    assert await workflow.ainvoke(1, run_id="r") == 32
+    assert not rounds
+
+
+@pytest.mark.parametrize("turns", [1, 3, 10])
+def test_a_body_that_takes_its_time_after_an_outcome_sees_the_next_as_late_in_every_life(turns: int) -> None:
+    saver, lives = InMemorySaver(), 0
+
+    @task
+    async def crash() -> None:
+        if lives == 1:
+            raise ConnectionError
+
+    @entrypoint(checkpointer=saver)
+    async def workflow(n: int) -> tuple[bool, int]:
+        n = await double(n)
+        other = double(n)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        was_there = other.done()
+        await crash()
+        return was_there, await other
+
+    seen = []
+    for lives in (1, 2):  # noqa: B007 - the task reads it
+        try:
+            seen.append(workflow.invoke(1, run_id="r"))
+        except ConnectionError:
+            assert lives == 1
+    assert seen == [(False, 4)]
+    assert asyncio.run(workflow.ainvoke(1, run_id="another")) == (False, 4)
+
+
+@on_a_loop
+async def test_nothing_goes_round_for_a_body_that_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds = counted_rounds(monkeypatch)
+
+    @entrypoint(checkpointer=InMemorySaver())
+    async def workflow(n: int) -> int:
+        later(20)  # so that what is shown first is not all that the body has asked for
         return await double(n)
 
     async def keep_the_loop_busy() -> None:

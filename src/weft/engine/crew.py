@@ -42,14 +42,13 @@ _KEPT = "engine: the crew"
 class CrewedCall(Call):
     """A call that a conductor has started.
 
-    In a run that records, limits and tells nothing an async body is begun by a hand of the crew; until then the call is
-    as if only asked for.
+    An async body is begun by a hand of the crew; until then the call is as if only asked for.
     """
 
     is_ready = False  # and a hand is to take it
 
     def _launch(self) -> None:
-        if not (self.step.is_async and self.run.is_plain):
+        if not self.step.is_async:
             super()._launch()
             return
         self.state = ASKED  # it may have been queued, and has what it waited for
