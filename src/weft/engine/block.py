@@ -153,8 +153,11 @@ class Block:
         if error is None:
             self._ok += 1
             self._results.succeeded(index, call.value)
-            begins_by_itself = self._have_all_begun or self._is_giving
-            self._call.rests = begins_by_itself and self._verdict() is Verdict.GO_ON
+            if self._have_all_begun or self._is_giving:
+                verdict = self._options.policy.verdict(self._ok, self._not_ok, self._feed.total)
+                self._call.rests = verdict is Verdict.GO_ON
+            else:
+                self._call.rests = False
             return
         self._call.rests = False
         if isinstance(error, Exception | asyncio.CancelledError):
@@ -306,10 +309,11 @@ class Block:
             if not call.run.is_plain:
                 call.advance_soon()  # somebody looks on, and is to be told of the others
                 return None
-            if (waiting := self._next()) is None:
+            if (item := self._feed.next()) is NOTHING:  # nothing is held back where nothing is recorded
                 self._have_all_begun = True
                 return None
-            index, item, _, _ = waiting
+            index = self._begun
+            self._begun = index + 1
             if (start := self._start_of(index, item, self._context)) is not None:
                 self._started.add(index)
                 branch = Branch(call, index)

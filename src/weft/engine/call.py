@@ -383,9 +383,10 @@ class Call:
             self._launch_in_thread()
         elif self.context is None:
             # Not by the loop's factory, which may be eager: outcomes are seen in an order, and the stack has an end.
-            self.body = asyncio.Task(self._run_on_loop(), loop=run.loop)
+            self.body = asyncio.Task(self._run_on_loop(), loop=run.loop, name=step.name)
         else:
-            self.body = asyncio.Task(self._run_on_loop(), loop=run.loop, context=self.context.copy())
+            context = self.context.copy()
+            self.body = asyncio.Task(self._run_on_loop(), loop=run.loop, name=step.name, context=context)
 
     def _prepare_attempt(self) -> None:
         if self.questions or self.told:
@@ -466,7 +467,15 @@ class Call:
 
     def _conclude(self, value: Any, error: BaseException | None) -> None:
         try:
-            if error is None and self._is_seen_at_once:
+            step = self.step
+            if (
+                error is None
+                and self.run.is_plain
+                and step.is_plain
+                and not self.pending
+                and self.stopping is None
+                and (step.workflow is None or self.parent is None)
+            ):  # nothing has to be waited for, recorded, given back or told
                 self.body = None
                 self.value = value
                 self.become_visible()
@@ -474,17 +483,6 @@ class Call:
                 self._body_ended(value, error)
         except Exception as broken:  # a mistake of the engine must not leave a run hanging
             self.run.fail(broken)
-
-    @property
-    def _is_seen_at_once(self) -> bool:
-        """Whether nothing has to be waited for, recorded, given back or told at its end."""
-        return (
-            self.run.is_plain
-            and self.step.is_plain
-            and not self.pending
-            and self.stopping is None
-            and (self.parent is None or self.step.workflow is None)
-        )
 
     def _launch_in_thread(self) -> None:
         context = self.context.copy() if self.context is not None else copy_context()

@@ -121,7 +121,9 @@ class Crew:
 
     def begin(self) -> None:
         """Have what is ready begun soon."""
-        self.hand = asyncio.Task(self._work(), loop=self._run.loop, context=self._context)
+        self.hand = asyncio.Task(
+            self._work(), loop=self._run.loop, name="weft: bodies", context=self._context
+        )
         self.hand.add_done_callback(self._hand_ended, context=self._context)
 
     def take_back(self, source: Source) -> None:
