@@ -37,8 +37,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import structs
 
 from weft import RunStatus, SqliteSaver
 from weft.checkpoint.base import Change, OpenRun, Record, RecordKind, RunRow, ThreadState, Write
@@ -292,7 +294,7 @@ def _same_run(found: Truth, truth: Truth, name: str) -> bool:
 
 def _plain(row: RunRow | None) -> RunRow | None:
     """The row without how the run has once ended, where it goes on: nobody looks at that."""
-    return replace(row, output=None, error=None) if row and row.status is RunStatus.RUNNING else row
+    return structs.replace(row, output=None, error=None) if row and row.status is RunStatus.RUNNING else row
 
 
 def opened(folder: Path, files: Files, image: Image, story: Story, go_on: str) -> tuple[str, str]:

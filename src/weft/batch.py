@@ -24,19 +24,16 @@ from weft.batch_runs import (
     shape_of,
 )
 from weft.batch_shared import Use
-from weft.compose import said_of_block
 from weft.engine.step import Step
 from weft.errors import InputError
 from weft.nodes import as_runnable
-from weft.observe.sketch import IN, OUT, Sketch, Way
-from weft.observe.sketch import Part as DrawnPart
-from weft.runnable import Runnable, called_in, drawn_part
+from weft.runnable import Runnable
 
 if TYPE_CHECKING:
     from weft.batch_plain import Plan
     from weft.engine.options import RunOptions
     from weft.engine.workflow import Workflow
-    from weft.observe.picture import BoxKind
+    from weft.observe.sketch import Sketch
     from weft.run import Run
 
 #: The action of a node that ends with none.
@@ -91,15 +88,9 @@ class Part(Runnable):
 
     def sketch(self) -> Sketch:
         """A flow's nodes and the actions that lead from one to the other; of a node a box."""
-        node = self.node
-        if isinstance(node, Flow) and node.start_node is not None:
-            nodes = nodes_of(node)
-            parts = tuple([_drawn(each) for each in nodes])
-            return Sketch(self.key, self.key, note=_said(node), parts=parts, ways=tuple(_ways(nodes)))
-        kind: BoxKind = "block" if node._weft_is_batch else "node"
-        records = "nothing" if hook_of(node, "exec") is None else "calls"
-        calls = called_in(*self.own_functions())
-        return Sketch(self.key, self.key, kind, _said(node), calls=calls, records=records)  # type: ignore[arg-type]
+        from weft.batch_picture import sketch_of_part  # noqa: PLC0415 - only who looks at it needs it
+
+        return sketch_of_part(self)
 
     def parts(self) -> Iterator[tuple[str, Runnable]]:
         """The nodes of a flow, and what a node wraps."""
@@ -117,41 +108,6 @@ class Part(Runnable):
         """The functions that compute."""
         found = (hook_of(self.node, name) for name in ("exec", "exec_fallback"))
         yield from (hook for hook in found if hook is not None)
-
-
-def _drawn(node: BaseNode) -> DrawnPart:
-    part = node._weft_part
-    if part is not None:
-        return drawn_part(part)
-    return DrawnPart(key_of(node), key_of(node), Part(node))
-
-
-def _ways(nodes: list[BaseNode]) -> Iterator[Way]:
-    """From node to node; an action that ends the flow leads out of it, as does a node without followers."""
-    numbers = {id(node): number for number, node in enumerate(nodes)}
-    yield Way(IN, 0)
-    for number, node in enumerate(nodes):
-        if not node.successors:
-            yield Way(number, OUT)
-        is_choice = len(node.successors) > 1 or DEFAULT_ACTION not in node.successors
-        for action, follower in node.successors.items():
-            label = "" if action == DEFAULT_ACTION and not is_choice else action
-            destination = OUT if follower is None else numbers[id(follower)]
-            yield Way(number, destination, label, "choice" if is_choice else "edge")
-
-
-def _said(node: BaseNode) -> str:
-    """What a drawing says of a node that runs for several items."""
-    if not node._weft_is_batch:
-        return ""
-    return f"for each {'of its params' if node._weft_is_flow else 'item'}, {_at_once(node)}"
-
-
-def _at_once(node: BaseNode) -> str:
-    block = node._weft_chosen().block
-    if node._weft_is_parallel and block.max_concurrent is None:
-        return ", ".join(filter(None, ["all at once", said_of_block(block)]))
-    return said_of_block(block)
 
 
 class _CurRetry:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from weft.compose import block_options
 from weft.core.checks import check_count, check_seconds
 from weft.core.retry import RetryPolicy
 from weft.core.timeout import TimeoutPolicy
@@ -121,7 +120,7 @@ class Options:
             retry=None if retry is None else retry_policies(retry),
             key=given.get("key"),
             executor=given.get("executor"),
-            block=block_options(**several, **at_once),
+            block=BlockOptions.of(**several, **at_once),
             is_block=kind.is_parallel or (kind.is_batch and bool(several or timeout)),
             checkpointer=as_checkpointer(given.get("checkpointer")),
         )

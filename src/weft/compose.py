@@ -11,26 +11,24 @@ import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, overload
 
 from weft.core.binding import Binding
 from weft.core.checks import check_count, check_name
 from weft.core.choices import choices_of
-from weft.core.policy import Collect, FailFast, Need, Policy, Race, Tolerate, policy_of
-from weft.core.sizing import ESTIMATED_MEMORY, check_estimate
+from weft.core.sizing import ESTIMATED_MEMORY
 from weft.engine.block import Block, BlockOptions, Start
 from weft.engine.feed import Known
 from weft.engine.futures import Branch
 from weft.engine.step import Step, step_options
 from weft.errors import DefinitionError, UsageError, WeftError
 from weft.nodes import as_runnable
-from weft.observe.sketch import IN, OUT, Part, Sketch, Way, chain
-from weft.runnable import Runnable, called_in, drawn_part, running_call
+from weft.runnable import Runnable, running_call, shape_of
 
 if TYPE_CHECKING:
     from weft.engine.call import Call
     from weft.engine.planned import PlannedCall
+    from weft.observe.sketch import Sketch
 
 #: How many steps a Sequence may take unless it is told otherwise: more is taken for a loop without an end.
 MAX_STEPS = 10_000
@@ -96,22 +94,9 @@ class Parallel(_Composed):
 
     def sketch(self) -> Sketch:
         """Its branches side by side, between where they begin and where they meet."""
-        names = ", ".join(self.branches)
-        branches = [drawn_part(branch, label=key, step=key) for key, branch in self.branches.items()]
-        note = said_of_block(self.options)
-        if len(branches) == 1:
-            return Sketch(self.key, self.step.name, note=note, parts=(branches[0],), ways=chain(1))
-        fork, join = Part(f"{names} begin at once", kind="fork"), Part(f"{names} meet", kind="join")
-        last = len(branches) + 1
-        ways = [Way(0, number) for number in range(1, last)]
-        ways += [Way(number, last, kind="join") for number in range(1, last)]
-        return Sketch(
-            self.key,
-            self.step.name,
-            note=note,
-            parts=(fork, *branches, join),
-            ways=(Way(IN, 0), *ways, Way(last, OUT)),
-        )
+        from weft.compose_picture import sketch_of_parallel  # noqa: PLC0415 - only who looks at it needs it
+
+        return sketch_of_parallel(self)
 
     def parts(self) -> Iterator[tuple[str, Runnable]]:
         """Its branches."""
@@ -202,7 +187,7 @@ def parallel(
     Raises:
         DefinitionError: Two branches of one name, or an option that can never work.
     """
-    options = block_options(
+    options = BlockOptions.of(
         max_concurrent=max_concurrent,
         on_error=on_error,
         need=need,
@@ -216,58 +201,6 @@ def parallel(
 def race(*branches: Any, name: str = "race", **options: Any) -> Parallel:
     """The value of the first branch that succeeds; the rest is stopped. :func:`parallel` with ``on_error="race"``."""
     return parallel(*branches, on_error="race", name=name, **options)
-
-
-def block_options(
-    *,
-    max_concurrent: int | None = None,
-    on_error: Any = "fail_fast",
-    need: int | None = None,
-    optimization_enabled: bool = True,
-    estimated_memory_per_node: int = ESTIMATED_MEMORY,
-) -> BlockOptions:
-    """The options of a block, checked; the same words in every style.
-
-    Raises:
-        DefinitionError: One of them can never work.
-    """
-    if max_concurrent is not None:
-        check_count("max_concurrent", max_concurrent)
-    return BlockOptions(
-        policy_of(on_error, need),
-        max_concurrent,
-        optimization_enabled,
-        check_estimate(estimated_memory_per_node),
-    )
-
-
-def said_of_block(options: BlockOptions) -> str:
-    """What a drawing says of a block: how many at once, and what decides it, if that is not the usual."""
-    width = options.max_concurrent
-    policy = options.policy
-    several = "" if width is None else "one at a time" if width == 1 else f"at most {width} at once"
-    return ", ".join(filter(None, [several, _DECIDES.get(type(policy), str)(policy)]))
-
-
-_DECIDES: dict[type[Policy], Callable[[Any], str]] = {
-    FailFast: lambda _: "",
-    Collect: lambda _: "failures are collected",
-    Race: lambda _: "the first success wins",
-    Need: lambda policy: f"{policy.count} successes are enough",
-    Tolerate: lambda policy: f"tolerates {_tolerated(policy)}",
-}
-
-
-def _tolerated(policy: Tolerate) -> str:
-    count = "" if policy.count is None else f"{policy.count} failures"
-    ratio = "" if policy.ratio is None else f"{100 * policy.ratio:g}% of them"
-    return " and ".join(filter(None, [count, ratio]))
-
-
-def shape_of(kind: str, parts: Mapping[str, Runnable]) -> str:
-    """What tells a workflow from another whose recorded value is not its own: its parts, by name, and theirs."""
-    inner = ", ".join(f"{name}: {part.step.name} {part.step.shape}" for name, part in parts.items())
-    return blake2b(f"{kind}({inner})".encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
 def _equal_names(keys: list[str]) -> str:
@@ -347,10 +280,9 @@ class Sequence(_Composed):
 
     def sketch(self) -> Sketch:
         """Its steps one after the other, and where its decisions lead."""
-        drawn = _Line(self.steps)
-        parts, ways = drawn.drawn()
-        label = self.own_name or "sequence"
-        return Sketch(label, self.step.name, parts=parts, ways=ways, is_in_order=True)
+        from weft.compose_picture import sketch_of_sequence  # noqa: PLC0415 - as in parallel
+
+        return sketch_of_sequence(self)
 
     def parts(self) -> Iterator[tuple[str, Runnable]]:
         """Its steps."""
@@ -368,40 +300,6 @@ def _decides(steps: list[Runnable]) -> bool:
 
 def _flattened(part: Runnable) -> list[Runnable]:
     return list(part.steps) if isinstance(part, Sequence) and part.is_flat else [part]
-
-
-class _Line:
-    """The steps of a sequence, as they are drawn: what a decision may choose besides stands behind it."""
-
-    def __init__(self, steps: list[Runnable]) -> None:
-        self._steps = steps
-        self._parts = [
-            Part(step.key, step.choose.name, None, "router")
-            if isinstance(step, Decision)
-            else drawn_part(step)
-            for step in steps
-        ]
-        self._ways = [Way(IN, 0)]
-
-    def drawn(self) -> tuple[tuple[Part, ...], tuple[Way, ...]]:
-        for place, step in enumerate(self._steps):
-            if isinstance(step, Decision):
-                self._decide(place, step)
-            else:
-                self._ways.append(Way(place, self._after(place)))
-        return tuple(self._parts), tuple(self._ways)
-
-    def _decide(self, place: int, decision: Decision) -> None:
-        choices, beside = decision.drawn_choices()
-        for choice in choices:
-            self._ways.append(Way(place, choice, kind="choice"))
-        for part in beside:
-            self._parts.append(part)
-            number = len(self._parts) - 1
-            self._ways += [Way(place, number, kind="choice"), Way(number, self._after(place))]
-
-    def _after(self, place: int) -> int:
-        return place + 1 if place + 1 < len(self._steps) else OUT
 
 
 class Walk:
@@ -497,7 +395,7 @@ class Decision(_Composed):
         self.key = choose.name
         self.computes = not choose.is_async or any(branch.computes for branch in branches.values())
         self._binding = Binding.of(choose.fn)
-        self._among: list[Runnable] = []
+        self.among: list[Runnable] = []
         alone = functools.partial(Walk, [self], MAX_STEPS)
         self.step = Step(
             alone, choose.name, is_async=True, is_planned=True, shape=shape_of("decision", self.branches)
@@ -516,7 +414,7 @@ class Decision(_Composed):
     def within(self, steps: list[Runnable]) -> Decision:
         """The same decision as a step of a sequence, to whose steps it can jump."""
         placed = copy.copy(self)
-        placed._among = steps
+        placed.among = steps
         placed.choose = replace(self.choose, convert=placed.name_of)
         return placed
 
@@ -543,7 +441,7 @@ class Decision(_Composed):
             raise UsageError(
                 f"decision {self.key!r} returned {choice!r:.80}; it must return the name of a step, or a step"
             )
-        for place, part in enumerate(self._among):
+        for place, part in enumerate(self.among):
             if part.key == choice:
                 return place
         found = self.branches.get(choice) or _global_of(self.func, choice)
@@ -554,13 +452,13 @@ class Decision(_Composed):
         return found
 
     def _named(self) -> Iterator[tuple[str, Runnable]]:
-        for part in self._among:
+        for part in self.among:
             yield part.key, part
         yield from self.branches.items()
         yield from _global_runnables(self.func)
 
     def _known(self) -> str:
-        near = dict.fromkeys([*(part.key for part in self._among), *self.branches])
+        near = dict.fromkeys([*(part.key for part in self.among), *self.branches])
         seen = [name for name in dict.fromkeys(name for name, _ in self._named()) if name not in near]
         more = f" and {len(seen) - _SHOWN} more" if len(seen) > _SHOWN else ""
         return (
@@ -577,27 +475,9 @@ class Decision(_Composed):
 
     def sketch(self) -> Sketch:
         """Itself, and what it can choose."""
-        parts, ways = _Line([self.within([])]).drawn()
-        return Sketch(self.key, self.step.name, parts=parts, ways=ways, is_in_order=True)
+        from weft.compose_picture import sketch_of_decision  # noqa: PLC0415 - as in parallel
 
-    def drawn_choices(self) -> tuple[list[int], list[Part]]:
-        """The places in the sequence to which it may jump, and what may run in its place; in order."""
-        if self.choices is None:
-            named = [part for part in called_in(self.func) if part.what not in self._among]
-            listed = {name: drawn_part(part, label=name) for name, part in self.branches.items()}
-            others = [part for part in named if part.step not in {each.step for each in listed.values()}]
-            return [], [*listed.values(), *others, Part("any step that it names", kind="anywhere")]
-        places, beside = [], []
-        for choice in sorted(self.choices):
-            try:
-                found = self.resolve(choice)
-            except UsageError:
-                continue
-            if isinstance(found, int):
-                places.append(found)
-            else:
-                beside.append(drawn_part(found, label=choice))
-        return sorted(places), beside
+        return sketch_of_decision(self)
 
     def parts(self) -> Iterator[tuple[str, Runnable]]:
         """What it can choose besides steps of its sequence."""

@@ -13,7 +13,6 @@ from contextlib import suppress
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from weft.compose import block_options, shape_of
 from weft.core.activation import Options
 from weft.core.checks import check_count, check_name, check_seconds
 from weft.core.graph_binding import CALLBACK, GraphBinding
@@ -22,6 +21,7 @@ from weft.core.graph_plan import GraphPlan, PlanJoin, PlanNode, unknown_name
 from weft.core.graph_state import plain
 from weft.core.policy import FailFast
 from weft.core.state_merge import StateReducer
+from weft.engine.block import BlockOptions
 from weft.engine.options import as_checkpointer
 from weft.engine.step import Step, step_options
 from weft.errors import (
@@ -38,7 +38,7 @@ from weft.graph_nodes import Given, GraphNode
 from weft.graph_run import GraphRun, Program, Result, side_of
 from weft.graph_sides import BranchError, Side, SideEdge, reachable, side_plan
 from weft.nodes import FunctionNode, as_runnable
-from weft.runnable import Runnable
+from weft.runnable import Runnable, shape_of
 
 if TYPE_CHECKING:
     from weft.engine.planned import PlannedCall
@@ -383,7 +383,7 @@ class Graph(Runnable):
     def _set_fork(self, name: str, *, timeout: float | None, **options: Any) -> None:
         if timeout is not None:
             check_seconds("timeout", timeout)
-        block = block_options(**options)
+        block = BlockOptions.of(**options)
         made = ForkOptions(block.policy, block.max_concurrent, timeout)
         if made == ForkOptions(FailFast()):
             return

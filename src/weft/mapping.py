@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from weft.checkpoint.base import RecordKind, all_records
-from weft.compose import Decision, Walk, block_options, said_of_block, shape_of
+from weft.compose import Decision, Walk
 from weft.core.checks import check_count, check_name
 from weft.core.identity import root_identity
 from weft.core.limits import Capacity
@@ -34,8 +34,7 @@ from weft.engine.recorder import OUTCOMES
 from weft.engine.step import Step, step_options
 from weft.errors import CorruptDataError, DefinitionError, InputError, UsageError
 from weft.nodes import as_runnable
-from weft.observe.sketch import Sketch, chain
-from weft.runnable import Runnable, drawn_part, may_wait_for, running_call, shown
+from weft.runnable import Runnable, may_wait_for, running_call, shape_of, shown
 
 if TYPE_CHECKING:
     from weft.checkpoint.base import Checkpointer, Record
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
     from weft.engine.caller import Reader
     from weft.engine.execution import Execution
     from weft.engine.planned import PlannedCall
+    from weft.observe.sketch import Sketch
 
 #: How many results of a stream may wait to be taken, or, in order, for one before them, for each branch at once.
 _WINDOW = 8
@@ -94,15 +94,9 @@ class Map(Runnable):
 
     def sketch(self) -> Sketch:
         """What runs for each item, in a frame that says so."""
-        parts = tuple([drawn_part(part) for part in self._each()])
-        note = ", ".join(filter(None, ["for each item", self._said_of_width()]))
-        return Sketch(self.step.name, self.step.name, note=note, parts=parts, ways=chain(len(parts)))
+        from weft.mapping_picture import sketch_of_map  # noqa: PLC0415 - only who looks at it needs it
 
-    def _each(self) -> list[Runnable]:
-        return [self.part]
-
-    def _said_of_width(self) -> str:
-        return said_of_block(self.options)
+        return sketch_of_map(self.step.name, [self.part], self.options)
 
     def parts(self) -> Iterator[tuple[str, Runnable]]:
         """What runs for each item."""
@@ -315,7 +309,7 @@ def map(  # noqa: A001 - the word that everybody looks for
         DefinitionError: An option that can never work.
         UsageError: In an async body; it names ``amap``.
     """
-    block = block_options(
+    block = BlockOptions.of(
         max_concurrent=max_concurrent,
         on_error=on_error,
         need=need,
@@ -374,13 +368,11 @@ class Pipeline(Map):
         shape = shape_of(f"pipeline {options.policy}", {stage.key: stage for stage in stages})
         self.step = replace(self.step, shape=shape)
 
-    def _each(self) -> list[Runnable]:
-        return self.stages
+    def sketch(self) -> Sketch:
+        """Its stages one after the other, in a frame that says what they are."""
+        from weft.mapping_picture import sketch_of_pipeline  # noqa: PLC0415 - only who looks at it needs it
 
-    def _said_of_width(self) -> str:
-        widths = ", ".join(f"{name} {width}" for name, width in self.widths.items())
-        policy = said_of_block(replace(self.options, max_concurrent=None))
-        return ", ".join(filter(None, [f"at once: {widths}" if widths else "", policy]))
+        return sketch_of_pipeline(self.step.name, self.stages, self.widths, self.options)
 
     def parts(self) -> Iterator[tuple[str, Runnable]]:
         """Its stages."""
@@ -462,7 +454,7 @@ def pipeline(
     parts = [as_runnable(stage, where="pipeline()", executor=executor) for stage in stages]
     widths = _widths(parts, max_concurrent)
     on_the_way = max(_ON_THE_WAY, _ON_THE_WAY_EACH * sum(widths.values())) if widths else None
-    block = block_options(max_concurrent=on_the_way, on_error=on_error, need=need)
+    block = BlockOptions.of(max_concurrent=on_the_way, on_error=on_error, need=need)
     made = Pipeline(
         parts, widths, options=block, name=name or "pipeline", timeout=timeout, retry=retry, total=total
     )

@@ -8,8 +8,10 @@ can go on.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from msgspec import structs
 
 from weft.checkpoint.base import Checkpointer, OpenRun, Record, RunRow, Write, all_records
 from weft.checkpoint.owner import refuse_mismatch, run_not_found
@@ -154,7 +156,7 @@ class _Looking:
         if row is None:
             raise run_not_found(request.run_id)
         refuse_mismatch(row, request)
-        return replace(row, status=RunStatus.RUNNING, fence=row.fence + 1)
+        return structs.replace(row, status=RunStatus.RUNNING, fence=row.fence + 1)
 
     def commit(self, writes: Sequence[Write]) -> set[str]:
         return set()

@@ -8,6 +8,7 @@ import queue
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from collections.abc import Sequence as Several
 from dataclasses import replace
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from weft.core.question import Command
@@ -409,6 +410,12 @@ class Runnable(Workflow):
                     f"{self.step.name!r} joins the run that it is called in, which has its own {name}"
                 )
         return replace(self.step, timeout=TimeoutPolicy.of(given["timeout"]))
+
+
+def shape_of(kind: str, parts: Mapping[str, Runnable]) -> str:
+    """What tells a workflow from another whose recorded value is not its own: its parts, by name, and theirs."""
+    inner = ", ".join(f"{name}: {part.step.name} {part.step.shape}" for name, part in parts.items())
+    return blake2b(f"{kind}({inner})".encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
 def drawn_part(part: Runnable, *, label: str | None = None, step: str | None = None) -> Part:

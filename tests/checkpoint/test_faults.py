@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
-import dataclasses
 import logging
 import os
 import re
@@ -29,6 +28,7 @@ import pytest
 from faults import METHODS, NEVER, SQLITE_ERRORS, Fault, Faulty, Plan, Statements, World, sqlite_error
 from killing import Mortal
 from leftovers import eventually, nothing_left, within
+from msgspec import structs
 
 import weft
 from weft import (
@@ -622,7 +622,7 @@ class Forgetful(InMemorySaver):
     """Acknowledges all, and keeps no results."""
 
     def commit(self, writes):
-        return super().commit([dataclasses.replace(write, records=()) for write in writes])
+        return super().commit([structs.replace(write, records=()) for write in writes])
 
 
 def test_a_store_that_forgets_what_it_has_acknowledged_would_show():

@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 from faults import Statements
 from killing import seeded
+from msgspec import structs
 
 from weft import CorruptDataError, RunStatus, SqliteSaver, StoreError, entrypoint, task
 from weft.checkpoint import sql
@@ -179,7 +180,7 @@ def test_the_judge_sees_each_kind_of_violation(story):
     whole, early = truths[last], truths[last // 2]
     judge = lambda found: images.judge(found, truths, last)
     run, thread = "run 0", "t0"
-    doctored = lambda name, **changes: {**whole.runs, name: replace(whole.runs[name], **changes)}
+    doctored = lambda name, **changes: {**whole.runs, name: structs.replace(whole.runs[name], **changes)}
     position, line = whole.records[run][1]
     other = {
         **whole.records,

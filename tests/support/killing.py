@@ -16,7 +16,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +145,7 @@ def forget_results() -> None:
     commit = SqliteSaver.commit
 
     def broken(self: SqliteSaver, writes: Sequence[Write]) -> set[str]:
-        return commit(self, [replace(write, records=write.records[::2]) for write in writes])
+        return commit(self, [structs.replace(write, records=write.records[::2]) for write in writes])
 
     SqliteSaver.commit = broken
 

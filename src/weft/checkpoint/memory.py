@@ -7,7 +7,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -196,8 +196,8 @@ class InMemorySaver(Checkpointer):
         if run.owned:
             raise run_busy(request.run_id)
         self._refuse_busy_thread(run.row.thread_id)
-        taken = replace(run.row, status=RunStatus.RUNNING, fence=run.row.fence + 1)
-        run.row = replace(taken, updated=request.created or time.time())
+        taken = structs.replace(run.row, status=RunStatus.RUNNING, fence=run.row.fence + 1)
+        run.row = structs.replace(taken, updated=request.created or time.time())
         self._own(run)
         return taken
 
@@ -236,12 +236,12 @@ class InMemorySaver(Checkpointer):
         run.records.extend(write.records)
         self._grow(run, size_of(write.records))
         batches = max((record.batch for record in write.records), default=0)
-        run.row = replace(run.row, updated=now, batches=max(run.row.batches, batches))
+        run.row = structs.replace(run.row, updated=now, batches=max(run.row.batches, batches))
         if write.change is not None:
             self._change(run, write.change, now)
 
     def _change(self, run: _Run, change: Change, now: float) -> None:
-        run.row = replace(run.row, status=change.status, output=change.output, error=change.error)
+        run.row = structs.replace(run.row, status=change.status, output=change.output, error=change.error)
         self._grow(run, size_of_end(change))
         if change.status is not RunStatus.RUNNING:
             self._disown(run)

@@ -14,7 +14,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, LiteralString, Self
 
 from msgspec import structs
@@ -483,7 +483,7 @@ class PostgresSaver(Closing, Checkpointer):
         taken = run._replace(status=_RUNNING, owner=self._enter(db), fence=run.fence + 1, updated=now)
         _change(db, taken)
         self._held[row.run_id] = _Held.of(db, taken)
-        return replace(row, status=RunStatus.RUNNING, fence=taken.fence)
+        return structs.replace(row, status=RunStatus.RUNNING, fence=taken.fence)
 
     def _create(self, db: Database, request: OpenRun, new: _New) -> RunRow:
         if request.input is None:

@@ -13,7 +13,7 @@ import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 from msgspec import structs
@@ -348,7 +348,7 @@ class SqliteSaver(Closing, Checkpointer):
         )
         stored.change(db, taken)
         self._held[row.run_id] = taken
-        return replace(row, status=RunStatus.RUNNING, fence=taken.fence)
+        return structs.replace(row, status=RunStatus.RUNNING, fence=taken.fence)
 
     def _create(self, db: sqlite3.Connection, request: OpenRun) -> RunRow:
         if request.input is None:

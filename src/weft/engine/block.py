@@ -14,9 +14,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from weft.core.checks import check_count
 from weft.core.outcome import Cancelled, Failed, Outcome, TimedOut
-from weft.core.policy import Policy, Verdict
-from weft.core.sizing import ESTIMATED_MEMORY, GROWTH_AFTER, Size, grown, size_of
+from weft.core.policy import Policy, Verdict, policy_of
+from weft.core.sizing import ESTIMATED_MEMORY, GROWTH_AFTER, Size, check_estimate, grown, size_of
 from weft.engine.crew import CrewedCall, crew_of
 from weft.engine.feed import NOTHING, Feed, Known
 from weft.engine.futures import Branch
@@ -61,6 +62,30 @@ class BlockOptions:
     max_concurrent: int | None = None
     optimize: bool = True
     memory_per_node: int = ESTIMATED_MEMORY
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        max_concurrent: int | None = None,
+        on_error: Any = "fail_fast",
+        need: int | None = None,
+        optimization_enabled: bool = True,
+        estimated_memory_per_node: int = ESTIMATED_MEMORY,
+    ) -> BlockOptions:
+        """The options as users spell them, checked; the same words in every style.
+
+        Raises:
+            DefinitionError: One of them can never work.
+        """
+        if max_concurrent is not None:
+            check_count("max_concurrent", max_concurrent)
+        return cls(
+            policy_of(on_error, need),
+            max_concurrent,
+            optimization_enabled,
+            check_estimate(estimated_memory_per_node),
+        )
 
 
 #: What to start for an item: the step, and its arguments by position and by name.
