@@ -4,7 +4,8 @@ A branch of such a fork is an *arm*. The innermost one that something is on stan
 that nothing has to be searched for, however deep forks are in each other.
 
 An arm that fails, or is not needed any more, is *ended*: what runs on it is stopped, and when all of it has, it comes
-to the join of its fork with its failure alone, or is lost.
+to the join of its fork with its failure alone, or is lost. The graph goes on from that, so where it is recorded, that
+is too: until then what ran there counts as running, whenever it has stopped, in this life of the run or another.
 """
 
 from __future__ import annotations
@@ -72,6 +73,12 @@ class Host(Protocol):
     def record(self, fork: ForkRun) -> None:
         """Record that this fork has run out of time, and tell it when that is durable."""
 
+    def expect_end(self, ending: Ending) -> None:
+        """Something runs on an arm that is being ended; if it is recorded that it has stopped, have that told."""
+
+    def record_end(self, ending: Ending) -> bool:
+        """All that ran on an arm has stopped: whether that is told when it is durable, in its turn."""
+
     def soon(self, do: Callable[[], None]) -> None:
         """Do it in the run's turn."""
 
@@ -90,13 +97,26 @@ class Ending:
         arm: Which one.
         error: Why it failed; None if it is not needed any more.
         alive: What still runs on it.
+        stopped: What ran on it and has ended, but is still known as running on it.
         kept: The executions that have ended, of which the graph's core was not told yet.
+        identity: Of the record that all has stopped, in a journaled run.
+        is_recorded: Whether that is recorded, or is just being.
+        is_told: Whether it is known that it is durable.
     """
 
     arm: Arm
     error: Exception | None = None
     alive: set[NodeCall] = field(default_factory=set)
+    stopped: list[NodeCall] = field(default_factory=list)
     kept: list[int] = field(default_factory=list)
+    identity: tuple[bytes, int] | None = None
+    is_recorded: bool = False
+    is_told: bool = False
+
+    @property
+    def is_current(self) -> bool:
+        """Whether nothing round it is being ended with all that is on it."""
+        return self.arm.ending is self
 
 
 #: What is on an arm where nothing is; never changed.
@@ -320,6 +340,7 @@ class Forks:
         self._host = host
         self._options = options
         self._runs: dict[int, ForkRun] = {}  # by the execution behind which they are
+        self._stopped: set[NodeCall] = set()  # and still known as running
 
     # Beginning
 
@@ -404,10 +425,26 @@ class Forks:
 
     def stopped(self, ending: Ending, running: NodeCall) -> Iterable[Decision]:
         """What ran on an arm that is being ended has ended."""
-        self.left(running)
+        self._note_stopped(ending, running)
+        return () if ending.alive else self._tell_end(ending)
+
+    def _note_stopped(self, ending: Ending, running: NodeCall) -> None:
         ending.alive.discard(running)
-        ending.kept.append(running.index)
-        return () if ending.alive else self._all_stopped(ending)
+        ending.stopped.append(running)
+        self._stopped.add(running)
+
+    def _tell_end(self, ending: Ending) -> Iterable[Decision]:
+        """Nothing is at work on the arm any more; go on from that, as soon as it is durable."""
+        if not ending.is_told and self._host.record_end(ending):
+            return ()
+        return self._all_stopped(ending)
+
+    def end_told(self, ending: Ending) -> Iterable[Decision]:
+        """That all has stopped which ran on an arm is durable, and it is its turn."""
+        ending.is_told = True
+        if not ending.is_current or ending.alive:
+            return ()
+        return self._all_stopped(ending)
 
     def branch_ended(self, branch: Branch) -> Iterable[Decision]:
         """Nothing of a branch goes on."""
@@ -483,20 +520,25 @@ class Forks:
         return decisions
 
     def _stop(self, ending: Ending, running: Sequence[NodeCall], reason: str) -> Iterable[Decision]:
+        if not running:
+            # With nothing kept, what began there is still on its way to be admitted, and is lost then.
+            return self._all_stopped(ending) if ending.kept else ()
         latest = ending.arm.fork.latest if ending.error is None else None
+        self._host.expect_end(ending)
         ending.alive.update(running)  # before any is stopped: one may end at that
         for each in running:
-            if not self._host.stop(each, reason, latest):
-                ending.alive.discard(each)
-                self.left(each)
-                ending.kept.append(each.index)
-        if not ending.alive and ending.kept:
-            return self._all_stopped(ending)
-        return ()  # with neither, what began there is still on its way to be admitted, and is lost then
+            if each in self._stopped or not self._host.stop(each, reason, latest):
+                self._note_stopped(ending, each)
+        return () if ending.alive else self._tell_end(ending)
 
     def _all_stopped(self, ending: Ending) -> Iterable[Decision]:
         """Nothing runs on the arm any more."""
         active, arm = self._host.active, ending.arm
+        for each in ending.stopped:
+            self.left(each)
+            self._stopped.discard(each)
+            ending.kept.append(each.index)
+        ending.stopped = []
         if not _gives_instead(ending):
             return [decision for execution in ending.kept for decision in active.lost(execution)]
         assert ending.error is not None

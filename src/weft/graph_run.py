@@ -88,17 +88,23 @@ class Holder(Protocol):
     branch_errors: list[BranchError]
 
 
-class _OutOfTime(Branch):
-    """That a fork has run out of time, as a call that is recorded."""
+class _Moment(Branch):
+    """That something has happened from which the graph goes on, as a call that is recorded.
 
-    __slots__ = ("fork",)
+    Args:
+        owner: The call of the graph.
+        tell: Is told in its turn what is recorded.
+    """
 
-    def __init__(self, owner: PlannedCall, fork: ForkRun) -> None:
+    __slots__ = ("tell",)
+
+    def __init__(self, owner: PlannedCall, tell: Callable[[Any], None]) -> None:
         super().__init__(owner, 0)
-        self.fork = fork
+        self.tell = tell
 
 
-_OUT_OF_TIME = "out of time"
+#: What the calls of such moments are named: a fork has run out of time; all has stopped on a branch that was ended.
+_OUT_OF_TIME, _STOPPED = "out of time", "stopped"
 
 
 class GraphRun:
@@ -151,6 +157,7 @@ class GraphRun:
         self._recalled: set[Branch] = set()
         #: Calls that wait until all that is recorded was seen, with what they are to be asked with.
         self._held_back: dict[NodeCall | SideCall, tuple[Start, tuple[bytes, int] | None]] = {}
+        self._unrecorded: list[Ending] = []  # of branches, of which all has stopped in the meantime
         self._ids: dict[int, str] = {}  # of the calls of executions that have ended, where somebody observes
         if program.forks:
             self._forks = Forks(self, program.forks)
@@ -174,15 +181,17 @@ class GraphRun:
                 self._node_ended(branch, call)
             elif isinstance(branch, SideCall):
                 self._side_ended(branch, call)
-            elif isinstance(branch, _OutOfTime):
-                self._ran_out(branch, call)
+            elif isinstance(branch, _Moment):
+                self._recalled.discard(branch)
+                if call.error is None:
+                    branch.tell(call.value)
             else:
                 self._preface_ended(call)
         if self._error is not None:
             self._call.conclude(None, self._error)
         elif self._finished is not None and not (self._sides and self._sides.running):
             self._end(self._finished)
-        elif self._held_back and not self._recalled:
+        elif (self._held_back or self._unrecorded) and not self._recalled:
             self._start_held_back()
 
     def close(self, then: Callable[[], None]) -> None:
@@ -348,6 +357,10 @@ class GraphRun:
             held = self._held_back.pop(running, None)
             if held is not None:  # else it was stopped by what became of another
                 self._ask(running, *held)
+        unrecorded, self._unrecorded = self._unrecorded, []
+        for ending in unrecorded:
+            if ending.is_current and not ending.alive:
+                self.record_end(ending)
 
     def _identify(self, branch: GraphBranch, start: Start, state: StateBranch | None) -> tuple[bytes, int]:
         """By the way it came, by its arguments, and by the state, which stands for what was done to it until now."""
@@ -481,22 +494,49 @@ class GraphRun:
 
     def record(self, fork: ForkRun) -> None:
         """Record that this fork has run out of time, unless that is recorded, and tell it when that is durable."""
-        overdue = fork.overdue(self.loop.time())
+        assert self._forks is not None
+        tell = functools.partial(self._forks.out_of_time, fork)
+        self._record_moment(_OUT_OF_TIME, fork.overdue(self.loop.time()), fork.identity, tell)
 
-        async def say() -> dict[str, Any]:
-            return overdue
+    def expect_end(self, ending: Ending) -> None:
+        """Something runs on an arm that is being ended; if it is recorded that it has stopped, have that told."""
+        if self._codec is None:
+            return
+        ending.identity = self._call.identify(_STOPPED, ending.arm.branch.place)
+        if self._replays and self._call.recorded_at(ending.identity[0]) is not None:
+            self._record_stopped(ending)
 
-        step = Step(say, _OUT_OF_TIME, is_async=True)
-        branch = _OutOfTime(self._call, fork)
-        self._call.start(branch, step, (), {}, identity=fork.identity, is_told=False)
+    def record_end(self, ending: Ending) -> bool:
+        """All that ran on an arm has stopped: whether that is told when it is durable, in its turn."""
+        if ending.identity is None:
+            return False
+        if not ending.is_recorded:
+            if self._replays:
+                self._unrecorded.append(ending)  # that was not so before all that is recorded
+            else:
+                self._record_stopped(ending)
+        return True
+
+    def _record_stopped(self, ending: Ending) -> None:
+        ending.is_recorded = True
+        self._record_moment(_STOPPED, None, ending.identity, functools.partial(self._stopped, ending))
+
+    def _stopped(self, ending: Ending, _: None) -> None:
+        assert self._forks is not None
+        self._do(self._forks.end_told(ending))
+
+    def _record_moment(
+        self, name: str, value: Any, identity: tuple[bytes, int] | None, tell: Callable[[Any], None]
+    ) -> None:
+        """Record that something has happened, unless that is recorded, and tell it when that is durable."""
+
+        async def say() -> Any:
+            return value
+
+        branch = _Moment(self._call, tell)
+        self._call.start(branch, Step(say, name, is_async=True), (), {}, identity=identity, is_told=False)
         if self._replays and branch.call is not None and branch.call.record is not None:
             self._recalled.add(branch)
-
-    def _ran_out(self, branch: _OutOfTime, call: Call) -> None:
-        self._recalled.discard(branch)
-        assert self._forks is not None
-        if call.error is None:
-            self._forks.out_of_time(branch.fork, call.value)
 
     def stop(self, running: NodeCall, reason: str, latest: float | None) -> bool:
         """Stop a node, or the pipelines beside it that its way on waits for; whether there is anything to wait for."""

@@ -37,6 +37,7 @@ class RecordKind(Enum):
     QUESTION = "question"  # a body asked; value: the question
     ANSWER = "answer"  # somebody answered; value: the answer
     WITHDRAWN = "withdrawn"  # nobody need answer this question any more
+    NOTED = "noted"  # something is so, from which a conductor goes on, in this order; value: what
     KEPT = "kept"  # what a run remembers under the name in `step`, of which the last counts; value: what
 
 

@@ -38,6 +38,7 @@ KIND_CODE: Final = {
     RecordKind.ANSWER: 7,
     RecordKind.WITHDRAWN: 8,
     RecordKind.KEPT: 9,
+    RecordKind.NOTED: 10,
 }
 STATUS: Final = {code: status for status, code in STATUS_CODE.items()}
 KIND: Final = {code: kind for kind, code in KIND_CODE.items()}

@@ -34,8 +34,12 @@ if TYPE_CHECKING:
 
 _FAILURES_LOOKED_AT = 64
 
-#: The kinds of records that say how a call ended.
+#: The kinds of records that say how a call of a step ended.
 OUTCOMES = {RecordKind.OK, RecordKind.FAILED, RecordKind.TIMED_OUT}
+
+#: Those whose values are there, of which one is of a call that is no step of the user's.
+_WELL = {RecordKind.OK, RecordKind.NOTED}
+_ENDS = OUTCOMES | _WELL
 
 
 @dataclass
@@ -98,7 +102,7 @@ def load(run_id: str, records: Iterable[Record], codec: Codec, retry: RetryChoic
     outcomes: dict[bytes, Record] = {}
     gone_on: set[bytes] = set()
     for record in records:
-        if record.kind is RecordKind.OK or record.kind in OUTCOMES:  # most are; an enum's hash is dear
+        if record.kind is RecordKind.OK or record.kind in _ENDS:  # most are; an enum's hash is dear
             if record.identity in outcomes:
                 del outcomes[record.identity]  # a later outcome stands in its own place
                 gone_on.discard(record.identity)
@@ -119,7 +123,7 @@ def load(run_id: str, records: Iterable[Record], codec: Codec, retry: RetryChoic
         _take_away_retried(outcomes, gone_on, codec, retry)
     by_parent: defaultdict[bytes, list[Record]] = defaultdict(list)
     for record in outcomes.values():
-        if record.kind is RecordKind.OK or (record.identity in gone_on and codec.decode_error(record.value)):
+        if record.kind in _WELL or (record.identity in gone_on and codec.decode_error(record.value)):
             by_parent[record.parent].append(record)
             loaded.count += 1
     loaded.outcomes = dict(by_parent)
@@ -131,7 +135,7 @@ def _take_away_retried(
 ) -> None:
     parents = {record.identity: record.parent for record in outcomes.values()}
     for record in [*outcomes.values()]:
-        error = None if record.kind is RecordKind.OK else codec.decode_error(record.value)
+        error = None if record.kind in _WELL else codec.decode_error(record.value)
         if error is None:
             continue
         if retry(FailedCall(record.step, record.identity.hex(), error, record.attempts)):
@@ -424,7 +428,7 @@ class Recorder:
 
     def _record_of(self, call: Call) -> Record | None:
         assert call.parent is not None
-        kind, value = RecordKind.OK, call.payload
+        kind, value = RecordKind.OK if call.is_told_of else RecordKind.NOTED, call.payload
         if call.error is None and value is None:
             try:
                 value = self._encode(call, call.value)
@@ -455,7 +459,7 @@ class Recorder:
         if id(call.step.fn) not in self._hinted:
             self.learn_types(call.step)
         call.attempt = record.attempts
-        if record.kind is not RecordKind.OK:
+        if record.kind not in _WELL:
             failure = self.codec.decode_error(record.value)
             assert failure is not None  # or load() had left it out
             self._gone_on.append((failure, record.identity))
