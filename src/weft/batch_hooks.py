@@ -250,6 +250,7 @@ class PlainNodeCall(CrewedCall):
 
     is_recorded = False  # nor is anything else in its run
     is_told_of = False
+    waits_for_its_own = True
     doing: tuple[str, Callable[..., Any], tuple[Any, ...]] | None = (
         None  # the hook: its name, what it is, its input
     )

@@ -13,7 +13,7 @@ from contextvars import ContextVar
 import pytest
 
 import weft
-from weft import Sequence, node, parallel
+from weft import AsyncParallelBatchNode, Sequence, node, parallel
 from weft.engine import events
 from weft.engine.context import current
 
@@ -41,6 +41,28 @@ def test_bodies_that_never_wait_share_a_task():
     in_a_loop(weft.amap(node("step")(tasks_of(found)), [0] * 10))
     assert len(found) == 10
     assert len(set(found)) == 1
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_the_items_of_a_batch_node_share_a_task_unless_they_wait(waits):
+    tasks, at_work, most = [], 0, 0
+
+    class Items(AsyncParallelBatchNode):
+        async def prep_async(self, shared):
+            return range(20)
+
+        async def exec_async(self, item):
+            nonlocal at_work, most
+            tasks.append(asyncio.current_task())
+            at_work += 1
+            most = max(most, at_work)
+            if waits:
+                await asyncio.sleep(0.01)
+            at_work -= 1
+
+    asyncio.run(Items().run_async({}))
+    assert len(set(tasks)) == (20 if waits else 1)
+    assert most == (20 if waits else 1)
 
 
 def test_a_body_that_waits_has_its_task_to_itself():

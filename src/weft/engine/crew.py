@@ -3,7 +3,8 @@
 A body is begun by a *hand*: a task that takes one body after the other from those that are ready. Most of what a task
 costs is being made and having its turn, so a thousand bodies that have nothing to wait for share one. The moment that
 a body waits, the task is that body's own until it ends, and nothing else ever runs in it; all others that are ready
-then get a task each, so that none of them waits for another. So whatever a body ties to its task while it is at work,
+then get a task each, so that none of them waits for another (or, where the body waits for what it has begun itself,
+one more hand, which may be enough for all of that). So whatever a body ties to its task while it is at work,
 such as a timeout or a session, is tied to that body alone. (Only what one that never waits *leaves* tied to it, such as
 a call that will cancel the task later, meets whoever has the task by then.)
 
@@ -46,6 +47,7 @@ class CrewedCall(Call):
     """
 
     is_ready = False  # and a hand is to take it
+    waits_for_its_own = False  # where its body waits, it is most likely for calls that it has begun
 
     def _launch(self) -> None:
         if not self.step.is_async:
@@ -112,6 +114,8 @@ class Crew:
         self._context = Context()  # the hands' own, in which nothing of the user's runs
         self._time = run.loop.time if run.clock.is_virtual else monotonic  # which that of other loops is
         self.hand: asyncio.Task[None] | None = None
+        self._waits: CrewedCall | None = None  # whose body has just begun to, and has its hand for itself now
+        self._is_second = False  # the hand was begun when the one before it was left to such a body
 
     def add(self, source: Source) -> None:
         """Have the bodies that it gives begun soon."""
@@ -158,7 +162,7 @@ class Crew:
             return
         finally:
             self.hand = None
-            self._begin_alone()
+            self._go_on_without_hand()
         if waiting is not None:
             await waiting
 
@@ -167,8 +171,14 @@ class Crew:
         if self.ready and not isinstance(self.ready[0], CrewedCall):
             self.ready.rotate(-1)
 
-    def _begin_alone(self) -> None:
-        """Nobody is to wait for the one that waits."""
+    def _go_on_without_hand(self) -> None:
+        """Nobody is to wait for the one that waits; but what it waits for itself may all be done by one more hand."""
+        waits, self._waits = self._waits, None
+        was_second, self._is_second = self._is_second, False
+        if waits is not None and waits.waits_for_its_own and not was_second and self.ready:
+            self._is_second = True
+            self.begin()
+            return
         while (call := self._next()) is not None:
             call.launch_alone()
 
@@ -201,6 +211,7 @@ class Crew:
                 if now > end:
                     break
                 continue
+            self._waits = call
             return _rest_of(body, context, waits_for)
         return None
 
