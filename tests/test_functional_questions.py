@@ -914,3 +914,63 @@ def test_a_question_that_is_still_being_written_is_shown_too():
 
     assert sorted(asked(within(5, lambda: wf.invoke(1, thread_id="t")))) == ["q1", "q2"]
     assert [question.value for question in wf.get_state(thread_id="t").interrupts] == ["q1", "q2"]
+
+
+# However a body waits for what asks
+
+
+async def waits_by_wait(call):
+    done, _ = await asyncio.wait([call])
+    return done.pop().result()
+
+
+async def waits_by_as_completed(call):
+    (first,) = asyncio.as_completed([call])
+    return await first
+
+
+async def waits_by_wait_for(call):
+    return await asyncio.wait_for(call, 10)
+
+
+async def waits_by_a_group(call):
+    async def take():
+        return await call
+
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(take())
+    return task.result()
+
+
+async def waits_by_a_queue(call):
+    queue = asyncio.Queue()
+    call.add_done_callback(queue.put_nowait)
+    return (await queue.get()).result()
+
+
+@pytest.mark.parametrize(
+    "way", [waits_by_wait, waits_by_as_completed, waits_by_wait_for, waits_by_a_group, waits_by_a_queue]
+)
+@pytest.mark.parametrize("style", ["parallel", "map", "graph"])
+def test_a_body_in_a_block_or_a_graph_may_wait_in_any_way_for_what_asks(style, way):
+    @task
+    async def asks(value):
+        return interrupt(value)
+
+    async def body(value):
+        return {"answer": await way(asks(str(value)))}
+
+    first, value = weft.node("first", start=True, end=True)(body), 1
+    if style == "parallel":
+        workflow = weft.parallel(first, weft.node("other")(lambda value: value))
+    elif style == "map":
+
+        @entrypoint()
+        async def workflow(value):
+            return {"first": (await weft.amap(first, [value]))[0]}
+    else:
+        graph = weft.Graph().add_node(first).compile()
+        workflow, value = weft.Sequence(graph, lambda found: {"first": found}), {"value": 1}
+    options = {"run_id": "r", "checkpointer": InMemorySaver(), "timeout": 20}
+    assert [question.value for question in workflow.invoke(value, **options)["__interrupt__"]] == ["1"]
+    assert workflow.invoke(weft.Command(resume="yes"), **options)["first"]["answer"] == "yes"

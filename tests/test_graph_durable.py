@@ -69,8 +69,8 @@ def test_a_graph_in_which_something_was_wrong_once(seed):
         story.check_finished(*found)
 
 
-def test_it_is_recorded_that_a_branch_has_stopped_which_is_no_call_of_a_step():
-    saver, graph = InMemorySaver(), Graph()
+def first_of_two(lives, **options):
+    """A graph that goes on with the first of two branches; its end fails in the first life."""
 
     @node(start=True)
     async def begin():
@@ -83,17 +83,26 @@ def test_it_is_recorded_that_a_branch_has_stopped_which_is_no_call_of_a_step():
 
     @node
     async def slow():
-        await asyncio.sleep(60)
+        await asyncio.sleep(0.1)
+        return {"lost": 1}
 
     @node(end=True)
     async def end():
+        if not lives:
+            lives.append(1)
+            raise ConnectionError
         return {}
 
+    graph = Graph()
     for part in (begin, quick, slow, end):
         graph.add_node(part)
-    graph.add_parallel("begin", ["quick", "slow"], need=1)
-    graph.add_join(["quick", "slow"], "end").compile()
-    assert asyncio.run(graph.execute({}, checkpointer=saver, run_id="r")) == {"won": 1}
+    graph.add_parallel("begin", ["quick", "slow"], **options)
+    return graph.add_join(["quick", "slow"], "end").compile()
+
+
+def test_it_is_recorded_that_a_branch_has_stopped_which_is_no_call_of_a_step():
+    saver, graph = InMemorySaver(), first_of_two([1], need=1)
+    assert graph.invoke({}, checkpointer=saver, run_id="r") == {"won": 1}
     assert [(record.kind.value, record.step) for record in all_records(saver, "r")] == [
         ("ok", "begin"),
         ("ok", "quick"),
@@ -101,6 +110,38 @@ def test_it_is_recorded_that_a_branch_has_stopped_which_is_no_call_of_a_step():
         ("ok", "end"),
     ]
     assert [call.step for call in weft.runs(saver).show("r").calls] == ["begin", "quick", "end"]
+
+
+@pytest.mark.parametrize("on_mismatch", ["rerun", "error"])
+def test_options_of_a_fork_may_change_between_lives(on_mismatch):
+    saver, lives = InMemorySaver(), []
+    with pytest.raises(ConnectionError):
+        first_of_two(lives).invoke({}, checkpointer=saver, run_id="r")
+    edited = first_of_two(lives, need=1)
+    found = edited.invoke({}, checkpointer=saver, run_id="r", on_mismatch=on_mismatch, timeout=10)
+    assert found["won"] == 1
+
+
+class DiesAtStopped(InMemorySaver):
+    """Dies when it is to keep that a branch has stopped."""
+
+    is_mortal = True
+
+    def commit(self, writes):
+        if self.is_mortal and any(record.step == "stopped" for write in writes for record in write.records):
+            raise OSError("dead")
+        return super().commit(writes)
+
+
+def test_the_plan_of_a_run_killed_before_a_branch_had_stopped_shows_the_steps_alone():
+    saver, graph = DiesAtStopped(), first_of_two([1], need=1)
+    with pytest.raises(StoreError):
+        graph.invoke({}, checkpointer=saver, run_id="r")
+    saver.is_mortal = False
+    plan = weft.runs(saver).plan("r", graph)
+    assert [call.step for call in plan.reused] == ["begin", "quick"]
+    assert [call.step for call in plan.again] == ["end"]
+    assert graph.invoke(None, checkpointer=saver, run_id="r") == {"won": 1}
 
 
 def told_of(watched):

@@ -538,12 +538,12 @@ class Forks:
             self.left(each)
             self._stopped.discard(each)
             ending.kept.append(each.index)
-        ending.stopped = []
+        kept, ending.stopped, ending.kept = ending.kept, [], []
         if not _gives_instead(ending):
-            return [decision for execution in ending.kept for decision in active.lost(execution)]
+            return [decision for execution in kept for decision in active.lost(execution)]
         assert ending.error is not None
         outcome = self._host.storable(arm.name, ending.error)
-        return active.failed(ending.kept, arm.branch, {arm.name: outcome})
+        return active.failed(kept, arm.branch, {arm.name: outcome})
 
 
 def _keeper_of(branch: Branch) -> Arm | None:

@@ -185,6 +185,8 @@ class GraphRun:
                 self._recalled.discard(branch)
                 if call.error is None:
                     branch.tell(call.value)
+                elif not isinstance(call.error, asyncio.CancelledError):
+                    self.fail(call.error)
             else:
                 self._preface_ended(call)
         if self._error is not None:
@@ -486,7 +488,7 @@ class GraphRun:
         """Whether it is recorded that this fork has run out of time; then that is told in its turn."""
         if self._codec is None:
             return False
-        fork.identity = self._call.identify(_OUT_OF_TIME, fork.fork.place)
+        fork.identity = self._call.identify_aside(_OUT_OF_TIME, fork.fork.place)
         if self._call.recorded_at(fork.identity[0]) is None:
             return False
         self.record(fork)
@@ -502,7 +504,7 @@ class GraphRun:
         """Something runs on an arm that is being ended; if it is recorded that it has stopped, have that told."""
         if self._codec is None:
             return
-        ending.identity = self._call.identify(_STOPPED, ending.arm.branch.place)
+        ending.identity = self._call.identify_aside(_STOPPED, ending.arm.branch.place)
         if self._replays and self._call.recorded_at(ending.identity[0]) is not None:
             self._record_stopped(ending)
 

@@ -465,8 +465,11 @@ def test_what_bodies_leave_to_the_end_of_their_process_is_done(log: str) -> None
 
         atexit.register(noting.note, log, "left")
 
-    with ProcessExecutor(1) as executor:
-        far(executor, body).invoke(log)
+    for _ in range(3):  # there is a second for it, which a busy machine may not give
+        with ProcessExecutor(1) as executor:
+            far(executor, body).invoke(log)
+        if noted(log):
+            break
     assert noted(log) == ["left"]
 
 

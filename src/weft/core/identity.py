@@ -56,6 +56,13 @@ class Siblings:
             return _digest(b"equal", base, seen.to_bytes(8, "big")), ordinal
         return base, ordinal
 
+    def aside(self, what: str, fingerprint: bytes) -> tuple[bytes, int]:
+        """The identity of what the program has not asked for, so that it has no number among what it has."""
+        asked = self._asked
+        identity, _ = self.next(what, fingerprint)
+        self._asked = asked
+        return identity, -1
+
     def _head(self, step: str, length: int) -> blake2b:
         """``_digest(parent, step, fingerprint)`` as far as the fingerprint; few, as most lengths are equal."""
         name = step.encode("utf-8", "surrogatepass")

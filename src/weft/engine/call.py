@@ -287,7 +287,7 @@ class Call:
 
     def _is_only_rehearsed(self, rehearsal: Rehearsal) -> bool:
         """Where no step is to begin: stay open, as one that has asked, so that the run ends when nothing goes on."""
-        if self.parent is None or self.step.is_planned or not self.is_recorded:
+        if self.parent is None or self.step.is_planned or not (self.is_recorded and self.is_told_of):
             return False  # it is no step
         rehearsal.would_start.append(self)
         self.state = OPEN

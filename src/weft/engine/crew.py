@@ -43,14 +43,15 @@ _KEPT = "engine: the crew"
 class CrewedCall(Call):
     """A call that a conductor has started.
 
-    An async body is begun by a hand of the crew; until then the call is as if only asked for.
+    In a run that records, limits and tells nothing an async body is begun by a hand of the crew; until then the call is
+    as if only asked for.
     """
 
     is_ready = False  # and a hand is to take it
     waits_for_its_own = False  # where its body waits, it is most likely for calls that it has begun
 
     def _launch(self) -> None:
-        if not self.step.is_async:
+        if not (self.step.is_async and self.run.is_plain):
             super()._launch()
             return
         self.state = ASKED  # it may have been queued, and has what it waited for

@@ -180,6 +180,11 @@ class PlannedCall(Call):
         assert self.run.recorder is not None
         return self.run.recorder.scope_of(self).siblings.next(name, fingerprint)
 
+    def identify_aside(self, what: str, fingerprint: bytes) -> tuple[bytes, int]:
+        """As :meth:`identify`, for what is recorded and is no call of the program."""
+        assert self.run.recorder is not None
+        return self.run.recorder.scope_of(self).siblings.aside(what, fingerprint)
+
     def recorded_at(self, identity: bytes) -> int | None:
         """The ordinal with which the outcome of this call is recorded; None if it is not."""
         record = self.scope.records.get(identity) if self.scope is not None else None

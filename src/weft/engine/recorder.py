@@ -265,7 +265,7 @@ class Recorder:
         return record
 
     def _look_for_mismatch(self, call: Call, scope: Scope) -> None:
-        other = scope.order.contradicts(call.identity, call.ordinal)
+        other = scope.order.contradicts(call.identity, call.ordinal) if call.is_told_of else None
         if other is None:
             return
         if call.run.audience is not None:
