@@ -26,6 +26,7 @@ from weft.core.graph_branches import Branch
 from weft.core.graph_plan import GraphPlan, PlanJoin, PlanNode
 from weft.engine.context import current
 from weft.errors import MaxStepsError, StuckError
+from weft.graph_forks import Forks
 from weft.testing import sleep
 
 # Seeds
@@ -139,7 +140,7 @@ class Watched(Activation):
     def __init__(self, *args, **options):
         super().__init__(*args, **{**options, "has_places": True})  # by which labels are told apart
         self.told = []  # executions with their output and choices, in order
-        self.failures = {}  # places in what was told of branches that have failed, and how many nodes had begun then
+        self.failures = {}  # places in what was told where nodes have failed, and how many had begun then
         self.runs = {}  # by execution
         self.labels = {}
         self.finished = None
@@ -156,9 +157,13 @@ class Watched(Activation):
         return self._keep(super().lost(execution))
 
     def failed(self, executions, branch, output):
-        self.failures[len(self.told)] = len(self.runs)
+        self.note_failure()
         self.told.append((executions[0], shown(output), None))
         return self._keep(super().failed(executions, branch, output))
+
+    def note_failure(self):
+        """A node has failed, or the branch that it is on."""
+        self.failures.setdefault(len(self.told), len(self.runs))
 
     def _keep(self, decisions):
         for each in decisions:
@@ -183,7 +188,13 @@ def watching():
         made.append(Watched(*args, **options))
         return made[-1]
 
-    with mock.patch("weft.graph_run.Activation", watched):
+    failed = Forks.failed
+
+    def noted(self, running, error):
+        self._host.active.note_failure()  # of a fork that needs it no more, nothing comes of it
+        return failed(self, running, error)
+
+    with mock.patch("weft.graph_run.Activation", watched), mock.patch.object(Forks, "failed", noted):
         yield made
 
 
