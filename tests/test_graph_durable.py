@@ -61,7 +61,7 @@ SHAPES = ["any", "any, forks with options", "forks in forks"]
 
 
 #: Graphs with options at their forks in which something was wrong once.
-@pytest.mark.parametrize("seed", [2107912353, 3057817374, 4092060515, 745773621])
+@pytest.mark.parametrize("seed", [2107912353, 3057817374, 4092060515, 470603942, 873526968, 1581442870])
 def test_a_graph_in_which_something_was_wrong_once(seed):
     story = Story(seed, Mortal(), shape="any, forks with options")
     found = story.whole()
