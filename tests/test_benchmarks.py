@@ -293,3 +293,18 @@ def test_a_wrong_choice_is_refused(wrong):
     done = compared(*wrong)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
+
+
+def test_what_a_run_executes_is_counted_by_module_and_by_function():
+    script = SCRIPT.with_name("where.py")
+    arguments = ["weft_graph", "chain", "2", "--durable", "--times", "2", "--most", "30"]
+    done = subprocess.run(
+        [sys.executable, str(script), *arguments], check=False, capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 0, done.stderr
+    first, second, *tables = done.stdout.splitlines()
+    assert first == "weft_graph, durable chain of 2:"
+    assert "bytecodes and" in second
+    names = {line.split()[-1] for line in tables if line}
+    assert {"weft.engine.call", "weft.core.activation"} <= names
+    assert "weft.engine.call:Call._deliver" in names
