@@ -297,7 +297,7 @@ def test_a_wrong_choice_is_refused(wrong):
 
 def test_what_a_run_executes_is_counted_by_module_and_by_function():
     script = SCRIPT.with_name("where.py")
-    arguments = ["weft_graph", "chain", "2", "--durable", "--times", "2", "--most", "30"]
+    arguments = ["weft_graph", "chain", "2", "--durable", "--times", "2", "--most", "300"]
     done = subprocess.run(
         [sys.executable, str(script), *arguments], check=False, capture_output=True, text=True, timeout=100
     )
