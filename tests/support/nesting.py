@@ -2052,10 +2052,12 @@ def drawn(seed: int, **options: Any) -> Plan:
     asks = random.Random(seed).random() < 0.4
     for again in numbers():
         plan = replace(Draw(seed + again * 2**40, asks=asks).plan(**options), seed=seed)
+        if not plan.store:
+            plan = _without_questions(plan)  # which may make it bigger
         with suppress(TooBig):
             Model().value(plan.tree, plan.given)
             break
-    return plan if plan.store else _without_questions(plan)
+    return plan
 
 
 def _without_questions(plan: Plan) -> Plan:
