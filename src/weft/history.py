@@ -20,7 +20,7 @@ from weft.core.identity import question_id, root_identity
 from weft.core.outcome import Composed
 from weft.core.status import RunStatus
 from weft.engine.options import as_checkpointer
-from weft.engine.recorder import answer_record
+from weft.engine.recorder import OUTCOMES, answer_record
 from weft.errors import AnswerError, InputError, RunBusyError, RunNotFoundError
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from weft.resume_plan import ResumePlan
     from weft.runnable import Runnable
 
-_OUTCOMES = {RecordKind.OK, RecordKind.FAILED, RecordKind.TIMED_OUT}
 _MOST_COMPARED = 1000  # the newest runs, among which the ids closest to a wrong one are looked for
 
 
@@ -420,7 +419,7 @@ def _read(
     questions: dict[str, Record] = {}
     answered: set[str] = set()
     for record in records:
-        if record.kind in _OUTCOMES:
+        if record.kind in OUTCOMES:
             calls.pop(record.identity, None)  # a later outcome stands in its own place
             calls[record.identity] = record
         elif record.kind is RecordKind.QUESTION:
@@ -445,7 +444,7 @@ def _told(
     found: list[CallInfo | QuestionInfo] = []
     while page := store.records(row.run_id, after=position):
         for _, record in page:
-            if record.kind in _OUTCOMES:
+            if record.kind in OUTCOMES:
                 found.append(call_info(record, root, codec))
             elif record.kind is RecordKind.QUESTION:
                 key = question_id(row.run_id, record.identity, record.ordinal)

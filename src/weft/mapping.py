@@ -96,7 +96,7 @@ class Map(Runnable):
         """What runs for each item, in a frame that says so."""
         from weft.mapping_picture import sketch_of_map  # noqa: PLC0415 - only who looks at it needs it
 
-        return sketch_of_map(self.step.name, [self.part], self.options)
+        return sketch_of_map(self.step.name, self.part, self.options)
 
     def parts(self) -> Iterator[tuple[str, Runnable]]:
         """What runs for each item."""

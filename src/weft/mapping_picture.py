@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from weft.engine.block import BlockOptions
 
 
-def sketch_of_map(name: str, parts: Sequence[Runnable], options: BlockOptions) -> Sketch:
+def sketch_of_map(name: str, part: Runnable, options: BlockOptions) -> Sketch:
     """What runs for each item, and how many at once."""
-    return _framed(name, parts, said_of_block(options))
+    return _framed(name, [part], said_of_block(options))
 
 
 def sketch_of_pipeline(

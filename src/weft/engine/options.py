@@ -150,7 +150,12 @@ def as_checkpointer(value: Any) -> Checkpointer | None:
 
 def _is_checkpointer(value: Any) -> bool:
     """Whether it looks like one; the protocol itself would be asked for each of its methods, at every run."""
-    return hasattr(value, "open_many") and hasattr(value, "commit") and hasattr(value, "codec")
+    return (
+        hasattr(value, "open_many")
+        and hasattr(value, "commit")
+        and hasattr(value, "records")
+        and hasattr(value, "codec")
+    )
 
 
 def _from_config(config: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -594,8 +594,7 @@ class Recorder:
         if open_questions is not None and self.loaded.questions:
             stale = [r for k, r in self.loaded.open_questions.items() if k not in open_questions]
             entries += [Entry(self._book, withdrawn_record(record)) for record in stale]
-        if error is not None:
-            entries += [Entry(self._book, self._retry(identity)) for identity in self._in_error(error)]
+        entries += [Entry(self._book, self._retry(identity)) for identity in self._in_error(error)]
         entries.append(Entry(self._book, None, lambda _batch: done(), change))
         self._hand_over()
         if self._kept is not None:
