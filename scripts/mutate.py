@@ -410,7 +410,7 @@ class Copy:
     def _environment(self, *, keep: bool) -> dict[str, str]:
         """``keep`` whether bytecode is: of what is unchanged, once."""
         found = {**os.environ, "PYTHONPATH": str(self.root / "src")}
-        found |= dict.fromkeys(("WEFT_SEED", "WEFT_TEST_SEED"), str(self._seed))
+        found["WEFT_SEED"] = str(self._seed)
         found["PYTHONDONTWRITEBYTECODE"] = "" if keep else "1"
         return found
 

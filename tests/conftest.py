@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import random
 import signal
 import sys
 from collections.abc import Iterator
@@ -20,6 +22,22 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # How long something takes is measured elsewhere: here a busy machine is no failure.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Random tests draw from one seed: WEFT_SEED, or for what failed last the one that it failed with, or a new one."""
+    cache = getattr(config, "cache", None)
+    failed_with = (
+        cache.get("weft/seed", None) if cache is not None and config.getoption("lf", default=False) else None
+    )
+    seed = os.environ.get("WEFT_SEED") or failed_with or str(random.SystemRandom().randrange(2**32))
+    os.environ["WEFT_SEED"] = seed
+    if cache is not None:
+        cache.set("weft/seed", seed)
+
+
+def pytest_report_header() -> str:
+    return f"WEFT_SEED={os.environ['WEFT_SEED']} runs the same random tests again"
 
 
 @pytest.fixture

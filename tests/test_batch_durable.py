@@ -105,6 +105,49 @@ def chain(*nodes):
 LOG = [f"{hook} {name}" for name in "abc" for hook in ("prep", "post")]
 
 
+# Who is looked for
+
+
+def test_a_new_run_is_not_looked_for_before_it_is_opened(world, saver, monkeypatch):
+    def find(run_id):
+        raise AssertionError(f"looked for {run_id}")
+
+    monkeypatch.setattr(saver, "find", find)
+    shared = {"n": 0, "log": []}
+    go(chain(step(world, "a"), step(world, "b")), shared, saver)
+    assert shared["n"] == 2
+
+
+def test_what_an_earlier_life_left_in_shared_may_be_anything(world, saver):
+    """It is emptied, and need not be storable; a run that is not there yet refuses it."""
+    flow = chain(step(world, "a"), step(world, "b"))
+    shared = {"n": 0, "log": []}
+    world.broken = {"b"}
+    breaks(flow, shared, saver)
+    world.broken = set()
+    shared["lock"] = threading.Lock()
+    go(flow, shared, saver)
+    assert shared == {"n": 2, "log": LOG[:4]}
+    assert world.forget() == [("a", 0), ("b", 1), ("b", 1)]
+    shared["lock"] = threading.Lock()
+    go(flow, shared, saver)
+    assert shared == {"n": 2, "log": LOG[:4]}
+    with pytest.raises(UnstorableError, match="lock"):
+        flow.run({"lock": threading.Lock()}, run_id="another", checkpointer=saver)
+
+
+def test_a_shared_that_is_the_recorded_one_is_filled_too(world, saver):
+    """The caller's own objects in it are replaced, whether the run is unfinished or finished."""
+    flow = chain(step(world, "a"), step(world, "b"))
+    world.broken = {"b"}
+    breaks(flow, {"n": 0, "log": []}, saver)
+    world.broken = set()
+    for _ in range(2):
+        shared = {"n": 0, "log": []}
+        go(flow, shared, saver)
+        assert shared == {"n": 2, "log": LOG[:4]}
+
+
 # What has been computed
 
 

@@ -187,7 +187,7 @@ class HookStep(GlueStep):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "is_plain", False)  # it may not begin before it is its turn
+        self.is_plain = False  # it may not begin before it is its turn
 
     def call_in(self, parent: PlannedCall, args: tuple[Any, ...]) -> Glue:
         """A call that waits for its turn."""
@@ -209,22 +209,21 @@ class HookCall(GlueCall):
         """Its turn is over."""
         turns_of(self.run).end(self)
 
+    def launch_alone(self) -> None:
+        """Begin in a task of its own, and have the turn until that waits for something."""
+        super().launch_alone()
+        self.run.loop.call_soon(self.make_way)
+
+    def has_begun_to_wait(self) -> None:
+        """Its turn is over."""
+        self.make_way()
+
 
 def hook_step(hook: Callable[..., Any], name: str, run: Execution) -> HookStep:
     """The step of a hook."""
     if is_async_callable(hook):
-        return HookStep(_on_loop(hook), name, is_async=True)
+        return HookStep(hook, name, is_async=True)
     return HookStep(_in_thread(hook), name, is_async=False, limits=turns_of(run).limits)
-
-
-def _on_loop(hook: Callable[..., Any]) -> Callable[..., Any]:
-    async def body(*args: Any) -> Any:
-        call = current.get()
-        assert isinstance(call, HookCall)
-        call.run.loop.call_soon(call.make_way)  # when it has begun, and waits for something
-        return await hook(*args)
-
-    return body
 
 
 def _in_thread(hook: Callable[..., Any]) -> Callable[..., Any]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -49,6 +49,7 @@ from weft.errors import DefinitionError, InputError, ParallelExecutionError
 if TYPE_CHECKING:
     from weft.batch import BaseNode, Flow
     from weft.batch_options import Options
+    from weft.checkpoint.codec import Codec
     from weft.engine.call import Call
     from weft.engine.planned import PlannedCall
     from weft.runnable import Runnable
@@ -93,15 +94,12 @@ def all_nodes_of(
         stack += reversed(fresh)
 
 
-def shape_of(node: BaseNode) -> str:
-    """What tells one program from another: its nodes by their names, and the ways between them."""
-    numbers: dict[int, int] = {}
-    parts = list(all_nodes_of(node))
-    for part in parts:
-        numbers[id(part)] = len(numbers)
+def shape_of(nodes: Sequence[BaseNode]) -> str:
+    """What tells one program from another: its nodes by their names, the whole first, and the ways between them."""
+    numbers = {id(node): number for number, node in enumerate(nodes)}
     lines = []
-    for part in parts:
-        ways = {} if part is node else part.successors
+    for part in nodes:
+        ways = {} if part is nodes[0] else part.successors
         drawn = [f"{action}>{numbers.get(id(target), '')}" for action, target in ways.items()]
         start = numbers.get(id(part.start_node), "") if part._weft_is_flow else ""  # type: ignore[attr-defined]
         inner = "" if part._weft_part is None else part._weft_part.step.shape
@@ -472,7 +470,8 @@ def _item_fingerprint(step: Step, call: PlannedCall, start: Start) -> bytes:
 def _params_fingerprint(call: PlannedCall, start: Start) -> bytes:
     """Walks differ in their params; those that are equal, or cannot be encoded, in their order."""
     assert call.run.recorder is not None
-    return call.run.recorder.codec.fingerprint(start[1][1]) or b""
+    params = start[1][1]
+    return (call.run.recorder.codec.fingerprint(params) or b"") if params else b""
 
 
 class _Items(PlainItems):
@@ -620,10 +619,14 @@ class Walk:
         step = NodeStep.conducted(conduct, key, timeout=timeout)
         identity = None
         if call.run.recorder is not None:
-            place = self._places.get(id(node), 0)
-            fingerprint = call.run.recorder.codec.fingerprint(place, self._params)
-            identity = call.identify(key, fingerprint or b"")
+            identity = call.identify(key, self._fingerprint(call.run.recorder.codec, node))
         start_glue(call, Branch(call, 0), step, (self._shared, self._params), identity=identity)
+
+    def _fingerprint(self, codec: Codec, node: BaseNode) -> bytes:
+        place = self._places.get(id(node), 0)
+        if self._params:
+            return codec.fingerprint(place, self._params) or b""
+        return place.to_bytes(4, "big") if place else b""
 
     def close(self, then: Callable[[], None]) -> None:
         """There is nothing to close."""

@@ -7,7 +7,7 @@ import functools
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, MutableSequence, MutableSet
 from typing import TYPE_CHECKING, Any
 
-from weft.batch_runs import conductor_of, shape_of
+from weft.batch_runs import all_nodes_of, conductor_of, shape_of
 from weft.engine.step import Step
 from weft.errors import UsageError
 from weft.runnable import Runnable, running_call
@@ -33,14 +33,13 @@ class Use(Runnable):
         self._part = part
         self._gives = "action" if gives_action else "shared"
         self._store: Checkpointer | None = None
-        self._run_id: str | None = None
         self._given: Any = _UNSET  # by the caller
         self._start: Any = _UNSET  # of a run that is resumed: `shared` as it was
         self.key = part.key
         self.checkpointer = part.checkpointer
 
     @functools.cached_property
-    def step(self) -> Step:  # type: ignore[override]  # its shape is worked out where it is recorded
+    def step(self) -> Step:  # type: ignore[override]  # that of a call; of a run see `for_run`
         node = self._part.node
         return Step(
             functools.partial(_conduct, node),
@@ -48,7 +47,6 @@ class Use(Runnable):
             is_async=True,
             is_planned=True,
             timeout=node._weft_chosen().flow_timeout,
-            shape="" if self._store is None else shape_of(node),
         )
 
     def parts(self) -> Iterator[tuple[str, Runnable]]:
@@ -61,15 +59,17 @@ class Use(Runnable):
 
     # The caller's `shared`
 
-    looks_up_input = True
+    adopts_input = True
 
     def for_run(self, input: Any, options: RunOptions) -> Workflow:
         """This is of one run alone; it remembers what the caller has given."""
-        self._given, self._store, self._run_id = input, options.checkpointer, options.run_id
-        if self._store is None:
-            self.step = _step_of_run(self.key, self._part.node._weft_chosen().flow_timeout)
-        else:
-            vars(self).pop("step", None)
+        self._given, self._store = input, options.checkpointer
+        node = self._part.node
+        nodes = () if self._store is None else tuple(all_nodes_of(node))
+        shape = shape_of(nodes) if nodes else ""
+        self.step = _step_of_run(
+            self.key, node._weft_chosen().flow_timeout, shape, tuple([type(each) for each in nodes])
+        )
         return self
 
     def conduct(self, call: PlannedCall, shared: Any, params: Any) -> NodeRun | Walk | PlainRun:
@@ -84,23 +84,20 @@ class Use(Runnable):
         return (shared, self._part.node.params), {}
 
     def recorded_input(self, input: Any) -> Any:
-        """``shared`` at the start, and the params. Of a run that is there already, what it has recorded.
+        """``shared`` at the start, and the params."""
+        return {"shared": input, "params": self._part.node.params}
 
-        What the caller holds then may be what an earlier life of the run has left in it.
-        """
-        params = self._part.node.params
-        given = {"shared": input, "params": params}
-        store = self._store
-        row = store.find(self._run_id) if store is not None and self._run_id is not None else None
-        if row is None or store is None or row.workflow != self.step.name:
+    def adopt(self, input: Any, recorded: Any) -> Any:
+        """What the run has recorded: what the caller holds may be what an earlier life of the run has left in it."""
+        given = self.recorded_input(input)
+        if not isinstance(recorded, dict) or recorded.keys() != given.keys():
             return given
-        found = store.codec.decode(row.input)
-        if not isinstance(found, dict) or found.keys() != given.keys():
-            return given
-        if store.codec.fingerprint(found["params"]) != store.codec.fingerprint(params):
-            return {**found, "params": params}
-        self._start = found["shared"]
-        return found
+        assert self._store is not None
+        codec = self._store.codec
+        if codec.fingerprint(recorded["params"]) != codec.fingerprint(given["params"]):
+            return {**recorded, "params": given["params"]}
+        self._start = recorded["shared"]
+        return recorded
 
     def recorded_value(self, value: Any) -> Any:
         """All of it: the caller gets only one of the two."""
@@ -144,10 +141,12 @@ def _is_running(loop: asyncio.AbstractEventLoop) -> bool:
         return False
 
 
-@functools.lru_cache(maxsize=256)  # to make a step takes longer than much of a small run
-def _step_of_run(key: str, timeout: TimeoutPolicy | None) -> Step:
-    """The step of all runs of nodes of this name, where nothing is recorded."""
-    return Step(_conduct_run, key, is_async=True, is_planned=True, timeout=timeout)
+@functools.lru_cache(
+    maxsize=256
+)  # to make a step, and to learn its types, takes longer than much of a small run
+def _step_of_run(key: str, timeout: TimeoutPolicy | None, shape: str, classes: tuple[type, ...]) -> Step:
+    """The step of all runs of programs of this name and shape, whose nodes are of these classes."""
+    return Step(_conduct_run, key, is_async=True, is_planned=True, timeout=timeout, shape=shape)
 
 
 def _conduct_run(call: PlannedCall, shared: Any, params: Any) -> NodeRun | Walk | PlainRun:
@@ -157,9 +156,8 @@ def _conduct_run(call: PlannedCall, shared: Any, params: Any) -> NodeRun | Walk 
 
 
 def _conduct(node: BaseNode, call: PlannedCall, shared: Any, params: Any) -> NodeRun | Walk | PlainRun:
-    if call.parent is not None:
-        # What it does to the caller's `shared` is done again by running it again, however it ends.
-        call.is_recorded = False
+    # What it does to the caller's `shared` is done again by running it again, however it ends.
+    call.is_recorded = False
     return conductor_of(node, _give_both, True, call, shared, params)
 
 

@@ -16,6 +16,7 @@ import textwrap
 import threading
 import types
 import typing
+import weakref
 from collections import Counter, OrderedDict, defaultdict, deque
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
@@ -623,6 +624,29 @@ def test_types_in_annotations_are_registered(fn):
     codec.register_hints(fn)
     for value in (Item("x"), Color.RED):
         assert codec.decode(codec.encode(value)) == value
+
+
+def test_the_functions_of_an_owner_are_looked_at_once_and_it_is_not_kept_alive():
+    class Owner:
+        pass
+
+    codec, owner, asked = Codec(), Owner(), []
+
+    def functions():
+        asked.append(1)
+        return [takes_item]
+
+    def takes_item(item: Item) -> None:
+        pass
+
+    codec.register_hints_of(owner, functions)
+    codec.register_hints_of(owner, functions)
+    assert codec.decode(codec.encode(Item("x"))) == Item("x")
+    codec.register_hints_of(Owner(), functions)
+    assert len(asked) == 2
+    gone = weakref.ref(owner)
+    del owner
+    assert gone() is None
 
 
 def test_a_local_class_is_found_through_the_closure():

@@ -10,7 +10,6 @@ import dataclasses
 import enum
 import ipaddress
 import itertools
-import os
 import random
 import struct
 import zoneinfo
@@ -27,6 +26,7 @@ import attrs
 import msgspec
 import pydantic
 import pytest
+from killing import seeded
 
 from weft import ParallelExecutionError
 from weft.checkpoint import wire
@@ -34,8 +34,6 @@ from weft.checkpoint.codec import Codec
 from weft.checkpoint.wire import Tag
 from weft.core.outcome import Failed, Ok
 from weft.errors import CorruptDataError, DefinitionError, UnstorableError
-
-SEED = int(os.environ.get("WEFT_TEST_SEED", "0")) or random.SystemRandom().randrange(1, 2**32)
 
 
 class Color(enum.Enum):
@@ -432,8 +430,7 @@ def _same_members(a: Any, b: Any) -> bool:
 
 
 def test_twenty_thousand_values_come_back_equal_and_of_their_types():
-    print(f"WEFT_TEST_SEED={SEED}")
-    rng = random.Random(SEED)
+    rng = seeded("values")
     make = Values(rng)
     codec = Codec(TYPES)
     for number in range(20_000):
@@ -449,8 +446,7 @@ def test_twenty_thousand_values_come_back_equal_and_of_their_types():
 
 def test_refusals_name_the_path_wherever_the_value_is():
     """A thing that cannot be stored is put somewhere in a random value."""
-    print(f"WEFT_TEST_SEED={SEED}")
-    rng = random.Random(SEED)
+    rng = seeded("values")
     make = Values(rng)
     codec = Codec(TYPES)
     culprit = object()

@@ -29,10 +29,11 @@ from weft.engine.recorder import Loaded, Recorder
 
 
 def seeded(name: str) -> random.Random:
-    """A generator whose seed is printed; WEFT_SEED runs the same again."""
-    seed = int(os.environ.get("WEFT_SEED", "0")) or random.SystemRandom().randrange(2**32)
+    """A generator of the test that asks, by that name; with the seed of the session, which is printed."""
+    seed = os.environ.setdefault("WEFT_SEED", str(random.SystemRandom().randrange(2**32)))
     print(f"{name}: WEFT_SEED={seed}")
-    return random.Random(seed)
+    test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" (")[0]
+    return random.Random(f"{seed} {test} {name}")
 
 
 class Program:

@@ -97,6 +97,7 @@ class Codec:
         self._describer = Reader(_DESCRIBERS, self._shapes)
         self._lock = threading.Lock()
         self._hinted: WeakSet[Any] = WeakSet()
+        self._owners: WeakSet[Any] = WeakSet()
         self.register(*_OURS, *types)
 
     def register(self, *types: type) -> None:
@@ -134,6 +135,15 @@ class Codec:
         self._add_all(hints.classes_of_function(fn))
         with suppress(TypeError), self._lock:  # there may be no weak references to it
             self._hinted.add(fn)
+
+    def register_hints_of(self, owner: object, functions: Callable[[], Iterable[Callable[..., Any]]]) -> None:
+        """Register those of all these functions, unless that was done for their ``owner`` before."""
+        if owner in self._owners:
+            return
+        for fn in functions():
+            self.register_hints(fn)
+        with self._lock:
+            self._owners.add(owner)
 
     def encode(self, value: object, *, root: str = "result") -> bytes:
         """The bytes of a value; ``root`` is what the path in an error begins with.

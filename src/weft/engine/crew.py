@@ -26,6 +26,7 @@ from types import coroutine
 from typing import TYPE_CHECKING, Any, Protocol
 
 from weft.engine.call import Call
+from weft.engine.futures import Hand
 from weft.engine.raised import without_our_frame
 from weft.engine.states import ASKED, RUNNING
 
@@ -43,23 +44,31 @@ _KEPT = "engine: the crew"
 class CrewedCall(Call):
     """A call that a conductor has started.
 
-    In a run that records, limits and tells nothing an async body is begun by a hand of the crew; until then the call is
-    as if only asked for.
+    An async body is begun by a hand of the crew; until then the call is as if only asked for.
     """
 
     is_ready = False  # and a hand is to take it
     waits_for_its_own = False  # where its body waits, it is most likely for calls that it has begun
 
     def _launch(self) -> None:
-        if not (self.step.is_async and self.run.is_plain):
+        if not self.step.is_async:
+            super()._launch()
+            return
+        crew = crew_of(self.run)
+        if crew.hand is None and self._is_followed_by_commit:
             super()._launch()
             return
         self.state = ASKED  # it may have been queued, and has what it waited for
         self.is_ready = True
-        crew = self.run.kept.get(_KEPT) or Crew(self.run)
         crew.ready.append(self)
         if crew.hand is None:
             crew.begin()
+
+    @property
+    def _is_followed_by_commit(self) -> bool:
+        """Whether nothing else begins before its outcome is durable: a hand would have this body alone."""
+        parent = self.parent
+        return self.run.recorder is not None and self.is_recorded and parent is not None and parent.is_serial
 
     def give(self) -> CrewedCall | None:
         """Itself, unless it was stopped, and perhaps is over."""
@@ -70,7 +79,7 @@ class CrewedCall(Call):
         self.is_ready = False
         super()._launch()
 
-    def prepare(self, hand: asyncio.Task[None]) -> Context:
+    def prepare(self, hand: Hand) -> Context:
         """It begins in the task of this hand; its context."""
         self.is_ready = False
         self.state = RUNNING
@@ -80,6 +89,9 @@ class CrewedCall(Call):
             self._prepare_attempt()
         assert self.context is not None
         return self.context.copy()
+
+    def has_begun_to_wait(self) -> None:
+        """Its body waits for something, for the first time."""
 
     def _stop_body(self) -> None:
         if not self.is_ready:
@@ -114,7 +126,7 @@ class Crew:
         self.ready: deque[CrewedCall | Source] = deque()
         self._context = Context()  # the hands' own, in which nothing of the user's runs
         self._time = run.loop.time if run.clock.is_virtual else monotonic  # which that of other loops is
-        self.hand: asyncio.Task[None] | None = None
+        self.hand: Hand | None = None
         self._waits: CrewedCall | None = None  # whose body has just begun to, and has its hand for itself now
         self._is_second = False  # the hand was begun when the one before it was left to such a body
 
@@ -126,9 +138,7 @@ class Crew:
 
     def begin(self) -> None:
         """Have what is ready begun soon."""
-        self.hand = asyncio.Task(
-            self._work(), loop=self._run.loop, name="weft: bodies", context=self._context
-        )
+        self.hand = Hand(self._work(), loop=self._run.loop, name="weft: bodies", context=self._context)
         self.hand.add_done_callback(self._hand_ended, context=self._context)
 
     def take_back(self, source: Source) -> None:
@@ -194,7 +204,7 @@ class Crew:
                 return call
         return None
 
-    def _begin_some(self, hand: asyncio.Task[None]) -> Awaitable[None] | None:
+    def _begin_some(self, hand: Hand) -> Awaitable[None] | None:
         """Begin bodies until one waits, whose rest is returned, or the loop should have its turn."""
         end, ready, is_cancelled = 0.0, self.ready, hand.cancelling
         for _ in range(_IN_ONE_GO):
@@ -212,7 +222,8 @@ class Crew:
                 if now > end:
                     break
                 continue
-            self._waits = call
+            self._waits, hand.body = call, body
+            call.has_begun_to_wait()
             return _rest_of(body, context, waits_for)
         return None
 
@@ -222,7 +233,7 @@ def crew_of(run: Execution) -> Crew:
     return run.kept.get(_KEPT) or Crew(run)
 
 
-def _is_to_be_cancelled(hand: asyncio.Task[None]) -> bool:
+def _is_to_be_cancelled(hand: Hand) -> bool:
     """Whether its next wait is hit: before Python 3.13 also where the body has taken its ``cancel`` back."""
     return bool(hand.cancelling() or getattr(hand, "_must_cancel", False))
 

@@ -14,7 +14,7 @@ import concurrent.futures
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures._base import FINISHED, _AsCompletedWaiter
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -332,6 +332,12 @@ Reply = LoopFuture | ThreadFuture | Branch
 Awaited = ThreadFuture | WatchedEvent
 
 
+class Hand(asyncio.Task[None]):
+    """A task that goes on with the body of a call, which is not its own coroutine; see :mod:`weft.engine.crew`."""
+
+    body: Coroutine[Any, Any, None] | None = None
+
+
 def waits_only_for_calls(task: asyncio.Task[Any]) -> bool:
     """Whether a task on the loop waits for calls alone: by ``await``, through ``gather``, or through tasks that do.
 
@@ -359,7 +365,7 @@ _COLLECTORS = frozenset({"locks.py", "queues.py", "tasks.py", "taskgroups.py"})
 
 def _collects(task: asyncio.Task[Any], waited: asyncio.Future[Any]) -> bool:
     """Whether what the task is at, innermost, is one of asyncio's own ways of waiting for something else."""
-    inner: Any = task.get_coro()
+    inner: Any = task.body if isinstance(task, Hand) else task.get_coro()
     while (then := getattr(inner, "cr_await", None) or getattr(inner, "ag_await", None)) is not None:
         if not (hasattr(then, "cr_code") or hasattr(then, "ag_code")):
             break

@@ -15,7 +15,7 @@ from weft.core.status import RunStatus
 from weft.engine.journal import Opening, journal_of
 from weft.engine.recorder import Loaded, answer_record, load_run
 from weft.engine.threads import in_thread
-from weft.errors import InputError, RunBusyError, RunMismatchError, RunNotFoundError
+from weft.errors import CheckpointError, InputError, RunBusyError, RunMismatchError, RunNotFoundError
 
 if TYPE_CHECKING:
     from weft.engine.execution import Execution
@@ -51,6 +51,7 @@ class _Wanted:
     request: OpenRun
     input: Any = None
     answers: dict[str, Any] = field(default_factory=dict)
+    may_adopt: bool = False  # if the run is there with another input, that one is to be asked for
 
     @property
     def resumes(self) -> bool:
@@ -71,14 +72,25 @@ def open_run(run: Execution) -> None:
     store = run.options.checkpointer
     assert store is not None
     try:
-        for fn in run.workflow.functions():
-            store.codec.register_hints(fn)
-        if run.input is None or isinstance(run.input, Command) or run.workflow.looks_up_input:
+        store.codec.register_hints_of(run.workflow.step, run.workflow.functions)
+        if run.input is None or isinstance(run.input, Command):
             _in_a_task(run, _look_up_and_claim(run, store))
         else:
-            _claim(run, store, _to_begin(run, store, run.input))
+            _begin(run, store)
     except Exception as error:
         run.not_opened(error)
+
+
+def _begin(run: Execution, store: Checkpointer) -> None:
+    may_adopt = run.workflow.adopts_input and run.options.run_id is not None
+    try:
+        wanted = _to_begin(run, store, run.input, may_adopt=may_adopt)
+    except CheckpointError:
+        if not may_adopt:
+            raise
+        _in_a_task(run, _look_up_and_claim(run, store))  # what an earlier life has left there may be anything
+    else:
+        _claim(run, store, wanted)
 
 
 def _in_a_task(
@@ -105,7 +117,7 @@ def _claim(run: Execution, store: Checkpointer, wanted: _Wanted) -> None:
     """Have the store open the run, by the journal with all others that are to be; no task waits for that."""
     claimed = partial(_claimed, run, store, wanted)
     if store.instant or run.clock.is_virtual:
-        claimed(store.open(wanted.request), None)
+        claimed(*_opened_at_once(store, wanted.request))
     else:
         journal_of(store).open(
             Opening(
@@ -119,6 +131,13 @@ def _claim(run: Execution, store: Checkpointer, wanted: _Wanted) -> None:
         )
 
 
+def _opened_at_once(store: Checkpointer, request: OpenRun) -> tuple[RunRow | None, CheckpointError | None]:
+    try:
+        return store.open(request), None
+    except CheckpointError as error:
+        return None, error
+
+
 def _claimed(
     run: Execution, store: Checkpointer, wanted: _Wanted, row: RunRow | None, error: Exception | None
 ) -> None:
@@ -128,6 +147,8 @@ def _claimed(
             return
         if isinstance(error, RunBusyError) and error.retry_after is not None:
             _in_a_task(run, _claim_patiently(run, store, wanted))
+        elif isinstance(error, RunMismatchError) and wanted.may_adopt:
+            _in_a_task(run, _look_up_and_claim(run, store))
         else:
             run.not_opened(error)
     elif run.outcome is not None:  # it was not waited for
@@ -213,6 +234,9 @@ def _wanted(run: Execution, store: Checkpointer) -> _Wanted:
     value = run.input
     if value is None or isinstance(value, Command):
         return _to_go_on_with(run, store, value)
+    row = store.find(run.options.run_id) if run.options.run_id is not None else None
+    if row is not None and row.workflow == run.workflow.step.name:
+        return _to_begin(run, store, value, recorded=row.input)
     return _to_begin(run, store, value)
 
 
@@ -222,16 +246,25 @@ def _to_go_on_with(run: Execution, store: Checkpointer, value: Command | None) -
     return _Wanted(OpenRun(run_id, run.workflow.step.name, run.options.thread_id, None), value, answers)
 
 
-def _to_begin(run: Execution, store: Checkpointer, value: Any) -> _Wanted:
-    data = store.codec.encode(run.workflow.recorded_input(value), root="input")
+def _to_begin(
+    run: Execution, store: Checkpointer, value: Any, *, recorded: bytes | None = None, may_adopt: bool = False
+) -> _Wanted:
+    workflow = run.workflow
+    kept = workflow.recorded_input(value) if recorded is None else _adopt(run, store, value, recorded)
+    data = store.codec.encode(kept, root="input")
     run_id = run.options.run_id or run.clock.new_id()
-    return _Wanted(
-        OpenRun(run_id, run.workflow.step.name, run.options.thread_id, data, run.clock.wall()), value
-    )
+    request = OpenRun(run_id, workflow.step.name, run.options.thread_id, data, run.clock.wall())
+    return _Wanted(request, value, may_adopt=may_adopt)
+
+
+def _adopt(run: Execution, store: Checkpointer, value: Any, recorded: bytes) -> Any:
+    return run.workflow.adopt(value, store.codec.decode(recorded))
 
 
 def _read(run: Execution, store: Checkpointer, wanted: _Wanted, row: RunRow) -> Opened:
     """What is recorded of a run that is there."""
+    if wanted.may_adopt:
+        _adopt(run, store, wanted.input, row.input)
     if row.status is RunStatus.FINISHED:
         return Opened(row, input=wanted.input, output=_output(run, store, row))
     try:

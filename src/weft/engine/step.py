@@ -20,9 +20,12 @@ if TYPE_CHECKING:
     from weft.executors.base import Executor
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, weakref_slot=True, eq=False)
 class Step:
-    """A named function with its options; immutable, so that it may be shared by any number of runs."""
+    """A named function with its options; never changed, so that it may be shared by any number of runs.
+
+    It is not frozen, as to make one would take five times as long, and some are made in runs.
+    """
 
     fn: Callable[..., Any]
     name: str
@@ -49,14 +52,14 @@ class Step:
         plain = not (
             self.retry or self.timeout or self.cache or self.inject or self.total or self.limits or self.gates
         )
-        object.__setattr__(self, "is_plain", plain)
-        object.__setattr__(self, "body", self.fn)
+        self.is_plain = plain
+        self.body = self.fn
         if self.executor is not None:
             from weft.engine.away import Away  # noqa: PLC0415 - steps of this process do without it
 
-            object.__setattr__(self, "body", Away(self.fn, self.executor))
-            object.__setattr__(self, "is_async", True)
-        object.__setattr__(self, "is_light", self.is_async and plain and not self.is_planned)
+            self.body = Away(self.fn, self.executor)
+            self.is_async = True
+        self.is_light = self.is_async and plain and not self.is_planned
 
     @classmethod
     def of(

@@ -18,8 +18,8 @@ class Workflow:
 
     step: Step
 
-    #: Whether :meth:`recorded_input` looks into the journal, which takes its time.
-    looks_up_input = False
+    #: Whether a run that is there already goes on with what it has recorded as its input, whatever is given.
+    adopts_input = False
 
     def for_run(self, input: Any, options: RunOptions) -> Workflow:
         """What is run: itself, or, where a run has something of its own to remember, an object for it alone."""
@@ -35,6 +35,13 @@ class Workflow:
 
     def recorded_input(self, input: Any) -> Any:
         """What a journal keeps of the input."""
+        return input
+
+    def adopt(self, input: Any, recorded: Any) -> Any:
+        """What counts as the input of a run that is there, in place of what :meth:`recorded_input` gives.
+
+        Asked where :attr:`adopts_input` says so. A run refuses all but the ``recorded`` one.
+        """
         return input
 
     def recorded_value(self, value: Any) -> Any:
