@@ -739,6 +739,30 @@ def test_a_cached_result_is_used_again_over_runs_and_threads(any_saver, is_async
     assert ran == [1, 2, 1, 1]
 
 
+def test_a_cached_result_that_cannot_be_read_is_made_anew(any_saver, caplog):
+    """It may be of another version of its type; a cache may forget at any time."""
+    ran = []
+
+    @task(cache_policy=CachePolicy())
+    def t(x):
+        ran.append(x)
+        return x
+
+    cache = InMemoryCache()
+
+    @entrypoint(checkpointer=any_saver, cache=cache)
+    def wf(x):
+        return t(x).result()
+
+    wf.invoke(1, thread_id="a")
+    (address,) = cache._entries
+    cache.set(*address, b"\xff not what the codec makes")
+    assert wf.invoke(1, thread_id="b") == 1
+    assert "cached result of 't' cannot be read" in caplog.text
+    assert wf.invoke(1, thread_id="c") == 1
+    assert ran == [1, 1]
+
+
 def test_errors_and_other_steps_are_not_cached(any_saver):
     ran = []
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -22,7 +23,15 @@ from weft.engine.call import Call
 from weft.engine.context import current, current_call
 from weft.engine.options import RunOptions, as_checkpointer
 from weft.engine.step import Step, name_of, retry_policies, step_options
-from weft.errors import DefinitionError, DirectCallError, InputError, Interrupted, NotInRunError, UsageError
+from weft.errors import (
+    CorruptDataError,
+    DefinitionError,
+    DirectCallError,
+    InputError,
+    Interrupted,
+    NotInRunError,
+    UsageError,
+)
 from weft.executors.inside import Writer, inside
 from weft.provided import PROVIDERS
 from weft.runnable import Runnable
@@ -36,6 +45,8 @@ if TYPE_CHECKING:
     from weft.memory import BaseStore
     from weft.observe.sketch import Sketch
     from weft.state import ThreadView
+
+logger = logging.getLogger("weft")
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -69,7 +80,15 @@ class _Functional(Runnable):
         if self.cache is None:
             return False, None
         found = self.cache.get(_namespace(call.step), _cache_key(call))
-        return (False, None) if found is None else (True, _codec(call).decode(found))
+        if found is None:
+            return False, None
+        try:
+            return True, _codec(call).decode(found)
+        except CorruptDataError as error:  # of another version of its type, perhaps
+            logger.warning(
+                "a cached result of %r cannot be read, and is made anew: %s", call.step.name, error
+            )
+            return False, None
 
     def keep(self, call: Call) -> None:
         """Put the value of this call into the cache."""

@@ -201,7 +201,7 @@ class Runnable(Workflow):
             return handle
         run = start_on_loop(self, input, parsed, display.observers)
         display.until_end_of(run)
-        run.is_unattended = True
+        run.end_with_loop()
         assert run.loop is loop
         handle = Run(run)
         run.begin()

@@ -685,6 +685,42 @@ def test_behind_a_pooler_nothing_is_prepared(stores):
     assert store._writer._db.execute("SELECT count(*) FROM pg_prepared_statements").fetchone() == (0,)
 
 
+# --- Vacuum -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_a_vacuum_may_take_longer_than_any_statement_and_finds_its_tables_in_any_session(
+    stores, schema, admin, pooled
+):
+    store = stores(pooled=pooled, timeout=0.3)
+    fence = begin(store)
+    if pooled:
+        store._writer._db.execute("DISCARD ALL")
+
+    with psycopg.connect(address()) as another, ThreadPoolExecutor(1) as pool:
+        lock = composing.SQL(
+            "LOCK TABLE {}.records IN SHARE UPDATE EXCLUSIVE MODE"
+        )  # as another vacuum would
+        another.execute(lock.format(composing.Identifier(schema)))
+        done = pool.submit(store.vacuum)
+        waits_for_a_lock(admin, "VACUUM")
+        time.sleep(0.5)
+        assert not done.done()
+        another.rollback()
+        done.result(20)
+    store.commit([Write("r", fence, [record(0)])])
+    if not pooled:  # what comes next has its limits again
+        assert store._writer._db.execute("SHOW statement_timeout").fetchone() == ("300ms",)
+
+
+def waits_for_a_lock(admin, what):
+    asks = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE %s"
+    deadline = time.monotonic() + 20
+    while admin.execute(asks, [f"{what}%"]).fetchone() == (0,):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 # --- Commits ----------------------------------------------------------------------------------------------
 
 

@@ -379,6 +379,26 @@ def test_what_was_cancelled_while_it_was_opened_answers_nothing(db):
         assert store.answered == 0
 
 
+@pytest.mark.parametrize("turns", range(4))
+def test_a_loop_that_ends_at_once_ends_what_was_submitted_without_a_store(turns):
+    begun = []
+
+    @entrypoint()
+    async def waits(_):
+        begun.append(1)
+        await asyncio.Event().wait()
+
+    async def main():
+        run = waits.submit(1)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        return run
+
+    run = asyncio.run(main())
+    assert run.status == "cancelled"
+    assert len(begun) <= turns
+
+
 def test_a_loop_that_ends_at_once_ends_what_was_submitted(db):
     async def main():
         return flow.submit(1, run_id="r", checkpointer=store)

@@ -259,8 +259,19 @@ class Link:
         )
 
     def alone(self, statement: LiteralString) -> None:
-        """Execute what cannot be done in a transaction."""
-        self._certainly(lambda: self._usable().execute(statement))
+        """Execute what cannot be done in a transaction, however long it takes; ``{0}`` stands for the schema."""
+        with self.lock:
+            try:
+                self._certainly(lambda: self._without_limit(statement))
+            finally:
+                self.close()  # what is next has its limits again
+
+    def _without_limit(self, statement: LiteralString) -> None:
+        db = self._usable()
+        db.patience = math.inf
+        if not self._address.pooled:
+            db.execute(sql.WITHOUT_LIMIT)
+        db.execute(composing.SQL(statement).format(composing.Identifier(self._address.schema)))
 
     def _certainly(self, work: Callable[[], T]) -> T:
         with self.lock:

@@ -301,7 +301,10 @@ DELETE FROM records WHERE run = %(run)b AND position IN (
 """
 DELETE_REMAINS: Final[LiteralString] = "DELETE FROM remains WHERE run = %(run)b"
 
-VACUUM: Final[LiteralString] = "VACUUM runs, inputs, outcomes, records, states, owners, remains"
+WITHOUT_LIMIT: Final[LiteralString] = "SET statement_timeout = 0; SET lock_timeout = 0"
+VACUUM: Final[LiteralString] = (
+    "VACUUM {0}.runs, {0}.inputs, {0}.outcomes, {0}.records, {0}.states, {0}.owners, {0}.remains"
+)
 
 # --- Commits ----------------------------------------------------------------------------------------------
 

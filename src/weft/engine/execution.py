@@ -82,7 +82,6 @@ class Execution:
     _guard: asyncio.Task[None] | None = None
     _over: asyncio.Future[None] | None = None
     _deadline: asyncio.TimerHandle | None = None
-    is_unattended = False  # nobody on the loop waits for it, so that closing the loop would not cancel it
     deadline: float | None = None  # in the loop's time
 
     def __init__(
@@ -164,9 +163,14 @@ class Execution:
             self._begun_in = copy_context()
         self.post(self.start)
 
+    def end_with_loop(self) -> None:
+        """Nobody on its loop waits for it, so closing that would not cancel it: let it end the run all the same."""
+        self._guard = self.spawn(self._end_with_loop())
+        self._guard.add_done_callback(self._guarded)
+
     def start(self) -> None:
         """Open the journal, if there is one, and start the body; on the loop. The future has what happens."""
-        if self._has_begun:
+        if self._has_begun or self.outcome is not None:
             return
         self._has_begun = True
         if self.root.context is None:
@@ -184,9 +188,6 @@ class Execution:
         from weft.engine.opening import open_run  # noqa: PLC0415 - runs without a journal do without it
 
         self._keep_context()
-        if self.is_unattended:
-            self._guard = self.spawn(self._end_with_loop())
-            self._guard.add_done_callback(self._guarded)
         open_run(self)
 
     def _keep_context(self) -> Context:
