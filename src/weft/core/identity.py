@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from hashlib import blake2b
-from struct import pack
+from struct import Struct, pack
 
 _SIZE = 16
 
@@ -65,10 +65,8 @@ class Siblings:
 
     def _head(self, step: str, length: int) -> blake2b:
         """``_digest(parent, step, fingerprint)`` as far as the fingerprint; few, as most lengths are equal."""
-        name = step.encode("utf-8", "surrogatepass")
-        head = blake2b(
-            _lengths(len(self._parent), len(name), length) + self._parent + name, digest_size=_SIZE
-        )
+        name, parent = step.encode("utf-8", "surrogatepass"), self._parent
+        head = blake2b(_three_lengths(len(parent), len(name), length) + parent + name, digest_size=_SIZE)
         if len(self._heads) < _HEADS:
             self._heads[step, length] = head
         return head
@@ -81,3 +79,6 @@ def _digest(*parts: bytes) -> bytes:
 
 def _lengths(*lengths: int) -> bytes:
     return pack(f">{len(lengths)}Q", *lengths)
+
+
+_three_lengths = Struct(">3Q").pack

@@ -467,18 +467,21 @@ class Call:
 
     def _conclude(self, value: Any, error: BaseException | None) -> None:
         try:
-            step = self.step
+            step, is_plain = self.step, self.run.is_plain
             if (
                 error is None
-                and self.run.is_plain
                 and step.is_plain
                 and not self.pending
                 and self.stopping is None
                 and (step.workflow is None or self.parent is None)
-            ):  # nothing has to be waited for, recorded, given back or told
+                and (is_plain or (self.permit is None and self.timer is None))
+            ):  # nothing has to be waited for, stopped or given back
                 self.body = None
                 self.value = value
-                self.become_visible()
+                if is_plain:
+                    self.become_visible()
+                else:
+                    self.finish()
             else:
                 self._body_ended(value, error)
         except Exception as broken:  # a mistake of the engine must not leave a run hanging

@@ -180,12 +180,13 @@ class Recorder:
         self._outbox: list[Entry] = []  # what has come together in this turn of the loop
         self._warned: set[str] = set()
         self._hinted: dict[int, Any] = {}
+        self._learned: Step | None = None  # the last whose types are known: it is often the same again
 
     # Identity
 
     def fingerprint(self, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
         """What the arguments are, for the call's identity; b"" when they cannot be encoded."""
-        if id(step.fn) not in self._hinted:
+        if step is not self._learned:
             self.learn_types(step)
         if step.key is not None:
             mark, found = b"k", self.codec.fingerprint(step.key(*args, **kwargs))
@@ -206,6 +207,7 @@ class Recorder:
 
     def learn_types(self, step: Step) -> None:
         """The types in a step's annotations may be stored. A conductor's are ours."""
+        self._learned = step
         if step.is_planned or id(step.fn) in self._hinted:
             return
         fn = getattr(step.fn, "__func__", step.fn)  # a bound method is a new object each time
@@ -401,7 +403,7 @@ class Recorder:
         if call.parent is None:
             call.recorded_in(0)  # what becomes of the run is written by the run
             return
-        if id(call.step.fn) not in self._hinted:
+        if call.step is not self._learned:
             self.learn_types(call.step)
         record = self._record_of(call) if call.is_recorded else None
         if not call.is_recorded:
@@ -456,7 +458,7 @@ class Recorder:
 
     def read(self, call: Call, record: Record) -> tuple[Any, BaseException | None]:
         """The recorded value or error of this call."""
-        if id(call.step.fn) not in self._hinted:
+        if call.step is not self._learned:
             self.learn_types(call.step)
         call.attempt = record.attempts
         if record.kind not in _WELL:
