@@ -48,6 +48,7 @@ LOADED = (asyncio, json, logging, msgspec, urllib.error)  # so that their errors
 
 def load_values() -> Any:
     """The module of the tests that makes values of every kind."""
+    sys.path.insert(0, str(ROOT / "tests" / "support"))
     path = ROOT / "tests" / "checkpoint" / "test_codec_values.py"
     spec = importlib.util.spec_from_file_location("test_codec_values", path)
     assert spec is not None

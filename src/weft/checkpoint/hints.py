@@ -24,13 +24,17 @@ def classes_of_function(fn: Callable[..., Any]) -> Iterator[type]:
     """
     while isinstance(fn, functools.partial):
         fn = fn.func
-    fn = inspect.unwrap(fn)
+    if hasattr(fn, "__wrapped__"):
+        fn = inspect.unwrap(fn)
     if not hasattr(fn, "__globals__"):
         fn = getattr(type(fn), "__call__", fn)  # noqa: B004 - the function that a call runs
     code = getattr(fn, "__code__", None)
+    names, free = getattr(fn, "__globals__", {}), code.co_freevars if code is not None else ()
+    annotations = _annotations(fn)
+    if all(_is_builtin(each) and each not in names and each not in free for each in annotations.values()):
+        return iter(())
     cells = getattr(fn, "__closure__", None) or ()
-    enclosing = dict(zip(code.co_freevars, map(_content, cells), strict=False)) if code is not None else {}
-    return classes_in(_resolved(fn, getattr(fn, "__globals__", {}), enclosing))
+    return classes_in(_resolved(annotations, names, dict(zip(free, map(_content, cells), strict=False))))
 
 
 def classes_of_fields(cls: type, names: Collection[str]) -> Iterator[type]:
@@ -38,7 +42,9 @@ def classes_of_fields(cls: type, names: Collection[str]) -> Iterator[type]:
     return classes_in(
         hint
         for base in cls.__mro__
-        for hint in _resolved(base, vars(sys.modules.get(base.__module__, typing)), dict(vars(base)), names)
+        for hint in _resolved(
+            _annotations(base), vars(sys.modules.get(base.__module__, typing)), dict(vars(base)), names
+        )
     )
 
 
@@ -53,23 +59,27 @@ def classes_in(hints: Iterable[object]) -> Iterator[type]:
         seen[id(hint)] = hint
         if isinstance(hint, type) and typing.get_origin(hint) is None:
             if typing.is_typeddict(hint):
-                waiting.extend(_resolved(hint, vars(sys.modules.get(hint.__module__, typing)), {}))
+                names = vars(sys.modules.get(hint.__module__, typing))
+                waiting.extend(_resolved(_annotations(hint), names, {}))
             else:
                 yield hint
         else:
             waiting.extend(_parts(hint))
 
 
+def _annotations(owner: Any) -> Mapping[str, Any]:
+    try:
+        return inspect.get_annotations(owner)
+    except Exception:  # Python 3.14 evaluates here, and a name may be missing; no annotations at all
+        return {}
+
+
 def _resolved(
-    owner: Any,
+    annotations: Mapping[str, Any],
     global_names: dict[str, Any],
     local_names: Mapping[str, Any],
     wanted: Collection[str] | None = None,
 ) -> Iterator[object]:
-    try:
-        annotations = inspect.get_annotations(owner)
-    except Exception:  # Python 3.14 evaluates here, and a name may be missing; no annotations at all
-        return
     for name, annotation in annotations.items():
         if wanted is not None and name not in wanted:
             continue
