@@ -109,7 +109,7 @@ class Binding:
         Where nothing is required, the first positional parameter gets the item: to map a function over items
         that it never sees would make no sense.
         """
-        if self.takes_item or (self.only is not None and not self.by_key):
+        if self.takes_item or (self.only is not None and (not self.by_key or type(value) in _NO_MAPPINGS)):
             return (value,), {}
         return self.bind(value, step=step)
 
