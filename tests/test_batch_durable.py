@@ -24,6 +24,7 @@ from weft import (
     BatchFlow,
     BatchNode,
     Command,
+    CorruptDataError,
     Flow,
     InMemorySaver,
     InputError,
@@ -146,6 +147,64 @@ def test_a_shared_that_is_the_recorded_one_is_filled_too(world, saver):
         shared = {"n": 0, "log": []}
         go(flow, shared, saver)
         assert shared == {"n": 2, "log": LOG[:4]}
+
+
+def test_a_new_run_of_a_thread_works_on_the_callers_own_objects(world, saver):
+    log = []
+    shared = {"n": 0, "log": log}
+    go(chain(step(world, "a"), step(world, "b")), shared, saver, thread_id="t")
+    assert shared["log"] is log
+    assert log == LOG[:4]
+
+
+def test_two_programs_of_one_shape_have_the_types_of_their_own_functions():
+    """Of equal names, in nodes of the same classes."""
+
+    @dataclasses.dataclass
+    class First:
+        n: int
+
+    @dataclasses.dataclass
+    class Second:
+        n: int
+
+    def program(cls):
+        def work(doc):
+            return doc.n
+
+        work.__annotations__["doc"] = cls
+        node = Node()
+        node.prep = lambda shared: shared["doc"]
+        node.exec = work
+        return Flow(node)
+
+    saver = InMemorySaver()
+    for cls in (First, Second):
+        shared = {"doc": cls(1)}
+        program(cls).run(shared, run_id=cls.__name__, checkpointer=saver)
+        assert shared == {"doc": cls(1)}
+
+
+def test_a_run_whose_start_cannot_be_read_any_more_is_not_kept_from_others(world, saver, monkeypatch):
+    flow = chain(step(world, "a"), step(world, "b"))
+    world.broken = {"b"}
+    breaks(flow, {"n": 0, "log": []}, saver)
+    decode = type(saver.codec).decode
+
+    def unreadable(codec, data):
+        found = decode(codec, data)
+        if isinstance(found, dict) and "shared" in found:
+            raise CorruptDataError("damaged")
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(saver.codec), "decode", unreadable)
+        for _ in range(2):
+            breaks(flow, {"n": 0, "log": []}, saver, CorruptDataError)
+    world.broken = set()
+    shared = {"n": 0, "log": []}
+    go(flow, shared, saver)
+    assert shared["n"] == 2
 
 
 # What has been computed
@@ -398,6 +457,39 @@ def test_another_argument_is_computed_again(world, saver):
 
 
 # Who ran before whom
+
+
+def test_hooks_that_wait_for_a_turn_of_the_loop_begin_again_in_the_same_order(saver):
+    """The turn of a hook that waits ends in the next turn of the loop, not before."""
+    turns, broken = {0: 0, 1: 3, 2: 0}, True
+
+    class Waits(AsyncNode):
+        async def prep_async(self, shared):
+            await asyncio.sleep(0)
+            return self.params["i"]
+
+        async def exec_async(self, i):
+            for _ in range(turns[i]):
+                await asyncio.sleep(0)
+            if i == 0 and broken:
+                await asyncio.sleep(0.02)
+                raise Boom(i)
+            return i
+
+        async def post_async(self, shared, i, _):
+            shared["seen"].append(i)
+
+    class Runs(AsyncParallelBatchFlow):
+        async def prep_async(self, shared):
+            return [{"i": i} for i in range(3)]
+
+    seen = []
+    for _ in range(2):
+        shared = {"seen": []}
+        with pytest.raises(Boom):
+            asyncio.run(Runs(Waits()).run_async(shared, run_id="r", checkpointer=saver))
+        seen.append(shared["seen"])
+    assert seen[0] == seen[1]
 
 
 @pytest.mark.parametrize("seed", range(10))

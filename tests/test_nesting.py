@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
 import itertools
 import time
@@ -1097,3 +1098,32 @@ def test_sync_sleepers_at_every_depth_end_together():
     with virtual_clock() as clock:
         assert part.invoke({"n": 1}, max_concurrent=4) == {f"b{n}": 1 for n in range(4)}
         assert clock.now == 1
+
+
+def test_a_graph_that_grows_in_a_sequence_brings_its_types():
+    """After a first run of the sequence, whose own step stays what it was."""
+
+    @dataclasses.dataclass
+    class Doc:
+        n: int
+
+    @node(start=True)
+    def first(x):
+        return {"x": x}
+
+    @node(end=True)
+    def last(x):
+        return {"z": x}
+
+    def late(x, doc=None):
+        return {"y": doc.n}
+
+    late.__annotations__["doc"] = Doc
+    graph = Graph().add_node(first).add_node(last).add_edge(first, last)
+    both = node("same")(lambda given: given) >> graph
+    saver = InMemorySaver()
+    both.invoke({"x": 1}, run_id="1", checkpointer=saver)
+    grown = node("late", end=True)(late)
+    graph.add_node(grown).add_edge(first, grown)
+    found = both.invoke({"x": 1, "doc": Doc(2)}, run_id="2", checkpointer=saver)
+    assert found["y"] == 2

@@ -215,8 +215,8 @@ class HookCall(GlueCall):
         self.run.loop.call_soon(self.make_way)
 
     def has_begun_to_wait(self) -> None:
-        """Its turn is over."""
-        self.make_way()
+        """Its turn is over in the next turn of the loop."""
+        self.run.loop.call_soon(self.make_way)
 
 
 def hook_step(hook: Callable[..., Any], name: str, run: Execution) -> HookStep:
@@ -380,8 +380,8 @@ class Turns:
     def _look(self) -> None:
         """It is the turn of who waited for the earliest outcome.
 
-        Nothing earlier can come: no hook is at work, and recorded outcomes, which hooks may still have to wait for, are
-        seen in the very turn of the loop in which they are asked for.
+        Where hooks do not wait themselves, nothing earlier can come: none is at work, and recorded outcomes, which they
+        may still have to wait for, are seen in the very turn of the loop in which they are asked for.
         """
         self._will_look = False
         if self._at_work is not None or not self._waiting:

@@ -65,11 +65,8 @@ class Use(Runnable):
         """This is of one run alone; it remembers what the caller has given."""
         self._given, self._store = input, options.checkpointer
         node = self._part.node
-        nodes = () if self._store is None else tuple(all_nodes_of(node))
-        shape = shape_of(nodes) if nodes else ""
-        self.step = _step_of_run(
-            self.key, node._weft_chosen().flow_timeout, shape, tuple([type(each) for each in nodes])
-        )
+        shape = "" if self._store is None else shape_of(tuple(all_nodes_of(node)))
+        self.step = _step_of_run(self.key, node._weft_chosen().flow_timeout, shape)
         return self
 
     def conduct(self, call: PlannedCall, shared: Any, params: Any) -> NodeRun | Walk | PlainRun:
@@ -141,11 +138,9 @@ def _is_running(loop: asyncio.AbstractEventLoop) -> bool:
         return False
 
 
-@functools.lru_cache(
-    maxsize=256
-)  # to make a step, and to learn its types, takes longer than much of a small run
-def _step_of_run(key: str, timeout: TimeoutPolicy | None, shape: str, classes: tuple[type, ...]) -> Step:
-    """The step of all runs of programs of this name and shape, whose nodes are of these classes."""
+@functools.lru_cache(maxsize=256)  # to make a step takes longer than much of a small run
+def _step_of_run(key: str, timeout: TimeoutPolicy | None, shape: str) -> Step:
+    """The step of all runs of programs of this name and shape."""
     return Step(_conduct_run, key, is_async=True, is_planned=True, timeout=timeout, shape=shape)
 
 

@@ -84,6 +84,7 @@ class Parallel(_Composed):
         self.step = replace(self.step, shape=shape_of(f"parallel {options.policy}", self.branches))
         self._starts = tuple([_Start(key, part) for key, part in self.branches.items()])
         self.may_compute = any(start.computes for start in self._starts)
+        self.is_fixed = all(part.is_fixed for part in parts)
         self.is_light = all(start.step.is_light for start in self._starts)
 
     def __repr__(self) -> str:
@@ -258,6 +259,7 @@ class Sequence(_Composed):
         )
         self._is_bare = name is None and max_steps == MAX_STEPS and self.step.is_plain
         self.computes = any(part.computes for part in parts)
+        self.is_fixed = all(part.is_fixed for part in parts)
 
     @staticmethod
     def _checked(max_steps: int, parts: list[Runnable]) -> int:
@@ -394,6 +396,7 @@ class Decision(_Composed):
         self.branches = branches
         self.key = choose.name
         self.computes = not choose.is_async or any(branch.computes for branch in branches.values())
+        self.is_fixed = all(branch.is_fixed for branch in branches.values())
         self._binding = Binding.of(choose.fn)
         self.among: list[Runnable] = []
         alone = functools.partial(Walk, [self], MAX_STEPS)

@@ -73,6 +73,7 @@ if TYPE_CHECKING:
 class _Functional(Runnable):
     """What tasks and entrypoints share: the cache."""
 
+    is_fixed = True
     cache: Cache | None = None
 
     def look_up(self, call: Call) -> tuple[bool, Any]:

@@ -51,6 +51,7 @@ class _Made(NamedTuple):
     program: Program
     step: Step
     computes: bool
+    functions: tuple[Callable[..., Any], ...] | None  # where none of its parts can change
 
 
 class Graph(Runnable):
@@ -569,8 +570,11 @@ class Graph(Runnable):
             shape=self._shape(program),
             **self._step_options,
         )
-        computes = any(part.computes for part in self.nodes.values())
-        return _Made(program, step, computes)
+        parts = self.nodes.values()
+        functions = None
+        if all(part.is_fixed for part in parts):
+            functions = (step.fn, *(fn for part in parts for fn in part.functions()))
+        return _Made(program, step, any(part.computes for part in parts), functions)
 
     def _make_parts(self) -> None:
         """Have the graphs inside made, the innermost first, so that a thousand in each other need no deep stack."""
@@ -711,6 +715,11 @@ class Graph(Runnable):
             yield from self._problems_of(self._make_program())
         except GraphCompileError as error:
             yield from error.problems
+
+    def functions(self) -> Iterator[Callable[..., Any]]:
+        """Those of its nodes."""
+        found = self._compiled().functions
+        yield from super().functions() if found is None else found
 
     def own_function(self) -> Callable[..., Any]:
         """It has none but those of its nodes."""

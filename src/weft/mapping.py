@@ -77,6 +77,7 @@ class Map(Runnable):
         total: float | None = None,
     ) -> None:
         self.part = part
+        self.is_fixed = part.is_fixed
         self.options = options
         self.key = part.key if name is None else check_name("map()", name)
         self.step = Step(
@@ -364,6 +365,7 @@ class Pipeline(Map):
     ) -> None:
         super().__init__(stages[-1], options=options, **rest)
         self.stages = stages
+        self.is_fixed = all(stage.is_fixed for stage in stages)
         self.widths = widths
         shape = shape_of(f"pipeline {options.policy}", {stage.key: stage for stage in stages})
         self.step = replace(self.step, shape=shape)

@@ -35,6 +35,7 @@ class FunctionNode(Runnable, Generic[P, T]):
         is_stream: Whether it gets ``callback``, to stream while it runs.
     """
 
+    is_fixed = True
     is_start = is_end = is_router = is_stream = False
 
     def __init__(self, step: Step, place: Place = Place()) -> None:  # noqa: B008 - it is immutable

@@ -74,6 +74,7 @@ def plan_of(store: Checkpointer, run_id: str, workflow: Runnable) -> ResumePlan:
         RunNotFoundError: There is no such run.
         RunMismatchError: It was recorded for another workflow.
     """
+    workflow = workflow.as_part()
     row = store.find(run_id)
     if row is None:
         raise run_not_found(run_id)

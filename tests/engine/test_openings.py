@@ -399,6 +399,47 @@ def test_a_loop_that_ends_at_once_ends_what_was_submitted_without_a_store(turns)
     assert len(begun) <= turns
 
 
+@pytest.mark.parametrize("has_store", [False, True])
+def test_what_is_submitted_as_the_tasks_of_the_loop_are_cancelled_never_begins(has_store):
+    begun = []
+    store = InMemorySaver()
+    options = {"run_id": "r", "checkpointer": store} if has_store else {}
+
+    @entrypoint()
+    async def notes(x):
+        begun.append(x)
+
+    async def main():
+        run = notes.submit(1, **options)
+        for each in asyncio.all_tasks() - {asyncio.current_task()}:
+            each.cancel()
+        await asyncio.sleep(0.01)
+        assert run.status == "cancelled"
+        assert begun == []
+        await notes.ainvoke(2, **{**options, "run_id": "another"} if has_store else {})
+
+    asyncio.run(main())
+    assert begun == [2]
+
+
+def test_what_is_submitted_in_the_last_turn_of_a_loop_is_let_go():
+    begun, runs = [], []
+    options = {"run_id": "r", "checkpointer": InMemorySaver()}
+
+    @entrypoint()
+    async def notes(x):
+        begun.append(x)
+
+    async def main():
+        asyncio.get_running_loop().call_soon(lambda: runs.append(notes.submit(1, **options)))
+
+    asyncio.run(main())
+    assert [run.status for run in runs] == ["cancelled"]
+    assert begun == []
+    notes.invoke(1, **options)
+    assert begun == [1]
+
+
 def test_a_loop_that_ends_at_once_ends_what_was_submitted(db):
     async def main():
         return flow.submit(1, run_id="r", checkpointer=store)

@@ -395,10 +395,10 @@ class PostgresSaver(Closing, Checkpointer):
 
     def vacuum(self) -> None:
         """Make room of what was deleted for what comes. What stays in use of the disk is the server's to say."""
-        with self._writer as writer:
-            while writer.transact(lambda db: clear(db, _CLEARED_AT_ONCE)):
-                pass
-            writer.alone(sql.VACUUM)
+        while self._writer.transact(lambda db: clear(db, _CLEARED_AT_ONCE)):
+            pass
+        # On a connection of its own: it may wait for others, and runs go on meanwhile.
+        Link(self._address.named("vacuum"), sql.BEGIN_WRITING, "vacuum").alone(sql.VACUUM)
 
     def close(self) -> None:
         """Close the connections. Runs that are still open in this object are free for others."""

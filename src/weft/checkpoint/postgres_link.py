@@ -264,7 +264,7 @@ class Link:
             try:
                 self._certainly(lambda: self._without_limit(statement))
             finally:
-                self.close()  # what is next has its limits again
+                self.close()  # whoever is next has limits again
 
     def _without_limit(self, statement: LiteralString) -> None:
         db = self._usable()

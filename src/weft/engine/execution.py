@@ -173,6 +173,9 @@ class Execution:
         if self._has_begun or self.outcome is not None:
             return
         self._has_begun = True
+        if self._guard is not None and self._guard.cancelling():  # its loop has come to its end before
+            self.not_opened(asyncio.CancelledError())
+            return
         if self.root.context is None:
             self.root.context = self._begun_in
         try:
@@ -262,8 +265,13 @@ class Execution:
                     self.cancel("its loop is being closed")
 
     def _guarded(self, guard: asyncio.Task[None]) -> None:
-        if guard.cancelled() and self.outcome is None:  # before it had even begun
+        if not guard.cancelled() or self.outcome is not None:
+            return
+        # It was cancelled before it had even begun.
+        if self.is_opening:
             self.not_opened(asyncio.CancelledError())
+        else:
+            self.cancel("its loop is being closed")
 
     def _tell_start(self, *, resumed: bool = False, recorded: int = 0) -> None:
         if self.audience is not None:

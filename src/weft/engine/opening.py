@@ -18,7 +18,9 @@ from weft.engine.threads import in_thread
 from weft.errors import CheckpointError, InputError, RunBusyError, RunMismatchError, RunNotFoundError
 
 if TYPE_CHECKING:
+    from weft.checkpoint.codec import Codec
     from weft.engine.execution import Execution
+    from weft.engine.workflow import Workflow
 
 T = TypeVar("T")
 
@@ -72,13 +74,21 @@ def open_run(run: Execution) -> None:
     store = run.options.checkpointer
     assert store is not None
     try:
-        store.codec.register_hints_of(run.workflow.step, run.workflow.functions)
+        _register_hints(run.workflow, store.codec)
         if run.input is None or isinstance(run.input, Command):
             _in_a_task(run, _look_up_and_claim(run, store))
         else:
             _begin(run, store)
     except Exception as error:
         run.not_opened(error)
+
+
+def _register_hints(workflow: Workflow, codec: Codec) -> None:
+    if workflow.is_fixed:
+        codec.register_hints_of(workflow.step, workflow.functions)
+        return
+    for fn in workflow.functions():
+        codec.register_hints(fn)
 
 
 def _begin(run: Execution, store: Checkpointer) -> None:
@@ -263,11 +273,13 @@ def _adopt(run: Execution, store: Checkpointer, value: Any, recorded: bytes) -> 
 
 def _read(run: Execution, store: Checkpointer, wanted: _Wanted, row: RunRow) -> Opened:
     """What is recorded of a run that is there."""
-    if wanted.may_adopt:
-        _adopt(run, store, wanted.input, row.input)
     if row.status is RunStatus.FINISHED:
+        if wanted.may_adopt:
+            _adopt(run, store, wanted.input, row.input)
         return Opened(row, input=wanted.input, output=_output(run, store, row))
     try:
+        if wanted.may_adopt and row.fence > 1:
+            _adopt(run, store, wanted.input, row.input)
         if wanted.answers:
             encoded = {key: store.codec.encode(v, root="answer") for key, v in wanted.answers.items()}
             store.add_answers(row.run_id, [answer_record(key, data) for key, data in encoded.items()])

@@ -18,6 +18,9 @@ class Workflow:
 
     step: Step
 
+    #: Whether its functions are the same as long as its step is.
+    is_fixed = False
+
     #: Whether a run that is there already goes on with what it has recorded as its input, whatever is given.
     adopts_input = False
 
