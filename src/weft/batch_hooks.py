@@ -127,7 +127,7 @@ class Seen:
 
     def note(self, call: Call) -> None:
         """An outcome that is waited for is there. Where nothing is recorded, hooks go as they come."""
-        if call.run.is_plain or isinstance(call, HookCall | PlainNodeCall):
+        if call.run.is_plain or isinstance(call, _ARE_NO_OUTCOMES):
             return
         moment = call.seen.latest if isinstance(call, NodeCall) else _moment_of(call)
         if moment is not None:
@@ -196,6 +196,8 @@ class HookStep(GlueStep):
 
 class HookCall(GlueCall):
     """A hook at work."""
+
+    takes_turns = True
 
     def __init__(self, parent: PlannedCall, step: Step, args: tuple[Any, ...]) -> None:
         super().__init__(parent.run, parent, step, args, {})
@@ -294,6 +296,10 @@ class PlainNodeCall(CrewedCall):
             key = f"{self.step.name}.{name}" if name else self.step.name
             self.step = Step(hook, key, is_async=True)
         super()._conclude(value, error)
+
+
+#: What hooks do not go by.
+_ARE_NO_OUTCOMES = (HookCall, PlainNodeCall)
 
 
 # Turns

@@ -11,6 +11,7 @@ A node is copied for each of its runs, so what its hooks keep on ``self`` is tha
 from __future__ import annotations
 
 import functools
+import operator
 import warnings
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from hashlib import blake2b
@@ -704,6 +705,9 @@ def _watched(key: str, node: BaseNode, hook: Callable[..., Any]) -> Callable[...
 
 
 def _warn_of_changes(key: str, before: Mapping[str, Any], node: BaseNode) -> None:
+    now = vars(node)
+    if len(now) == len(before) and all(map(operator.is_, now.values(), before.values())):
+        return  # as nearly always
     for name, value in list(vars(node).items()):
         if before.get(name, MISSING) is not value:
             warnings.warn(

@@ -71,6 +71,7 @@ class Call:
 
     run: Execution
     scope_type: type[Scope] = Scope
+    takes_turns = False  # something other than limits says when it may begin: `may_begin`
     is_serial = False  # it has one child at a time, and does nothing else
     alone: bool | None = None  # whether nothing is at work beside it, when somebody has looked; see _is_alone
     record: Record | None = None  # the recorded outcome that is to be shown
@@ -211,7 +212,7 @@ class Call:
                 run.audience.asked(self)
             self._begin_total()
             self.admit()
-        if parent.pending:
+        if parent.pending and (parent.permit is not None or not parent.step.is_planned):
             parent._has_children()  # after the child has queued, so that its slot goes to the child
 
     def _join_parent(self, parent: Call) -> None:
@@ -277,12 +278,15 @@ class Call:
             return
         if self.step.cache is not None and self._take_from_cache():
             return
-        if not self.may_begin():
+        if self.takes_turns and not self.may_begin():
             return
-        if self.run.rehearsal is not None and self._is_only_rehearsed(self.run.rehearsal):
+        run, step = self.run, self.step
+        if run.rehearsal is not None and self._is_only_rehearsed(run.rehearsal):
             return
-        if (needs := self.needs()) and not self._ask_permit(needs):
-            return
+        if run.has_needs or step.limits or step.gates:
+            needs = self.needs()
+            if needs and not self._ask_permit(needs):
+                return
         self._launch()
 
     def _is_only_rehearsed(self, rehearsal: Rehearsal) -> bool:
