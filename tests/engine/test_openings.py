@@ -239,7 +239,7 @@ def test_a_run_that_has_no_memory_to_start_fails_and_is_let_go(store, monkeypatc
         raise MemoryError
 
     store.gate.set()
-    names = where if durable else "needs_of"
+    names = where if durable else "_tell_start"
     with monkeypatch.context() as patch:
         home = (recorder if where == "Recorder" else execution) if durable else Execution
         patch.setattr(home, names, no_memory)
