@@ -138,8 +138,9 @@ class Crew:
 
     def begin(self) -> None:
         """Have what is ready begun soon."""
-        self.hand = Hand(self._work(), loop=self._run.loop, name="weft: bodies", context=self._context)
-        self.hand.add_done_callback(self._hand_ended, context=self._context)
+        self.hand = hand = Hand(self._work(), loop=self._run.loop, name="weft: bodies", context=self._context)
+        hand.body = None
+        hand.add_done_callback(self._hand_ended, context=self._context)
 
     def take_back(self, source: Source) -> None:
         """It gives nothing more; no hand is to wait for its turn because of it."""

@@ -335,7 +335,9 @@ Awaited = ThreadFuture | WatchedEvent
 class Hand(asyncio.Task[None]):
     """A task that goes on with the body of a call, which is not its own coroutine; see :mod:`weft.engine.crew`."""
 
-    body: Coroutine[Any, Any, None] | None = None
+    __slots__ = ("body",)  # else each that waits has a dict
+
+    body: Coroutine[Any, Any, None] | None
 
 
 def waits_only_for_calls(task: asyncio.Task[Any]) -> bool:
