@@ -252,11 +252,13 @@ def zombie(make: Make, run: str, seconds: float) -> tuple[str, list[str]]:
     time.sleep(seconds)
     os.kill(pid, signal.SIGSTOP)
     store = make()
+    lost = (TOLD,) if isinstance(store, SqliteSaver) else (TOLD, CUT_OFF)
     try:
         happened = take_over(store, run, pid)
         if happened == "never begun":
-            os.waitpid(pid, 0)
-            return happened, []
+            status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            is_cut_off = status == CUT_OFF and CUT_OFF in lost
+            return happened, [] if is_cut_off else [f"{run}: its owner ended with {status} before it began"]
         before = list(all_records(store, run)), store.find(run)
         os.kill(pid, signal.SIGCONT)
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -264,7 +266,7 @@ def zombie(make: Make, run: str, seconds: float) -> tuple[str, list[str]]:
         if happened == "taken over":
             if (list(all_records(store, run)), store.find(run)) != before:
                 wrong.append(f"{run}: something was written after it was finished")
-            if status not in (TOLD, CUT_OFF):
+            if status not in lost:
                 wrong.append(f"{run}: its old owner ended with {status}, and not because it had lost the run")
         elif status:
             wrong.append(f"{run}: its owner ended with {status}, and nobody had taken the run")

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from weft.batch_hooks import default, hook_of, is_plain_object, retry_number
 from weft.batch_options import Kind, Options, check_retries, check_wait, of_class
 from weft.batch_runs import (
-    all_nodes_of,
     conductor_of,
     give_shared,
     key_of,
@@ -72,7 +71,7 @@ class Part(Runnable):
             is_async=True,
             is_planned=True,
             timeout=self.node._weft_chosen().flow_timeout,
-            shape=shape_of(tuple(all_nodes_of(self.node))),
+            shape=shape_of(self.node),
         )
 
     @property

@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import operator
 import warnings
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -95,12 +95,13 @@ def all_nodes_of(
         stack += reversed(fresh)
 
 
-def shape_of(nodes: Sequence[BaseNode]) -> str:
-    """What tells one program from another: its nodes by their names, the whole first, and the ways between them."""
-    numbers = {id(node): number for number, node in enumerate(nodes)}
+def shape_of(node: BaseNode) -> str:
+    """What tells one program from another: its nodes by their names, and the ways between them."""
+    parts = list(all_nodes_of(node))
+    numbers = {id(part): number for number, part in enumerate(parts)}
     lines = []
-    for part in nodes:
-        ways = {} if part is nodes[0] else part.successors
+    for part in parts:
+        ways = {} if part is node else part.successors
         drawn = [f"{action}>{numbers.get(id(target), '')}" for action, target in ways.items()]
         start = numbers.get(id(part.start_node), "") if part._weft_is_flow else ""  # type: ignore[attr-defined]
         inner = "" if part._weft_part is None else part._weft_part.step.shape
@@ -708,7 +709,7 @@ def _warn_of_changes(key: str, before: Mapping[str, Any], node: BaseNode) -> Non
     now = vars(node)
     if len(now) == len(before) and all(map(operator.is_, now.values(), before.values())):
         return  # as nearly always
-    for name, value in list(vars(node).items()):
+    for name, value in list(now.items()):
         if before.get(name, MISSING) is not value:
             warnings.warn(
                 f"{key}.exec sets self.{name}, which is lost when the run is resumed and exec is not run again; "

@@ -7,7 +7,7 @@ import functools
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, MutableSequence, MutableSet
 from typing import TYPE_CHECKING, Any
 
-from weft.batch_runs import all_nodes_of, conductor_of, shape_of
+from weft.batch_runs import conductor_of, shape_of
 from weft.engine.step import Step
 from weft.errors import UsageError
 from weft.runnable import Runnable, running_call
@@ -65,7 +65,7 @@ class Use(Runnable):
         """This is of one run alone; it remembers what the caller has given."""
         self._given, self._store = input, options.checkpointer
         node = self._part.node
-        shape = "" if self._store is None else shape_of(tuple(all_nodes_of(node)))
+        shape = "" if self._store is None else shape_of(node)
         self.step = _step_of_run(self.key, node._weft_chosen().flow_timeout, shape)
         return self
 

@@ -51,7 +51,6 @@ class _Made(NamedTuple):
     program: Program
     step: Step
     computes: bool
-    functions: tuple[Callable[..., Any], ...] | None  # where none of its parts can change
 
 
 class Graph(Runnable):
@@ -125,6 +124,7 @@ class Graph(Runnable):
         self.branch_errors: list[BranchError] = []
         self._callback_class: Callable[[], Any] = Callback
         self._made: _Made | None = None
+        self._functions: tuple[Callable[..., Any], ...] | None = None
         self._is_part = False  # of another graph
 
     def __repr__(self) -> str:
@@ -394,7 +394,7 @@ class Graph(Runnable):
             )
 
     def _changed(self) -> Self:
-        self._made = None
+        self._made = self._functions = None
         return self
 
     # State
@@ -570,11 +570,8 @@ class Graph(Runnable):
             shape=self._shape(program),
             **self._step_options,
         )
-        parts = self.nodes.values()
-        functions = None
-        if all(part.is_fixed for part in parts):
-            functions = (step.fn, *(fn for part in parts for fn in part.functions()))
-        return _Made(program, step, any(part.computes for part in parts), functions)
+        computes = any(part.computes for part in self.nodes.values())
+        return _Made(program, step, computes)
 
     def _make_parts(self) -> None:
         """Have the graphs inside made, the innermost first, so that a thousand in each other need no deep stack."""
@@ -717,9 +714,12 @@ class Graph(Runnable):
             yield from error.problems
 
     def functions(self) -> Iterator[Callable[..., Any]]:
-        """Those of its nodes."""
-        found = self._compiled().functions
-        yield from super().functions() if found is None else found
+        """Those of its nodes; looked for once, where none of these can change."""
+        if self._functions is None:
+            if not all(part.is_fixed for part in self.nodes.values()):
+                return super().functions()
+            self._functions = tuple(super().functions())
+        return iter(self._functions)
 
     def own_function(self) -> Callable[..., Any]:
         """It has none but those of its nodes."""

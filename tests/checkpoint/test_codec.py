@@ -639,10 +639,10 @@ def test_the_functions_of_an_owner_are_looked_at_once_and_it_is_not_kept_alive()
     def takes_item(item: Item) -> None:
         pass
 
-    codec.register_hints_of(owner, functions)
-    codec.register_hints_of(owner, functions)
+    codec.register_hints_of(functions, owner=owner)
+    codec.register_hints_of(functions, owner=owner)
     assert codec.decode(codec.encode(Item("x"))) == Item("x")
-    codec.register_hints_of(Owner(), functions)
+    codec.register_hints_of(functions, owner=Owner())
     assert len(asked) == 2
     gone = weakref.ref(owner)
     del owner

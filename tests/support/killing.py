@@ -30,7 +30,7 @@ from weft.engine.recorder import Loaded, Recorder
 
 def seeded(name: str) -> random.Random:
     """A generator of the test that asks, by that name; with the seed of the session, which is printed."""
-    seed = os.environ.setdefault("WEFT_SEED", str(random.SystemRandom().randrange(2**32)))
+    seed = os.environ["WEFT_SEED"]
     print(f"{name}: WEFT_SEED={seed}")
     test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" (")[0]
     return random.Random(f"{seed} {test} {name}")

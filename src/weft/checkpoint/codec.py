@@ -136,14 +136,17 @@ class Codec:
         with suppress(TypeError), self._lock:  # there may be no weak references to it
             self._hinted.add(fn)
 
-    def register_hints_of(self, owner: object, functions: Callable[[], Iterable[Callable[..., Any]]]) -> None:
-        """Register those of all these functions, unless that was done for their ``owner`` before."""
-        if owner in self._owners:
+    def register_hints_of(
+        self, functions: Callable[[], Iterable[Callable[..., Any]]], *, owner: object | None = None
+    ) -> None:
+        """Register those of all these functions; where they have an ``owner``, only the first time for it."""
+        if owner is not None and owner in self._owners:
             return
         for fn in functions():
             self.register_hints(fn)
-        with self._lock:
-            self._owners.add(owner)
+        if owner is not None:
+            with self._lock:
+                self._owners.add(owner)
 
     def encode(self, value: object, *, root: str = "result") -> bytes:
         """The bytes of a value; ``root`` is what the path in an error begins with.

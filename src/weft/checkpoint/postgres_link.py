@@ -260,11 +260,10 @@ class Link:
 
     def alone(self, statement: LiteralString) -> None:
         """Execute what cannot be done in a transaction, however long it takes; ``{0}`` stands for the schema."""
-        with self.lock:
-            try:
-                self._certainly(lambda: self._without_limit(statement))
-            finally:
-                self.close()  # whoever is next has limits again
+        try:
+            self._certainly(lambda: self._without_limit(statement))
+        finally:
+            self.close()  # whoever is next has limits again
 
     def _without_limit(self, statement: LiteralString) -> None:
         db = self._usable()

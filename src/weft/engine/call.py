@@ -283,7 +283,7 @@ class Call:
         run, step = self.run, self.step
         if run.rehearsal is not None and self._is_only_rehearsed(run.rehearsal):
             return
-        if run.has_needs or step.limits or step.gates:
+        if run._own_needs or step.limits or step.gates:
             needs = self.needs()
             if needs and not self._ask_permit(needs):
                 return

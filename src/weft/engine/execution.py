@@ -111,7 +111,6 @@ class Execution:
         self.limits = options.limits
         self._width_needs: Needs = () if self.width is None else (self.width,)
         self._own_needs = needs_of(self.width, self.limits) if self.limits else self._width_needs
-        self.has_needs = bool(self._own_needs)
         #: What a style keeps for as long as the run lasts, by a name of its own.
         self.kept: dict[str, Any] = {}
         self.given_up: list[GivenUpBody] = []

@@ -15,12 +15,10 @@ from weft.core.status import RunStatus
 from weft.engine.journal import Opening, journal_of
 from weft.engine.recorder import Loaded, answer_record, load_run
 from weft.engine.threads import in_thread
-from weft.errors import CheckpointError, InputError, RunBusyError, RunMismatchError, RunNotFoundError
+from weft.errors import InputError, RunBusyError, RunMismatchError, RunNotFoundError, UnstorableError
 
 if TYPE_CHECKING:
-    from weft.checkpoint.codec import Codec
     from weft.engine.execution import Execution
-    from weft.engine.workflow import Workflow
 
 T = TypeVar("T")
 
@@ -74,7 +72,8 @@ def open_run(run: Execution) -> None:
     store = run.options.checkpointer
     assert store is not None
     try:
-        _register_hints(run.workflow, store.codec)
+        workflow = run.workflow
+        store.codec.register_hints_of(workflow.functions, owner=workflow.step if workflow.is_fixed else None)
         if run.input is None or isinstance(run.input, Command):
             _in_a_task(run, _look_up_and_claim(run, store))
         else:
@@ -83,24 +82,14 @@ def open_run(run: Execution) -> None:
         run.not_opened(error)
 
 
-def _register_hints(workflow: Workflow, codec: Codec) -> None:
-    if workflow.is_fixed:
-        codec.register_hints_of(workflow.step, workflow.functions)
-        return
-    for fn in workflow.functions():
-        codec.register_hints(fn)
-
-
 def _begin(run: Execution, store: Checkpointer) -> None:
     may_adopt = run.workflow.adopts_input and run.options.run_id is not None
     try:
-        wanted = _to_begin(run, store, run.input, may_adopt=may_adopt)
-    except CheckpointError:
+        _claim(run, store, _to_begin(run, store, run.input, may_adopt=may_adopt))
+    except (RunMismatchError, UnstorableError):
         if not may_adopt:
             raise
         _in_a_task(run, _look_up_and_claim(run, store))  # what an earlier life has left there may be anything
-    else:
-        _claim(run, store, wanted)
 
 
 def _in_a_task(
@@ -127,7 +116,7 @@ def _claim(run: Execution, store: Checkpointer, wanted: _Wanted) -> None:
     """Have the store open the run, by the journal with all others that are to be; no task waits for that."""
     claimed = partial(_claimed, run, store, wanted)
     if store.instant or run.clock.is_virtual:
-        claimed(*_opened_at_once(store, wanted.request))
+        claimed(store.open(wanted.request), None)
     else:
         journal_of(store).open(
             Opening(
@@ -139,13 +128,6 @@ def _claim(run: Execution, store: Checkpointer, wanted: _Wanted) -> None:
                 is_wanted=lambda: run.outcome is None,
             )
         )
-
-
-def _opened_at_once(store: Checkpointer, request: OpenRun) -> tuple[RunRow | None, CheckpointError | None]:
-    try:
-        return store.open(request), None
-    except CheckpointError as error:
-        return None, error
 
 
 def _claimed(
@@ -244,10 +226,12 @@ def _wanted(run: Execution, store: Checkpointer) -> _Wanted:
     value = run.input
     if value is None or isinstance(value, Command):
         return _to_go_on_with(run, store, value)
-    row = store.find(run.options.run_id) if run.options.run_id is not None else None
-    if row is not None and row.workflow == run.workflow.step.name:
-        return _to_begin(run, store, value, recorded=row.input)
-    return _to_begin(run, store, value)
+    run_id = run.options.run_id
+    assert run_id is not None  # else there is nothing to adopt
+    row = store.find(run_id)
+    if row is None or row.workflow != run.workflow.step.name:
+        return _to_begin(run, store, value)
+    return _to_begin(run, store, value, recorded=row.input)
 
 
 def _to_go_on_with(run: Execution, store: Checkpointer, value: Command | None) -> _Wanted:
