@@ -13,7 +13,7 @@ import warnings
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from weft.batch_hooks import default, hook_of, is_plain_object, retry_number
+from weft.batch_hooks import Hooks, default, hook_of, is_plain_object, retry_number
 from weft.batch_options import Kind, Options, check_retries, check_wait, of_class
 from weft.batch_runs import (
     conductor_of,
@@ -141,6 +141,7 @@ class BaseNode(Runnable):
     _weft_is_parallel: ClassVar[bool] = False
     _weft_defaults: ClassVar[Options]
     _weft_is_plain_object: ClassVar[bool] = True
+    _weft_hooks: ClassVar[Hooks | None] = None
     _weft_plan: ClassVar[Plan | None] = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -185,6 +186,14 @@ class BaseNode(Runnable):
     @default
     def post(self, shared: Any, prep_res: Any, exec_res: Any) -> Any:
         """Write to ``shared``; what it returns is the action that the flow goes on by."""
+
+    # What only some classes of nodes have.
+
+    exec_fallback: Any = None
+    prep_async: Any = None
+    exec_async: Any = None
+    exec_fallback_async: Any = None
+    post_async: Any = None
 
     # Being put together
 

@@ -17,7 +17,9 @@ from contextvars import ContextVar
 from functools import cached_property
 from heapq import heappop, heappush
 from itertools import count
-from typing import TYPE_CHECKING, Any, Generic
+from operator import attrgetter
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
 from weft.engine.awaited import is_awaitable
 from weft.engine.call import Call
@@ -64,20 +66,72 @@ def default(hook: Callable[..., Any]) -> Callable[..., Any]:
     return hook
 
 
+class Hook(NamedTuple):
+    """A hook that a node's own class defines: how it is spelled there, and whether it is async."""
+
+    spelling: str
+    is_async: bool
+
+
+class Hooks:
+    """What a class of nodes has for hooks: of each its own spelling, sync or async; None where it has none.
+
+    Attributes:
+        cls: The class.
+        made_of: The hooks of all spellings that it had when this was made.
+        is_kept: Whether that says it all: they are functions, the same for each node.
+    """
+
+    __slots__ = ("cls", "exec", "exec_fallback", "is_kept", "made_of", "post", "prep")
+
+    def __init__(self, node: BaseNode) -> None:
+        self.cls = cls = type(node)
+        self.made_of = _hooks_of(cls)
+        self.is_kept = all(each is None or isinstance(each, FunctionType) for each in self.made_of)
+        self.prep = _hook(node, "prep")
+        self.exec = _hook(node, "exec")
+        self.exec_fallback = _hook(node, "exec_fallback")
+        self.post = _hook(node, "post")
+
+
+_SPELLINGS = [
+    name + suffix for name in ("prep", "exec", "exec_fallback", "post") for suffix in ("", "_async")
+]
+_hooks_of: Callable[[type], tuple[Any, ...]] = attrgetter(*_SPELLINGS)
+_ARE_HOOKS = frozenset(_SPELLINGS)
+
+
+def hooks_of(node: BaseNode) -> Hooks:
+    """The hooks of a node: those of its class, which are looked up once, and again when somebody has changed them."""
+    cls = type(node)
+    if has_own_hooks(node):
+        return Hooks(node)
+    found: Hooks | None = cls._weft_hooks
+    if found is None or found.cls is not cls or found.made_of != _hooks_of(cls):
+        found = Hooks(node)
+        if found.is_kept:
+            cls._weft_hooks = found
+    return found
+
+
+def has_own_hooks(node: BaseNode) -> bool:
+    """Whether somebody has set a hook on the node itself."""
+    return not _ARE_HOOKS.isdisjoint(vars(node))
+
+
 def hook_of(node: BaseNode, name: str) -> Callable[..., Any] | None:
     """The hook that the node's own class defines, in its sync or its async spelling; None if it has none."""
-    spelling = spelling_of(node, name)
-    return None if spelling is None else getattr(node, spelling)
+    found = _hook(node, name)
+    return None if found is None else getattr(node, found.spelling)
 
 
-def spelling_of(node: BaseNode, name: str) -> str | None:
-    """What the node's own class calls this hook: it may have it sync or async; None if it has it not."""
+def _hook(node: BaseNode, name: str) -> Hook | None:
     spellings = (f"{name}_async", name) if node._weft_is_async else (name, f"{name}_async")
     for spelling in spellings:
-        hook = getattr(node, spelling, None)
+        hook = getattr(node, spelling)
         function = getattr(hook, "__func__", hook)
         if hook is not None and getattr(function, "__weft_default__", None) is not function:
-            return spelling
+            return Hook(spelling, is_async_callable(hook))
     return None
 
 
@@ -185,10 +239,6 @@ class HookStep(GlueStep):
 
     __slots__ = ()
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.is_plain = False  # it may not begin before it is its turn
-
     def call_in(self, parent: PlannedCall, args: tuple[Any, ...]) -> Glue:
         """A call that waits for its turn."""
         return HookCall(parent, self, args)
@@ -202,6 +252,10 @@ class HookCall(GlueCall):
     def __init__(self, parent: PlannedCall, step: Step, args: tuple[Any, ...]) -> None:
         super().__init__(parent.run, parent, step, args, {})
         self.moment = seen_by(parent).latest  # after which it begins
+
+    def lets_begin(self, call: Call) -> bool:
+        """Where it has a turn, that is over first."""
+        return self.run.recorder is None
 
     def may_begin(self) -> bool:
         """Whether it is its turn."""
@@ -221,9 +275,9 @@ class HookCall(GlueCall):
         self.run.loop.call_soon(self.make_way)
 
 
-def hook_step(hook: Callable[..., Any], name: str, run: Execution) -> HookStep:
+def hook_step(hook: Callable[..., Any], name: str, run: Execution, *, is_async: bool) -> HookStep:
     """The step of a hook."""
-    if is_async_callable(hook):
+    if is_async:
         return HookStep(hook, name, is_async=True)
     return HookStep(_in_thread(hook), name, is_async=False, limits=turns_of(run).limits)
 

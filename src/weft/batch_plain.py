@@ -11,16 +11,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from weft.batch_hooks import PlainNodeCall, copied, give_back, hook_of, listed, retry_number, spelling_of
+from weft.batch_hooks import (
+    Hooks,
+    PlainNodeCall,
+    copied,
+    give_back,
+    has_own_hooks,
+    hooks_of,
+    listed,
+    retry_number,
+)
 from weft.core.policy import FailFast
 from weft.engine.block import Block, BlockOptions, Start
 from weft.engine.context import current
 from weft.engine.feed import Known
 from weft.engine.futures import Branch
-from weft.engine.step import Step, is_async_callable
+from weft.engine.step import Step
 from weft.errors import ParallelExecutionError
 
 if TYPE_CHECKING:
@@ -34,40 +42,24 @@ Give = Callable[[Any, Any], Any]
 
 # Plans
 
-_SPELLINGS = (
-    "prep",
-    "prep_async",
-    "exec",
-    "exec_async",
-    "exec_fallback",
-    "exec_fallback_async",
-    "post",
-    "post_async",
-)
-_hooks_of: Callable[[type], tuple[Any, ...]] = attrgetter(*_SPELLINGS)
-_ARE_HOOKS = frozenset(_SPELLINGS)
-
 
 class Plan:
     """How the nodes of a class run where one call is enough.
 
     Attributes:
-        cls: The class.
-        hooks: The hooks of all spellings that it had when this was made.
+        hooks: Those of the class.
         is_enough: Whether one call is: all its hooks are async, and none stands in for another.
-        prep: What it calls this hook; None if it has it not. So for ``exec`` and ``post``.
+        prep: How it spells this hook; None if it has it not. So for ``exec`` and ``post``.
         step: That of the call.
     """
 
-    def __init__(self, node: BaseNode) -> None:
-        self.cls = cls = type(node)
-        self.hooks = _hooks_of(cls)
-        self.prep, self.exec, self.post = (spelling_of(node, name) for name in ("prep", "exec", "post"))
-        own = [
-            getattr(node, spelling) for spelling in (self.prep, self.exec, self.post) if spelling is not None
-        ]
-        self.is_enough = hook_of(node, "exec_fallback") is None and all(
-            is_async_callable(hook) for hook in own
+    def __init__(self, cls: type[BaseNode], hooks: Hooks) -> None:
+        self.hooks = hooks
+        self.is_enough = hooks.exec_fallback is None and all(
+            hook is None or hook.is_async for hook in (hooks.prep, hooks.exec, hooks.post)
+        )
+        self.prep, self.exec, self.post = (
+            None if hook is None else hook.spelling for hook in (hooks.prep, hooks.exec, hooks.post)
         )
         self.step = Step(_run, cls.__name__, is_async=True)
 
@@ -75,13 +67,16 @@ class Plan:
 def plan_of(node: BaseNode) -> Plan | None:
     """How this node runs where one call is enough for it; None where it is not."""
     cls = type(node)
-    if not (_ARE_HOOKS.isdisjoint(vars(node)) and _has_plain_exec(node)):
+    if not cls._weft_is_async or cls._weft_is_flow or cls._weft_is_batch is not cls._weft_is_parallel:
+        return None
+    if has_own_hooks(node) or not _has_plain_exec(node):
+        return None
+    hooks = hooks_of(node)
+    if not hooks.is_kept:
         return None
     plan: Plan | None = cls._weft_plan
-    if plan is None or plan.cls is not cls or plan.hooks != _hooks_of(cls):
-        if not cls._weft_is_async or cls._weft_is_flow or cls._weft_is_batch is not cls._weft_is_parallel:
-            return None
-        plan = cls._weft_plan = Plan(node)
+    if plan is None or plan.hooks is not hooks:
+        plan = cls._weft_plan = Plan(cls, hooks)
     return plan if plan.is_enough else None
 
 

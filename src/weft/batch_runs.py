@@ -5,7 +5,8 @@
       ├── Block          several of these at once (see weft.engine.block)
       └── Walk           from node to node by their actions, each a NodeRun
 
-A node is copied for each of its runs, so what its hooks keep on ``self`` is that run's alone.
+A walk conducts its nodes itself: only a flow in it is a call of its own. A node is copied for each of its runs, so
+what its hooks keep on ``self`` is that run's alone.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from weft.batch_hooks import (
     MISSING,
+    Hook,
     NodeCall,
     NodeStep,
     Seen,
     copied,
     give_back,
-    hook_of,
     hook_step,
+    hooks_of,
     listed,
     retry_number,
 )
@@ -125,49 +127,69 @@ def places_of(flow: Flow) -> dict[int, int]:
 def conductor_of(
     node: BaseNode, give: Give, is_own: bool, call: PlannedCall, shared: Any, params: Any
 ) -> NodeRun | Walk | PlainRun:
-    """What conducts a run of a node or a flow.
+    """What conducts a run of a node or a flow: a flow without hooks is its walk alone."""
+    if _only_walks(node):
+        mine: Flow = copied(node)  # type: ignore[assignment]  # as it says
+        mine.params = params
+        original: Flow | None = node if is_own else None  # type: ignore[assignment]
+        return Walk(mine, call, shared, dict(params), give=give, original=original)
+    if call.run.is_plain and (plan := plan_of(node)) is not None:
+        return PlainRun(plan, node, give, is_own, call, shared, params)
 
-    Where nothing is recorded, a flow without hooks is its walk alone, and many a node is one call.
-    """
-    if not call.run.is_plain:
-        return NodeRun(node, give, is_own, call, shared, params)
-    if not _only_walks(node):
-        if (plan := plan_of(node)) is not None:
-            return PlainRun(plan, node, give, is_own, call, shared, params)
-        return NodeRun(node, give, is_own, call, shared, params)
-    mine: Flow = copied(node)  # type: ignore[assignment]  # as it says
-    mine.params = params
-    return Walk(mine, {}, call, shared, dict(params), give=give, original=node if is_own else None)  # type: ignore[arg-type]
+    def conclude(action: Any, error: BaseException | None) -> None:
+        call.conclude(give(shared, action) if error is None else None, error)
+
+    return NodeRun(node, call, shared, params, conclude, is_own=is_own)
 
 
 def _only_walks(node: BaseNode) -> bool:
     if not node._weft_is_flow or node._weft_is_batch:
         return False
-    has_hooks = hook_of(node, "prep") is not None or hook_of(node, "post") is not None
-    return not has_hooks and node.start_node is not None  # type: ignore[attr-defined]
+    hooks = hooks_of(node)
+    return hooks.prep is None and hooks.post is None and node.start_node is not None  # type: ignore[attr-defined]
 
 
 class NodeRun:
-    """The conductor of a node, or of a flow: ``prep``, the work for each item, ``post``."""
+    """The conductor of a node, or of a flow: ``prep``, the work for each item, ``post``.
+
+    Args:
+        node: Which.
+        call: The call that is conducted: the node's own, or that of the flow which has come to it.
+        shared: What its hooks read and write.
+        params: What they find in ``self.params``.
+        conclude: Given the action, or the error.
+        seen: What ``call`` has seen, where others see to that as well.
+        mark: What tells its calls from those of other nodes in the same call.
+        is_own: Whether it was run by itself, and keeps what its hooks set on it.
+    """
 
     is_serial = True
     is_looking = False
     may_start_more = False
 
     def __init__(
-        self, node: BaseNode, give: Give, is_own: bool, call: PlannedCall, shared: Any, params: Any
+        self,
+        node: BaseNode,
+        call: PlannedCall,
+        shared: Any,
+        params: Any,
+        conclude: Callable[[Any, BaseException | None], None],
+        *,
+        seen: Seen | None = None,
+        mark: bytes = b"",
+        is_own: bool = False,
     ) -> None:
         self._original = node if is_own else None
         self._node = mine = copied(node)
         mine.params = params
-        self._give = give
+        self._concluded = conclude
+        self._mark = mark
         self._call = call
         self._shared = shared
         self._key = key_of(node)
         self._options = node._weft_chosen()
         self._work: _Work | None = None  # made when prep has run, which may still change the node
-        #: A call of another kind does not know what it has seen: then this notes it.
-        self.seen = call.seen if isinstance(call, NodeCall) else Seen()
+        self.seen = seen or _seen_of(call)
         self._found: Any = None  # what prep gave
         self._items: list[Any] = []
         self._values: list[Any] = []
@@ -207,20 +229,26 @@ class NodeRun:
 
     def _prepare(self) -> None:
         self._take = self._prepared
-        hook, read = hook_of(self._node, "prep"), functools.partial(_read, self._key, self._node)
-        if hook is None:
-            self._prepared(read(None))
+        found = hooks_of(self._node).prep
+        if found is None:
+            self._prepared(self._read(None))
             self._next()
-        else:
-            self._start_hook("prep", _then(hook, read), (self._shared,))
+            return
+        hook = getattr(self._node, found.spelling)
+        if self._node._weft_is_batch:  # where prep runs, as an iterator may read more
+            hook = _then(hook, self._read, is_async=found.is_async)
+        self._start_hook("prep", hook, (self._shared,), is_async=found.is_async)
 
     def go_on_behind_prep(self, node: BaseNode, found: Any) -> None:
         """``prep`` has run, on this very node."""
         self._node = node
-        self._prepared(_read(self._key, node, found))
+        self._prepared(found)
 
-    def _prepared(self, read: _Read) -> None:
-        self._found, self._items = read
+    def _read(self, found: Any) -> _Read:
+        return _read(self._key, self._node, found)
+
+    def _prepared(self, found: Any) -> None:
+        self._found, self._items = found if type(found) is _Read else self._read(found)
         self._work = _work_of(self._key, self._node, self._shared, self._options, self._call)
         self._values = []
         self._next, self._take = self._go_on, self._values.append
@@ -248,12 +276,13 @@ class NodeRun:
     def _complete(self) -> None:
         assert self._work is not None
         result = self._work.result(self._values)
-        hook = hook_of(self._node, "post")
-        if hook is None:
+        found = hooks_of(self._node).post
+        if found is None:
             has_action = self._node._weft_is_flow and not self._node._weft_is_batch
             self._conclude(result if has_action else None, None)
         else:
-            self._start_hook("post", hook, (self._shared, self._found, result))
+            hook = getattr(self._node, found.spelling)
+            self._start_hook("post", hook, (self._shared, self._found, result), is_async=found.is_async)
 
     def _completed(self, action: Any) -> None:
         self._next = functools.partial(self._conclude, action, None)
@@ -262,34 +291,41 @@ class NodeRun:
         if self._original is not None:
             give_back(self._node, self._original)
         self._next, self._take = _nothing_more, _nothing_more  # it does not keep itself alive
-        value = self._give(self._shared, action) if error is None else None
-        self._call.conclude(value, error)
+        self._concluded(action, error)
 
     # Starting
 
-    def _start_hook(self, name: str, hook: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    def _start_hook(
+        self, name: str, hook: Callable[..., Any], args: tuple[Any, ...], *, is_async: bool
+    ) -> None:
         self._is_waiting = True
-        step = hook_step(hook, f"{self._key}.{name}", self._call.run)
-        start_glue(self._call, Branch(self._call, 0), step, args)
+        step = hook_step(hook, f"{self._key}.{name}", self._call.run, is_async=is_async)
+        start_glue(self._call, Branch(self._call, 0), step, args, identity=self._identify(step.name))
 
     def _start_item(self, work: _Work, item: Any) -> None:
         self._is_waiting = True
         assert work.start_of is not None
         step, args, kwargs = start = work.start_of(item)
-        branch = Branch(self._call, len(self._values))
-        if not isinstance(step, GlueStep):
-            self._call.start(branch, step, args, kwargs)
-            return
-        identity = None
+        branch, identity = Branch(self._call, len(self._values)), None
         if self._call.run.recorder is not None:
-            identity = self._call.identify(step.name, work.fingerprint(self._call, start))
-        start_glue(self._call, branch, step, args, identity=identity)
+            identity = self._identify(step.name, work.fingerprint(self._call, start))
+        if isinstance(step, GlueStep):
+            start_glue(self._call, branch, step, args, identity=identity)
+        else:
+            self._call.start(branch, step, args, kwargs, identity)
 
     def _start_block(self, work: _Work) -> None:
         self._is_waiting = self._is_in_block = True
         conduct = functools.partial(block_of, _Items(work), self._options.block)
         step = NodeStep.conducted(conduct, self._key, timeout=self._options.block_timeout)
-        start_glue(self._call, Branch(self._call, 0), step, (self._items,))
+        identity = self._identify(self._key)
+        start_glue(self._call, Branch(self._call, 0), step, (self._items,), identity=identity)
+
+    def _identify(self, name: str, fingerprint: bytes = b"") -> tuple[bytes, int] | None:
+        """The identity of the next call, in a journaled run."""
+        if self._call.run.recorder is None:
+            return None
+        return self._call.identify(name, self._mark + fingerprint)
 
     def _said(self, error: BaseException) -> BaseException:
         """What the user's code raised, with the number of the item."""
@@ -303,9 +339,14 @@ class NodeRun:
 
 def rest_of_node(node: BaseNode, found: Any, call: PlannedCall, shared: Any) -> NodeRun:
     """The conductor of what follows ``prep``, which has changed the node and given this; the node is no copy."""
-    run = NodeRun(node, give_action, False, call, shared, node.params)
+    run = NodeRun(node, call, shared, node.params, call.conclude)
     run.go_on_behind_prep(node, found)
     return run
+
+
+def _seen_of(call: PlannedCall) -> Seen:
+    """What the call has seen; one of another kind does not know that, so its conductor notes it."""
+    return call.seen if isinstance(call, NodeCall) else Seen()
 
 
 def _nothing_more(*_: object) -> None:
@@ -348,20 +389,20 @@ def _work_of(key: str, node: BaseNode, shared: Any, options: Options, call: Plan
 
 
 def _node_work(key: str, node: BaseNode, options: Options, call: PlannedCall) -> _Work:
-    exec_hook = hook_of(node, "exec")
+    hooks = hooks_of(node)
     start_of: Callable[[Any], Start] | None = None
     computes = False
     recorded = _whole_fingerprint
     if node._weft_part is not None:
         start_of = functools.partial(_start_of_part, node._weft_part)
         computes = node._weft_part.computes
-    elif exec_hook is not None:
-        step = _exec_step(key, node, exec_hook, options, call)
-        fallback = hook_of(node, "exec_fallback")
+    elif hooks.exec is not None:
+        step = _exec_step(key, node, hooks.exec, options, call)
         computes = not step.is_async
-        if fallback is None:
+        if hooks.exec_fallback is None:
             start_of = functools.partial(_start_of_exec, step)
         else:
+            fallback = getattr(node, hooks.exec_fallback.spelling)
             falling = NodeStep.conducted(functools.partial(ItemRun, step, fallback), key)
             start_of = functools.partial(_start_of_exec, falling)
             recorded = functools.partial(_item_fingerprint, step)
@@ -371,8 +412,7 @@ def _node_work(key: str, node: BaseNode, options: Options, call: PlannedCall) ->
 def _flow_work(key: str, flow: Flow, shared: Any, options: Options, call: PlannedCall) -> _Work:
     if flow.start_node is None:
         raise DefinitionError(f"{key} has no node to start with: write {key}(start=node) or .start(node)")
-    places = places_of(flow) if call.run.recorder is not None else {}
-    step = NodeStep.conducted(functools.partial(Walk, flow, places), key)
+    step = NodeStep.conducted(functools.partial(Walk, flow), key)
     start_of = functools.partial(_start_of_walk, step, shared)
     if not flow._weft_is_batch:
         return _Work(start_of, _only_of, _params_fingerprint, computes=False)
@@ -394,23 +434,21 @@ def _takes_turns(node: BaseNode) -> bool:
 def _computes(node: BaseNode) -> bool:
     if node._weft_part is not None:
         return node._weft_part.computes
-    hook = hook_of(node, "exec")
-    return hook is not None and not is_async_callable(hook)
+    hook = hooks_of(node).exec
+    return hook is not None and not hook.is_async
 
 
-def _exec_step(
-    key: str, node: BaseNode, hook: Callable[..., Any], options: Options, call: PlannedCall
-) -> Step:
+def _exec_step(key: str, node: BaseNode, found: Hook, options: Options, call: PlannedCall) -> Step:
+    hook = getattr(node, found.spelling)
     if options.executor is None:
-        body: Callable[..., Any] = _Counted(
-            hook, hook if call.run.recorder is None else _watched(key, node, hook)
-        )
+        watched = hook if call.run.recorder is None else _watched(key, node, hook, is_async=found.is_async)
+        body: Callable[..., Any] = _Counted(hook, watched)
     else:
         body = hook  # on a copy of the node, where nobody could see what it counts or sets
     step = Step(
         body,
         key,
-        is_async=is_async_callable(hook),
+        is_async=found.is_async,
         retry=options.retry_of(node),
         timeout=options.attempt_timeout,
         total=options.total,
@@ -560,7 +598,6 @@ class Walk:
     def __init__(
         self,
         flow: Flow,
-        places: Mapping[int, int],
         call: PlannedCall,
         shared: Any,
         params: Any,
@@ -571,60 +608,88 @@ class Walk:
         self._flow = flow
         self._give = give
         self._original = original  # which keeps what is set on the flow
-        self.seen = call.seen if isinstance(call, NodeCall) else Seen()
-        self._places = places
+        self.seen = _seen_of(call)
+        self._places: Mapping[int, int] = {} if call.run.recorder is None else places_of(flow)
         self._call = call
         self._shared = shared
         self._params = params
         self._node: BaseNode | None = flow.start_node
+        self._at_work: NodeRun | None = None  # of the node, unless that is a call
+        self._is_waiting = False  # for such a call
         self._action: Any = None
-        self._is_waiting = False
         self._error: BaseException | None = None
 
     def note(self, branch: Branch, call: Call) -> None:
-        """A node has ended."""
-        self._is_waiting = False
-        if not isinstance(self._call, NodeCall):
-            self.seen.note(call)
-        if call.error is not None:
-            self._error = call.error
-            return
-        assert self._node is not None
-        self._action = call.value
-        self._node = self._flow.get_next_node(self._node, self._action)
+        """A node has ended that is a call, or what another waited for."""
+        try:
+            if self._at_work is not None:
+                self._at_work.note(branch, call)
+                return
+            self._is_waiting = False
+            if not isinstance(self._call, NodeCall):
+                self.seen.note(call)
+            self._node_ended(call.value, call.error)
+        except BaseException as error:  # of the user's, who is to find on the flow what was set on it
+            self._error = error
 
     def advance(self) -> None:
-        """Run the next node, or conclude."""
-        if self._error is not None:
-            self._conclude(None, self._error)
-        elif self._is_waiting:
-            return
-        elif self._node is None:
-            self._conclude(self._give(self._shared, self._action), None)
-        else:
-            self._is_waiting = True
-            self._run(self._node)
-
-    def _conclude(self, value: Any, error: BaseException | None) -> None:
+        """Run the node, and the next when it has ended; or conclude."""
+        try:
+            while self._error is None and self._node is not None:
+                if not self._goes_on(self._node):
+                    return
+        except BaseException as error:  # as above
+            self._error = error
+        value = self._give(self._shared, self._action) if self._error is None else None
         if self._original is not None:
             give_back(self._flow, self._original)
-        self._call.conclude(value, error)
+        self._call.conclude(value, self._error)
 
-    def _run(self, node: BaseNode) -> None:
-        call = self._call
+    def _goes_on(self, node: BaseNode) -> bool:
+        """Have the node do what it can do now; whether it has ended, so that there is more to do."""
+        if self._is_waiting:
+            return False
+        if self._at_work is None and not self._begin(node):
+            return False
+        assert self._at_work is not None
+        self._at_work.advance()
+        return self._at_work is None
+
+    def _begin(self, node: BaseNode) -> bool:
+        """Begin a node; whether it is conducted here."""
+        call, mark = self._call, b""
         if call.run.is_plain and (plan := plan_of(node)) is not None:
+            self._is_waiting = True
             start_plain(call, plan, node, self._shared, self._params)
-            return
-        key = key_of(node)
-        conduct = functools.partial(conductor_of, node, give_action, False)
-        timeout = node._weft_chosen().flow_timeout
-        step = NodeStep.conducted(conduct, key, timeout=timeout)
-        identity = None
+            return False
         if call.run.recorder is not None:
-            identity = call.identify(key, self._fingerprint(call.run.recorder.codec, node))
+            mark = self._mark(call.run.recorder.codec, node)
+        if node._weft_is_flow:
+            self._is_waiting = True
+            self._begin_flow(node, mark)
+            return False
+        self._at_work = NodeRun(
+            node, call, self._shared, self._params, self._node_ended, seen=self.seen, mark=mark
+        )
+        return True
+
+    def _begin_flow(self, flow: BaseNode, mark: bytes) -> None:
+        call, key = self._call, key_of(flow)
+        conduct = functools.partial(conductor_of, flow, give_action, False)
+        step = NodeStep.conducted(conduct, key, timeout=flow._weft_chosen().flow_timeout)
+        identity = None if call.run.recorder is None else call.identify(key, mark)
         start_glue(call, Branch(call, 0), step, (self._shared, self._params), identity=identity)
 
-    def _fingerprint(self, codec: Codec, node: BaseNode) -> bytes:
+    def _node_ended(self, action: Any, error: BaseException | None) -> None:
+        self._at_work = None
+        self._error = error
+        if error is None:
+            assert self._node is not None
+            self._action = action
+            self._node = self._flow.get_next_node(self._node, action)
+
+    def _mark(self, codec: Codec, node: BaseNode) -> bytes:
+        """What tells the calls of a node from those of others: which of one name it is, and the params."""
         place = self._places.get(id(node), 0)
         if self._params:
             return codec.fingerprint(place, self._params) or b""
@@ -641,9 +706,9 @@ class Walk:
 # Hooks, wrapped
 
 
-def _then(hook: Callable[..., Any], then: Callable[[Any], Any]) -> Callable[..., Any]:
+def _then(hook: Callable[..., Any], then: Callable[[Any], Any], *, is_async: bool) -> Callable[..., Any]:
     """The hook, and what is made of its result where it ran."""
-    if is_async_callable(hook):
+    if is_async:
 
         async def on_loop(*args: Any) -> Any:
             return then(await hook(*args))
@@ -682,9 +747,9 @@ class _Counted:
         return self._body(*args)
 
 
-def _watched(key: str, node: BaseNode, hook: Callable[..., Any]) -> Callable[..., Any]:
+def _watched(key: str, node: BaseNode, hook: Callable[..., Any], *, is_async: bool) -> Callable[..., Any]:
     """``exec`` in a run that is recorded, with a warning if it sets attributes of the node."""
-    if is_async_callable(hook):
+    if is_async:
 
         async def on_loop(item: Any) -> Any:
             before = dict(vars(node))

@@ -124,7 +124,7 @@ class Graph(Runnable):
         self.branch_errors: list[BranchError] = []
         self._callback_class: Callable[[], Any] = Callback
         self._made: _Made | None = None
-        self._functions: tuple[Callable[..., Any], ...] | None = None
+        self._functions: _Functions | None = None
         self._is_part = False  # of another graph
 
     def __repr__(self) -> str:
@@ -714,16 +714,28 @@ class Graph(Runnable):
             yield from error.problems
 
     def functions(self) -> Iterator[Callable[..., Any]]:
-        """Those of its nodes; looked for once, where none of these can change."""
-        if self._functions is None:
-            if not all(part.is_fixed for part in self.nodes.values()):
-                return super().functions()
-            self._functions = tuple(super().functions())
-        return iter(self._functions)
+        """Those of its nodes."""
+        found = self.owner_of_functions()
+        return super().functions() if found is None else iter(found.all)
+
+    def owner_of_functions(self) -> _Functions | None:
+        """They are looked for once, where none of its nodes can change."""
+        if self._functions is None and all(part.is_fixed for part in self.nodes.values()):
+            self._functions = _Functions(super().functions())
+        return self._functions
 
     def own_function(self) -> Callable[..., Any]:
         """It has none but those of its nodes."""
         return Graph.execute
+
+
+class _Functions:
+    """The functions of a graph as it stands."""
+
+    __slots__ = ("__weakref__", "all")
+
+    def __init__(self, functions: Iterable[Callable[..., Any]]) -> None:
+        self.all = tuple(functions)
 
 
 def _is_router(part: Runnable) -> bool:

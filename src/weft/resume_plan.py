@@ -88,7 +88,8 @@ def plan_of(store: Checkpointer, run_id: str, workflow: Runnable) -> ResumePlan:
 def _rehearsed(store: Checkpointer, workflow: Runnable, row: RunRow, records: Sequence[Record]) -> ResumePlan:
     options = RunOptions(checkpointer=_Looking(store), run_id=row.run_id)
     run = start_on_portal(workflow, None, options)
-    run.rehearsal = rehearsal = Rehearsal()
+    rehearsal = Rehearsal()
+    run.rehearse(rehearsal)
     error = None
     run.begin()
     try:

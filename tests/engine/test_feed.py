@@ -33,11 +33,12 @@ class FakeCall:
         self.posted = []
         self.later = []
         self.own_reader = reader
+        self.given_up = []
         self.run = SimpleNamespace(
             loop=loop or SimpleNamespace(call_later=self._call_later),
             post=lambda do, *args: self.posted.append((do, args)),
             grace=1.0,
-            given_up=[],
+            has_given_up=lambda call, why: self.given_up.append((call.step.name, call.id, why)),
             clock=SimpleNamespace(leave=lambda: None, enter=lambda: None),
         )
 
@@ -351,7 +352,7 @@ def test_closing_a_source_that_blocks_waits_no_longer_than_the_grace():
     assert after == 1.0
     give_up()
     assert ended == ["then"]
-    assert [(body.step, body.call_id) for body in call.run.given_up] == [("all of it", "run/1")]
+    assert call.given_up == [("all of it", "run/1", "its source was still being read")]
     go_on.set()  # it comes back after all
     reader.join()
     call.do_what_was_posted()

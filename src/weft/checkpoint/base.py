@@ -114,7 +114,12 @@ class OpenRun(Struct, frozen=True):
 
 @runtime_checkable
 class Checkpointer(Protocol):
-    """Keeps the journals of runs. Every method may raise :class:`weft.StoreError`."""
+    """Keeps the journals of runs. Every method may raise :class:`weft.StoreError`.
+
+    A store whose commits are brief may have another method, ``commit_at_once(writes)``: as :meth:`commit`, but where it
+    would have to wait for others that are writing, it does nothing and returns None. It is called on the loop of a
+    run, where that has nothing else to do.
+    """
 
     codec: Codec
     instant: bool  # a commit takes no time worth a thread of its own

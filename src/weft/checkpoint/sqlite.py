@@ -60,7 +60,14 @@ from weft.checkpoint.rows import (
     unsealed,
 )
 from weft.checkpoint.sent import sent
-from weft.checkpoint.sqlite_link import Database, Link, checked_path, checked_timeout
+from weft.checkpoint.sqlite_link import (
+    Database,
+    InUseError,
+    Link,
+    checked_path,
+    checked_timeout,
+    patience,
+)
 from weft.checkpoint.sqlite_upkeep import tidy
 from weft.core.status import RunStatus
 from weft.errors import CheckpointError, CorruptDataError, StoreError
@@ -166,6 +173,16 @@ class SqliteSaver(Closing, Checkpointer):
                     self._let_go(write.run_id, write.fence)
         return written.refused
 
+    def commit_at_once(self, writes: Sequence[Write]) -> set[str] | None:
+        """As :meth:`commit`, if nobody else is writing; None, and nothing was done, if somebody is."""
+        before = patience.set(0.0)
+        try:
+            return self.commit(writes)
+        except InUseError:
+            return None
+        finally:
+            patience.reset(before)
+
     def beat(self) -> None:
         """Say that the owner of what this object has open is alive, unless that was said a moment ago.
 
@@ -173,8 +190,12 @@ class SqliteSaver(Closing, Checkpointer):
         """
         with self._writer:
             if self._held and self._pulse.is_due():
-                with self._writing(self.lease / 4):
-                    pass
+                before = patience.set(self.lease / 4)
+                try:
+                    with self._writing():
+                        pass
+                finally:
+                    patience.reset(before)
 
     def release(self, run_id: str, fence: int) -> None:
         """Give a run up without changing what it is: it stays RUNNING, and anybody may take it over.
@@ -308,9 +329,9 @@ class SqliteSaver(Closing, Checkpointer):
         self._writer.lock.release()
 
     @contextmanager
-    def _writing(self, patience: float | None = None) -> Iterator[sqlite3.Connection]:
+    def _writing(self) -> Iterator[sqlite3.Connection]:
         """A transaction that writes: a beat of its owner, and a mark outside of the log that it was committed."""
-        with self._writer.transaction(patience) as db:
+        with self._writer.transaction() as db:
             unchanged = db.total_changes
             yield db
             beats = self._owner.id is not None and (db.total_changes != unchanged or self._pulse.is_due())

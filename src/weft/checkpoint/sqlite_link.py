@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from typing import Final, LiteralString, Self
 
 from weft.checkpoint import sql
@@ -19,6 +20,14 @@ from weft.checkpoint.rows import unsealed
 from weft.errors import CorruptDataError, InputError, StoreError
 
 _Identity = tuple[tuple[int, int], ...]  # the device and number of the file and of its companions
+
+
+#: For how many seconds this thread waits for others that are writing; None: as long as the file says.
+patience: ContextVar[float | None] = ContextVar("weft_patience", default=None)
+
+
+class InUseError(StoreError):
+    """Somebody else is writing, and there was no patience to wait for that."""
 
 
 class Link:
@@ -34,23 +43,21 @@ class Link:
         self.waited = 0.0  # seconds, for the transaction that is going on to begin
 
     def __enter__(self) -> Self:
-        self.lock.acquire()
+        if not self.lock.acquire(blocking=patience.get() != 0):
+            raise InUseError("another thread is writing")
         return self
 
     def __exit__(self, *_: object) -> None:
         self.lock.release()
 
     @contextmanager
-    def transaction(self, patience: float | None = None) -> Iterator[sqlite3.Connection]:
-        """One transaction, committed at the end, rolled back on any error.
-
-        Others that are writing are waited for as long as the file says, or for ``patience`` seconds.
-        """
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """One transaction, committed at the end, rolled back on any error."""
         try:
             db = self._usable()
             try:
                 began = time.monotonic()
-                self._file.wait_for(db, self._begin, patience)
+                self._file.wait_for(db, self._begin)
                 self.waited = time.monotonic() - began
                 yield db
                 db.execute(sql.COMMIT)
@@ -167,22 +174,25 @@ class Database:
                     ) from error
                 time.sleep(_ASK_SELDOM)
 
-    def wait_for(
-        self, db: sqlite3.Connection, statement: LiteralString, patience: float | None = None
-    ) -> sqlite3.Cursor:
+    def wait_for(self, db: sqlite3.Connection, statement: LiteralString) -> sqlite3.Cursor:
         """Execute what begins a transaction or changes the journal's mode, waiting for other connections.
 
         SQLite does not wait for a process that is just closing the file for the last time, mending its WAL or turning
         it on: it says at once that the file is busy. (Where we write, it never waits by itself: the time is ours to
         choose.) Nothing was done yet, so it is asked again.
         """
-        deadline = time.monotonic() + min(self._timeout, math.inf if patience is None else patience)
+        own = patience.get()
+        deadline = time.monotonic() + (self._timeout if own is None else min(own, self._timeout))
         pause = _ASK_AGAIN
         while True:
             try:
                 return db.execute(statement)
             except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                    raise
+                if own == 0:
+                    raise InUseError(f"another process is writing to {self.path}") from error
+                if time.monotonic() >= deadline:
                     raise
                 time.sleep(pause)
                 pause = min(2 * pause, _ASK_SELDOM)

@@ -16,6 +16,9 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Generic, Protocol, TypeVar
 
+#: Batches by number: none, in most cases. Never changed.
+_NONE: deque[tuple[int, list[bytes]]] = deque()
+
 
 class Recorded(Protocol):
     """A recorded outcome of a call, as far as its order is concerned."""
@@ -44,15 +47,15 @@ class Visibility(Generic[AnyRecorded]):
     def __init__(self, recorded: Sequence[AnyRecorded] = ()) -> None:
         self._recorded = recorded  # in the order of showing
         self.unasked: dict[bytes, AnyRecorded] = {}  # those that nothing has asked for
-        self._batches: deque[tuple[int, list[bytes]]] = deque()  # recorded and not yet shown, by number
+        self._batches = _NONE  # recorded and not yet shown, by number
         if recorded:
             self.unasked.update((item.identity, item) for item in recorded)
-            self._batches.extend(
+            self._batches = deque(
                 (number, [item.identity for item in items])
                 for number, items in groupby(recorded, attrgetter("batch"))
             )
         self._looked_at = 0  # so many of the first batch are known to have been asked for
-        self._fresh: deque[tuple[int, list[bytes]]] = deque()  # committed in this life of the run
+        self._fresh = _NONE  # committed in this life of the run
         self._late: dict[bytes, int] = {}  # those whose batch went by without them: their place in it
         self._by_ordinal: dict[int, bytes] | None = None  # made when code that has changed needs it
 
@@ -80,8 +83,10 @@ class Visibility(Generic[AnyRecorded]):
         """A new outcome is durable, in this commit of the run."""
         if self._fresh and self._fresh[-1][0] == batch:
             self._fresh[-1][1].append(identity)
-        else:
-            self._fresh.append((batch, [identity]))
+            return
+        if self._fresh is _NONE:
+            self._fresh = deque()
+        self._fresh.append((batch, [identity]))
 
     def next_batch(self, *, stuck: bool) -> list[bytes]:
         """The identities to show now, in order; empty: nothing yet.

@@ -45,7 +45,6 @@ from weft.engine.states import (
     OVER,
     QUEUED,
     RUNNING,
-    GivenUpBody,
     State,
     Stop,
     StopKind,
@@ -154,7 +153,7 @@ class Call:
             call.future = future = LoopFuture(loop=loop)
             future.call = call
             try:
-                if run.is_plain and step.is_plain and self.permit is None:
+                if run.is_bare and step.is_plain and self.permit is None and self.lets_begin(call):
                     call._join_parent(self)
                     call._launch()
                 else:
@@ -176,7 +175,7 @@ class Call:
         if run.recorder is not None:
             fingerprint = run.recorder.fingerprint(call.step, call.args, call.kwargs)
             scope = run.recorder.scope_of(self)
-            scope.coming.append(None)
+            scope.announce()
             future.watch(scope, run.clock)
         elif run.clock.is_virtual:
             future.watch(None, run.clock)
@@ -197,7 +196,7 @@ class Call:
         if run.is_plain and parent.permit is None:
             if not parent.step.is_async:
                 parent._has_children()
-            if self.step.is_plain:
+            if self.step.is_plain and not self.takes_turns:
                 self._launch()
             else:
                 self._begin_total()
@@ -214,6 +213,17 @@ class Call:
             self.admit()
         if parent.pending and (parent.permit is not None or not parent.step.is_planned):
             parent._has_children()  # after the child has queued, so that its slot goes to the child
+
+    def lets_begin(self, call: Call) -> bool:
+        """Whether a call that needs no more may begin at once: where this is recorded, nothing of it comes before."""
+        if self.run.recorder is None:
+            return True
+        scope = self.scope
+        if scope is None or not scope.is_simple:
+            return False
+        if call.is_recorded:
+            scope.add(call)
+        return True
 
     def _join_parent(self, parent: Call) -> None:
         parent.pending += 1
@@ -788,7 +798,7 @@ class Call:
             # What is recorded the body has gone on from before; of what is new that is yet to be seen.
             if self.error is not None or (not self.is_recorded and self._holds_failures):
                 assert parent.scope is not None
-                parent.scope.failures[self.identity] = self
+                parent.scope.add_failures({self.identity: self})
         self.become_visible()
 
     @property
@@ -1010,7 +1020,7 @@ class Call:
         reason = self.stopping.reason if self.stopping is not None else "timed out"
         if self.thread:  # else its body never began, and will not
             self._leave_thread()
-            self.run.given_up.append(GivenUpBody(self.id, self.step.name, reason))
+            self.run.has_given_up(self, reason)
             if self.run.audience is not None:
                 self.run.audience.given_up(self)
         self._wake_thread(self.stopping or Stop(StopKind.TIMEOUT, reason))
@@ -1023,7 +1033,7 @@ class Call:
     def given_up_elsewhere(self) -> None:
         """An executor cannot end the body of this call: it is left to itself."""
         reason = self.stopping.reason if self.stopping is not None else "timed out"
-        self.run.given_up.append(GivenUpBody(self.id, self.step.name, reason))
+        self.run.has_given_up(self, reason)
         if self.run.audience is not None:
             self.run.audience.given_up(self)
 

@@ -68,6 +68,8 @@ class Execution:
     outcome: Outcome[Any] | None = None
     is_opening = True
     audience: Audience | None = None  # who observes it
+    given_up: Sequence[GivenUpBody] = ()
+    _to_pump: list[Scope] | tuple[()] = ()
     _failure: BaseException | None = None
     _looking: asyncio.TimerHandle | None = None
     _look_after = _LOOK
@@ -113,10 +115,10 @@ class Execution:
         self._own_needs = needs_of(self.width, self.limits) if self.limits else self._width_needs
         #: What a style keeps for as long as the run lasts, by a name of its own.
         self.kept: dict[str, Any] = {}
-        self.given_up: list[GivenUpBody] = []
         self.questions: dict[str, tuple[Call, Interrupt]] = {}
-        self.is_plain = not self._own_needs and options.checkpointer is None
-        self._to_pump: list[Scope] = []
+        #: Whether its calls need nothing but, perhaps, to be recorded; and whether they need not even that.
+        self.is_bare = not self._own_needs
+        self.is_plain = self.is_bare and options.checkpointer is None
         self._answering: dict[str, Callable[[BaseException | None], None]] = {}
         self.input = input
         call_type = PlannedCall if workflow.step.is_planned else Call
@@ -139,13 +141,18 @@ class Execution:
             self._id = vars(self).setdefault("_made_id", self.clock.new_id())
         return self._id
 
+    def rehearse(self, rehearsal: Rehearsal) -> None:
+        """Have no step begin, and tell this which would."""
+        self.rehearsal = rehearsal
+        self.is_bare = self.is_plain = False
+
     def observe(self, observer: Observer) -> None:
         """Have every event from now on; called on the loop, and must not block."""
         if self.audience is None:
             from weft.engine.audience import Audience  # noqa: PLC0415 - only of runs that somebody observes
 
             self.audience = Audience(self)
-            self.is_plain = False
+            self.is_bare = self.is_plain = False
         self.audience.add(observer)
 
     @property
@@ -251,6 +258,10 @@ class Execution:
             self._set_deadline(self.options.timeout)
         self.root._begin_total()
         self.root.admit()
+
+    def has_given_up(self, call: Call, why: str) -> None:
+        """The body of this call, or what it reads, is left to itself."""
+        self.given_up = [*self.given_up, GivenUpBody(call.id, call.step.name, why)]
 
     async def _end_with_loop(self) -> None:
         """A task that says when the loop is being closed though no body is at work, so that the run is let go."""
@@ -369,11 +380,13 @@ class Execution:
 
     def to_pump(self, scope: Scope) -> None:
         """Something was committed for this scope; it is shown when all of that commit is known."""
-        if not self._to_pump or self._to_pump[-1] is not scope:
+        if not self._to_pump:
+            self._to_pump = [scope]
+        elif self._to_pump[-1] is not scope:
             self._to_pump.append(scope)
 
     def _pump(self) -> None:
-        scopes, self._to_pump = self._to_pump, []
+        scopes, self._to_pump = self._to_pump, ()
         for scope in scopes:
             scope.pump()
 

@@ -10,7 +10,6 @@ from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, 
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
-from weft.engine.states import GivenUpBody
 from weft.errors import InputError
 
 if TYPE_CHECKING:
@@ -330,7 +329,7 @@ class Pulled(_Read):
 
     def _give_up(self) -> None:
         call = self._call
-        call.run.given_up.append(GivenUpBody(call.id, call.step.name, "its source was still being read"))
+        call.run.has_given_up(call, "its source was still being read")
         self._tell_closed()
 
     def _tell_closed(self) -> None:

@@ -71,8 +71,8 @@ class Glue(Call):
         """Let the parent see the outcome. Who goes on after it goes on from the failures in it."""
         assert self.parent is not None
         above = self.parent.scope
-        if above is not None and self.scope is not None:
-            above.failures.update(self.scope.failures)
+        if above is not None and self.scope is not None and self.scope.failures:
+            above.add_failures(self.scope.failures)
         self.make_way()
         super().become_visible()
 
@@ -121,12 +121,25 @@ def start_glue(
         latest: When it must have ended, in the loop's time; see :meth:`PlannedCall.start`.
     """
     call = step.call_in(parent, args)
+    run = parent.run
     branch.call = call
     call.future = branch
     call.context = parent.context
-    call.latest = latest
-    if parent.run.recorder is not None:
+    if run.recorder is not None:
         call.identity, call.ordinal = identity or parent.identify(step.name, b"")
+    if (
+        latest is None
+        and run.is_bare
+        and step.is_plain
+        and parent.permit is None
+        and parent.stopping is None
+        and parent.lets_begin(call)
+    ):
+        call._join_parent(parent)  # nothing that `begin` would look for stands in the way
+        if not call.takes_turns or call.may_begin():
+            call._launch()
+        return
+    call.latest = latest
     call.begin(b"")
 
 

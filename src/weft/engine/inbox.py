@@ -46,6 +46,21 @@ class Inbox:
             raise
         return True
 
+    def loop_rests(self, seconds: float) -> bool:
+        """Whether the loop has nothing else to do now, no timer for so long, and nothing that it waits for.
+
+        Nothing but what other threads post, that is; a loop that does not tell is taken to have more. To be asked on
+        the loop.
+        """
+        loop: Any = self._loop()
+        if self._items or loop is None:
+            return False
+        try:
+            has_more = loop._ready or len(loop._selector.get_map()) > 1  # itself, to be woken
+            return not (has_more or (loop._scheduled and loop._scheduled[0].when() < loop.time() + seconds))
+        except AttributeError:  # there is no public way to ask
+            return False
+
     def _drain(self) -> None:
         # Cleared first: who posts from now on schedules anew, so that nothing is left lying.
         self._scheduled = False

@@ -4,6 +4,10 @@ A store that needs the disk has one writer thread, shared by all runs that use i
 together for the next commit, so that a thousand outcomes cost a handful of them; so do a thousand runs that begin.
 Where the store needs nothing (``instant``), or time is virtual, the run itself writes.
 
+Where a loop has nothing else to do, and nobody else is writing, what a run waits for is committed on the spot, by
+stores that can (see :class:`~weft.checkpoint.base.Checkpointer`): to wake a thread, and to be woken by it, would take
+as long again.
+
 The same thread says that the owner of the runs is alive (:meth:`weft.checkpoint.base.Checkpointer.beat`), also while
 there is nothing to write. What waits to be written is written first.
 """
@@ -16,7 +20,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -37,6 +41,12 @@ _KEEP = 10.0
 
 #: How often in a lease a writer says that the owner is alive.
 _BEATS = 4
+
+#: A loop that has nothing to do for so long (seconds) may be kept by a commit.
+_REST = 0.05
+
+#: If one has taken longer than that, the disk is slow: then the thread does it, for so long.
+_BRIEF, _SLOW_FOR = 0.005, 1.0
 
 
 class Life:
@@ -64,10 +74,12 @@ class Book:
     closed: bool = False
     waiting: int = 0  # entries that are not known to be durable; counted on the run's loop
     journal: Journal = field(init=False)
+    commit_at_once: Callable[[Sequence[Write]], set[str] | None] | None = field(init=False)
     life: Life | None = None
 
     def __post_init__(self) -> None:
         self.journal = journal_of(self.store)
+        self.commit_at_once = getattr(self.store, "commit_at_once", None)
         if not self.at_once:
             self.life = self.journal.keep_alive(self.store)
 
@@ -121,16 +133,20 @@ class Journal:
         self._wake = threading.Condition(self._lock)
         self._writing = False
         self._waits = False  # for something to write
+        self._slow_until = 0.0  # on the monotonic clock
         self._beat_at = 0.0  # when the owner is to be heard of next, on the monotonic clock
         self._pid = os.getpid()
 
     def add(self, *entries: Entry) -> None:
-        """Have entries written; their ``done`` is called on the loop of their run when they are durable."""
-        entries[0].book.waiting += len(entries)
-        if entries[0].book.at_once:
+        """Have the entries of a run written; their ``done`` is called on its loop when they are durable."""
+        book = entries[0].book
+        book.waiting += len(entries)
+        if book.at_once:
             self._commit(list(entries))
             return
         self._stay_in_this_process()
+        if self._may_commit_here(book) and self._commit_here(book, entries):
+            return
         with self._lock:
             self._entries.extend(entries)
             try:
@@ -216,6 +232,44 @@ class Journal:
         with suppress(Exception):
             life.store.beat()
 
+    def _may_commit_here(self, book: Book) -> bool:
+        """Whether nobody would have to wait for a commit on the loop of this run, and it for nobody."""
+        return (
+            book.commit_at_once is not None
+            and self._waits
+            and not (self._entries or self._openings or book.closed)
+            and time.monotonic() >= self._slow_until
+            and book.inbox.loop_rests(_REST)
+        )
+
+    def _commit_here(self, book: Book, entries: Sequence[Entry]) -> bool:
+        """Commit on the spot; False, and nothing was done, if somebody else is writing."""
+        assert book.commit_at_once is not None
+        batch, began = book.batch, time.monotonic()
+        write = _write_of(book, entries)
+        try:
+            refused = book.commit_at_once([write])
+        except BaseException as error:  # Ctrl-C too: nobody knows what is on the disk
+            book.close()
+            book.inbox.post(book.failed, _of_its_own(error))
+            if not isinstance(error, Exception):
+                raise
+            return True
+        if refused is None:
+            book.batch = batch
+            return False
+        ended = time.monotonic()
+        if ended - began > _BRIEF:
+            self._slow_until = ended + _SLOW_FOR
+        if refused:
+            book.close()
+            book.inbox.post(book.failed, _lost(book))
+            return True
+        if _ends(write):
+            book.life = None
+        _tell(book.batch, entries)
+        return True
+
     def _commit(self, entries: list[Entry]) -> None:
         groups: dict[Book, list[Entry]] = {}
         for entry in entries:
@@ -234,7 +288,7 @@ class Journal:
         else:
             for write, (book, group) in zip(writes, groups.items(), strict=True):
                 if book.run_id in refused:
-                    told.failed(book, OwnerLostError(f"run {book.run_id!r} was taken over by another owner"))
+                    told.failed(book, _lost(book))
                     continue
                 if _ends(write):
                     book.life = None
@@ -246,7 +300,7 @@ def _nothing(*_: object) -> None:
     pass
 
 
-def _write_of(book: Book, group: list[Entry]) -> Write:
+def _write_of(book: Book, group: Sequence[Entry]) -> Write:
     number = book.batch + 1
     records, change = [], None
     for entry in group:
@@ -258,11 +312,15 @@ def _write_of(book: Book, group: list[Entry]) -> Write:
     return Write(book.run_id, book.fence, records, change)
 
 
+def _lost(book: Book) -> OwnerLostError:
+    return OwnerLostError(f"run {book.run_id!r} was taken over by another owner")
+
+
 def _ends(write: Write) -> bool:
     return write.change is not None and write.change.status is not RunStatus.RUNNING
 
 
-def _tell(batch: int, group: list[Entry]) -> None:
+def _tell(batch: int, group: Sequence[Entry]) -> None:
     group[0].book.waiting -= len(group)
     for entry in group:
         if entry.done is not None:
@@ -323,7 +381,7 @@ class _Told:
             tell(loop, news)
 
 
-def _of_its_own(error: Exception) -> CheckpointError:
+def _of_its_own(error: BaseException) -> CheckpointError:
     """What one run is told of an error that many have: each notes on it how to go on."""
     if not isinstance(error, CheckpointError):
         wrapped = StoreError(f"the store failed: {type(error).__name__}: {error}")

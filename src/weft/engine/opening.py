@@ -73,7 +73,7 @@ def open_run(run: Execution) -> None:
     assert store is not None
     try:
         workflow = run.workflow
-        store.codec.register_hints_of(workflow.functions, owner=workflow.step if workflow.is_fixed else None)
+        store.codec.register_hints_of(workflow.functions, owner=workflow.owner_of_functions())
         if run.input is None or isinstance(run.input, Command):
             _in_a_task(run, _look_up_and_claim(run, store))
         else:

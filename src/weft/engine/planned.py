@@ -223,10 +223,11 @@ class PlannedCall(Call):
         call.context = self.context
         if (
             latest is None
-            and run.is_plain
+            and run.is_bare
             and step.is_plain
             and self.permit is None
             and self.stopping is None
+            and self.lets_begin(call)
         ):
             call._join_parent(self)  # nothing that `begin` would look for stands in the way
             call._launch()

@@ -147,7 +147,14 @@ def _take_away_retried(
 
 
 class Recorder:
-    """The journal of one run, as its calls see it."""
+    """The journal of one run, as its calls see it. What few runs need is a class attribute until it is set."""
+
+    _gone_on: list[tuple[BaseException, bytes]] | tuple[()] = ()  # failures that the workflow went on from
+    _renewals = _renewed = 0  # how often a body ran again; the last whose reading is used
+    _renewals_at_work: frozenset[asyncio.Task[None]] = frozenset()
+    _awaited: frozenset[asyncio.Future[bool]] = frozenset()  # that something is written
+    _outbox: list[Entry] | tuple[()] = ()  # what has come together in this turn of the loop
+    _warned: frozenset[str] = frozenset()
 
     def __init__(
         self,
@@ -173,20 +180,12 @@ class Recorder:
         self._waits = durability == "sync"
         self._kept: list[Entry] | None = [] if durability == "exit" else None
         self._on_mismatch = on_mismatch
-        self._gone_on: list[tuple[BaseException, bytes]] = []  # failures that the workflow went on from
-        self._renewals = self._renewed = 0  # how often a body ran again; the last whose reading is used
-        self._renewals_at_work: set[asyncio.Task[None]] = set()
-        self._awaited: set[asyncio.Future[bool]] = set()  # that something is written
-        self._outbox: list[Entry] = []  # what has come together in this turn of the loop
-        self._warned: set[str] = set()
-        self._hinted: dict[int, Any] = {}
-        self._learned: Step | None = None  # the last whose types are known: it is often the same again
 
     # Identity
 
     def fingerprint(self, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
         """What the arguments are, for the call's identity; b"" when they cannot be encoded."""
-        if step is not self._learned:
+        if step.known_to is not self.codec:
             self.learn_types(step)
         if not args and not kwargs and step.key is None:
             return b"p"
@@ -199,7 +198,7 @@ class Recorder:
         if found is not None:
             return mark + found  # so that f((1,), {"a": 2}) is not f(1, a=2)
         if step.name not in self._warned:
-            self._warned.add(step.name)
+            self._warned |= {step.name}
             warnings.warn(
                 f"the arguments of {step.name!r} cannot be encoded, so a resume tells its calls apart by their "
                 "order alone; give the step a key= function, or register the types with the checkpointer's codec",
@@ -209,13 +208,9 @@ class Recorder:
 
     def learn_types(self, step: Step) -> None:
         """The types in a step's annotations may be stored. A conductor's are ours."""
-        self._learned = step
-        if step.is_planned or id(step.fn) in self._hinted:
-            return
-        fn = getattr(step.fn, "__func__", step.fn)  # a bound method is a new object each time
-        if id(fn) not in self._hinted:
-            self._hinted[id(fn)] = fn  # held, so that no other function gets its id
-            self.codec.register_hints(fn)
+        if not step.is_planned:
+            self.codec.register_hints(step.fn)
+        step.known_to = self.codec
 
     def scope_of(self, call: Call) -> Scope:
         """What this call's body has asked for."""
@@ -287,7 +282,7 @@ class Recorder:
         if not entries and not scope.marks:
             then()
             return
-        scope.held.append(then)  # also behind what others wait for: the body has received the same
+        scope.hold(then)  # also behind what others wait for: the body has received the same
         if entries:
             scope.marks += 1
             entries[-1].done = lambda _batch: self._marked(scope)
@@ -298,7 +293,7 @@ class Recorder:
         scope.marks -= 1
         if scope.marks:
             return
-        held, scope.held = scope.held, []
+        held, scope.held = scope.held, ()
         for then in held:
             then()
 
@@ -312,10 +307,15 @@ class Recorder:
         entries = []
         for failure in self._failures_in(self._received(scope)):
             assert failure.error is not None
-            self._gone_on.append((failure.error, failure.identity))
+            self._go_on_from(failure.error, failure.identity)
             record = Record(RecordKind.WENT_ON, failure.identity, scope.owner.identity, failure.ordinal)
             entries.append(Entry(self._book, record))
         return entries
+
+    def _go_on_from(self, failure: BaseException, identity: bytes) -> None:
+        if not self._gone_on:
+            self._gone_on = []
+        self._gone_on.append((failure, identity))
 
     @staticmethod
     def _failures_in(received: list[Call]) -> Iterator[Call]:
@@ -405,7 +405,7 @@ class Recorder:
         if call.parent is None:
             call.recorded_in(0)  # what becomes of the run is written by the run
             return
-        if call.step is not self._learned:
+        if call.step.known_to is not self.codec:
             self.learn_types(call.step)
         record = self._record_of(call) if call.is_recorded else None
         if not call.is_recorded:
@@ -414,9 +414,7 @@ class Recorder:
             call.recorded_in(0)
             self._book.shown()
         else:
-            if not self._outbox:
-                self._book.inbox.post(self._hand_over)
-            self._outbox.append(Entry(self._book, record, call.recorded_in))
+            self._add(Entry(self._book, record, call.recorded_in))
 
     def _pass_by(self, call: Call) -> None:
         """Nothing is written of it. It is seen after what is being written, but needs no commit of its own.
@@ -460,13 +458,13 @@ class Recorder:
 
     def read(self, call: Call, record: Record) -> tuple[Any, BaseException | None]:
         """The recorded value or error of this call."""
-        if call.step is not self._learned:
+        if call.step.known_to is not self.codec:
             self.learn_types(call.step)
         call.attempt = record.attempts
         if record.kind not in _WELL:
             failure = self.codec.decode_error(record.value)
             assert failure is not None  # or load() had left it out
-            self._gone_on.append((failure, record.identity))
+            self._go_on_from(failure, record.identity)
             return None, failure
         try:
             found = self.codec.decode(record.value)
@@ -507,8 +505,11 @@ class Recorder:
             then()
 
         task = call.run.spawn(renew())
-        self._renewals_at_work.add(task)
-        task.add_done_callback(self._renewals_at_work.discard)
+        self._renewals_at_work |= {task}
+        task.add_done_callback(self._renewal_ended)
+
+    def _renewal_ended(self, task: asyncio.Task[None]) -> None:
+        self._renewals_at_work -= {task}
 
     async def _written(self) -> bool:
         """Wait until what was shown before it was durable is durable, or kept for the end; False if it never is."""
@@ -516,13 +517,13 @@ class Recorder:
         if self._kept is not None:
             return True
         written: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._awaited.add(written)
+        self._awaited |= {written}
         done = partial(_resolve, written, True)
         self._journal.add(Entry(self._book, None, lambda _batch: done(), batch=self._book.batch))
         try:
             return await written
         finally:
-            self._awaited.discard(written)
+            self._awaited -= {written}
 
     def end(self) -> None:
         """The run is over: nobody needs what is still being read."""
@@ -623,13 +624,15 @@ class Recorder:
 
     def _add(self, *entries: Entry) -> None:
         """Have this written with all else that comes in this turn of the loop, in the order of coming."""
-        if not self._outbox:
+        if self._outbox:
+            self._outbox += entries
+        else:
             self._book.inbox.post(self._hand_over)
-        self._outbox += entries
+            self._outbox = [*entries]
 
     def _hand_over(self) -> None:
         """Have the journal write what has come together."""
-        entries, self._outbox = self._outbox, []
+        entries, self._outbox = self._outbox, ()
         if not entries:
             return
         if self._waits:

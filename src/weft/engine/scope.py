@@ -9,8 +9,8 @@ life of a run and in every resume, so a decision by order is made again.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from weft.core.identity import Siblings
 from weft.core.visibility import Visibility
@@ -19,6 +19,8 @@ from weft.engine.futures import Awaited, ThreadFuture, at_one_stroke, waits_only
 if TYPE_CHECKING:
     from weft.checkpoint.base import Record
     from weft.engine.call import Call
+
+T = TypeVar("T")
 
 #: How often the loop goes round at most between two batches. It is enough when nothing is ready to run any more:
 #: then ``wait``, ``gather`` and whatever else the body is made of have returned, and the body has acted.
@@ -34,60 +36,42 @@ _LONG_STALL = 1.0
 _POLLS = 3
 
 
+#: Never changed.
+_NONE_COMING: deque[None] = deque()
+_NO_FAILURES: OrderedDict[bytes, Call] = OrderedDict()
+_NO_WAITS: Mapping[Awaited, bool] = {}
+
+
 class Scope:
     """The calls of one body, by identity, and the order in which it sees their outcomes."""
 
-    __slots__ = (
-        "_alone",
-        "_asked_since",
-        "_edited",
-        "_glanced",
-        "_has_callbacks",
-        "_owes_rounds",
-        "_polled_at",
-        "_polls_in_a_row",
-        "_rounds",
-        "_stall",
-        "_stalled_at",
-        "_steps",
-        "_waits",
-        "calls",
-        "coming",
-        "failures",
-        "held",
-        "marks",
-        "order",
-        "owner",
-        "records",
-        "siblings",
-    )
+    # What few need is a class attribute until it is set.
+    coming: deque[None] = _NONE_COMING  # one for each call asked for by a thread, until the loop has it
+    failures: OrderedDict[bytes, Call] = _NO_FAILURES  # shown, and not yet known to have been gone on from
+    marks = 0  # of failures that are gone on from, on their way to the disk
+    held: list[Callable[[], None]] | tuple[()] = ()  # calls that begin when they are there
+    _stall: Any = None
+    _stalled_at = (-1, 0.0)  # at which step, and since when
+    _glanced: ThreadFuture | None = None  # what the body was told is not there yet
+    _has_callbacks = False  # somebody is told of outcomes, whatever the body itself does
+    _waits: Mapping[Awaited, bool] = _NO_WAITS  # of threads of the body, and whether only for a time
+    _polled_at = -1  # at which step a wait with a timeout was last begun
+    _polls_in_a_row = 0
+    _edited = False  # the code asks for less than what is recorded
 
     def __init__(self, owner: Call, recorded: Sequence[Record]) -> None:
         self.owner = owner
         self.siblings = Siblings(owner.identity)
         self.order = Visibility(recorded)
         self.records = self.order.unasked  # what is recorded and was not asked for yet
+        #: Whether nothing is recorded, has failed, or comes from other threads, so that a call has only to be added.
+        self.is_simple = not recorded
         self.calls: dict[bytes, Call] = {}  # asked for and not yet shown
-        self.coming: deque[None] = deque()  # one for each call asked for by a thread, until the loop has it
-        # Failures that were shown, and are not yet known to have been gone on from.
-        self.failures: OrderedDict[bytes, Call] = OrderedDict()
-        self.marks = 0  # of failures that are gone on from, on their way to the disk
-        self.held: list[Callable[[], None]] = []  # calls that begin when they are there
         self._asked_since = True  # since the last batch was shown
         self._steps = 0  # asked for or shown, so that a standstill is seen
         self._rounds = 0  # that the loop still has to go round
         self._owes_rounds = False  # unless the next outcome finds that the body goes in step
-        self._stall: Any = None
-        self._stalled_at = (-1, 0.0)  # at which step, and since when
-        self._glanced: ThreadFuture | None = None  # what the body was told is not there yet
-        self._has_callbacks = False  # somebody is told of outcomes, whatever the body itself does
-        self._waits: dict[
-            Awaited, bool
-        ] = {}  # what threads of the body block for, and whether only for a time
         self._alone = False  # the last batch was all that the body had asked for
-        self._polled_at = -1  # at which step a wait with a timeout was last begun
-        self._polls_in_a_row = 0
-        self._edited = False  # the code asks for less than what is recorded
 
     # What the engine tells
 
@@ -136,11 +120,35 @@ class Scope:
             self._stall.cancel()
             self._stall = None
 
+    def add_failures(self, failures: Mapping[bytes, Call]) -> None:
+        """The body sees these."""
+        self.is_simple = False
+        if not self.failures:
+            self.failures = OrderedDict()
+        self.failures.update(failures)
+
+    def hold(self, then: Callable[[], None]) -> None:
+        """Have this done when all marks are on the disk."""
+        if self.held:
+            self.held.append(then)
+        else:
+            self.held = [then]
+
     # What the body's futures tell, from its thread
+
+    def announce(self) -> None:
+        """A call is on its way to the loop."""
+        self.is_simple = False
+        self._shared("coming", deque).append(None)
+
+    def _shared(self, name: str, kind: type[T]) -> T:
+        # In one stroke, as several threads may come at the same time.
+        found: T = vars(self).setdefault(name, kind())
+        return found
 
     def begin_wait(self, what: Awaited, *, timed: bool) -> None:
         """A thread is about to block until ``what`` is done, or (``timed``) for so long at most."""
-        self._waits[what] = timed and not self._polls()
+        self._shared("_waits", dict)[what] = timed and not self._polls()
         self._tell()
 
     def _polls(self) -> bool:
@@ -152,7 +160,7 @@ class Scope:
 
     def end_wait(self, what: Awaited) -> None:
         """It blocks no longer."""
-        self._waits.pop(what, None)
+        self._shared("_waits", dict).pop(what, None)
 
     def glance(self, future: ThreadFuture) -> None:
         """The body looked whether a call has ended and was told no; the next time the answer may differ."""

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 class Step:
     """A named function with its options; never changed, so that it may be shared by any number of runs.
 
-    It is not frozen, as to make one would take five times as long, and some are made in runs.
+    It is not frozen, as to make one would take five times as long, and some are made in runs. And it remembers which
+    codec knows the types in its annotations, as the next run has most likely the same.
     """
 
     fn: Callable[..., Any]
@@ -47,6 +48,7 @@ class Step:
     body: Callable[..., Any] = field(init=False)  # what the engine calls
     is_light: bool = field(init=False)  # an async body with no options
     is_plain: bool = field(init=False)
+    known_to: object = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         plain = not (

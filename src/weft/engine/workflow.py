@@ -36,6 +36,10 @@ class Workflow:
         """The functions that belong to it: their annotations name what may be stored."""
         yield self.step.fn
 
+    def owner_of_functions(self) -> object | None:
+        """What stands for these functions for as long as they are the same; None where they may change at any time."""
+        return self.step if self.is_fixed else None
+
     def recorded_input(self, input: Any) -> Any:
         """What a journal keeps of the input."""
         return input
