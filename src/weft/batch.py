@@ -13,7 +13,7 @@ import warnings
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from weft.batch_hooks import Hooks, default, hook_of, is_plain_object, retry_number
+from weft.batch_hooks import Hooks, default, hooks_of, is_plain_object, retry_number
 from weft.batch_options import Kind, Options, check_retries, check_wait, of_class
 from weft.batch_runs import (
     conductor_of,
@@ -30,7 +30,6 @@ from weft.nodes import as_runnable
 from weft.runnable import Runnable
 
 if TYPE_CHECKING:
-    from weft.batch_plain import Plan
     from weft.engine.options import RunOptions
     from weft.engine.workflow import Workflow
     from weft.observe.sketch import Sketch
@@ -106,8 +105,9 @@ class Part(Runnable):
 
     def own_functions(self) -> Iterator[Callable[..., Any]]:
         """The functions that compute."""
-        found = (hook_of(self.node, name) for name in ("exec", "exec_fallback"))
-        yield from (hook for hook in found if hook is not None)
+        hooks = hooks_of(self.node)
+        found = (hooks.exec, hooks.exec_fallback)
+        yield from (getattr(self.node, hook.spelling) for hook in found if hook is not None)
 
 
 class _CurRetry:
@@ -142,7 +142,6 @@ class BaseNode(Runnable):
     _weft_defaults: ClassVar[Options]
     _weft_is_plain_object: ClassVar[bool] = True
     _weft_hooks: ClassVar[Hooks | None] = None
-    _weft_plan: ClassVar[Plan | None] = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -34,6 +34,7 @@ from weft.errors import InputError
 
 if TYPE_CHECKING:
     from weft.batch import BaseNode
+    from weft.batch_plain import Plan
     from weft.core.timeout import TimeoutPolicy
     from weft.engine.execution import Execution
     from weft.engine.futures import Branch
@@ -80,14 +81,17 @@ class Hooks:
         cls: The class.
         made_of: The hooks of all spellings that it had when this was made.
         is_kept: Whether that says it all: they are functions, the same for each node.
+        plan: How its nodes run where one call is enough, once that was asked.
     """
 
-    __slots__ = ("cls", "exec", "exec_fallback", "is_kept", "made_of", "post", "prep")
+    __slots__ = ("cls", "exec", "exec_fallback", "is_kept", "made_of", "plan", "post", "prep")
 
-    def __init__(self, node: BaseNode) -> None:
+    def __init__(self, node: BaseNode, *, are_own: bool = False) -> None:
         self.cls = cls = type(node)
         self.made_of = _hooks_of(cls)
-        self.is_kept = all(each is None or isinstance(each, FunctionType) for each in self.made_of)
+        are_functions = all(each is None or isinstance(each, FunctionType) for each in self.made_of)
+        self.is_kept = are_functions and not are_own
+        self.plan: Plan | None = None
         self.prep = _hook(node, "prep")
         self.exec = _hook(node, "exec")
         self.exec_fallback = _hook(node, "exec_fallback")
@@ -103,26 +107,15 @@ _ARE_HOOKS = frozenset(_SPELLINGS)
 
 def hooks_of(node: BaseNode) -> Hooks:
     """The hooks of a node: those of its class, which are looked up once, and again when somebody has changed them."""
+    if not _ARE_HOOKS.isdisjoint(vars(node)):  # somebody has set one on the node itself
+        return Hooks(node, are_own=True)
     cls = type(node)
-    if has_own_hooks(node):
-        return Hooks(node)
     found: Hooks | None = cls._weft_hooks
     if found is None or found.cls is not cls or found.made_of != _hooks_of(cls):
         found = Hooks(node)
         if found.is_kept:
             cls._weft_hooks = found
     return found
-
-
-def has_own_hooks(node: BaseNode) -> bool:
-    """Whether somebody has set a hook on the node itself."""
-    return not _ARE_HOOKS.isdisjoint(vars(node))
-
-
-def hook_of(node: BaseNode, name: str) -> Callable[..., Any] | None:
-    """The hook that the node's own class defines, in its sync or its async spelling; None if it has none."""
-    found = _hook(node, name)
-    return None if found is None else getattr(node, found.spelling)
 
 
 def _hook(node: BaseNode, name: str) -> Hook | None:
@@ -253,9 +246,9 @@ class HookCall(GlueCall):
         super().__init__(parent.run, parent, step, args, {})
         self.moment = seen_by(parent).latest  # after which it begins
 
-    def lets_begin(self, call: Call) -> bool:
-        """Where it has a turn, that is over first."""
-        return self.run.recorder is None
+    def adds_to_record(self, call: Call) -> bool:
+        """Its turn is over first."""
+        return False
 
     def may_begin(self) -> bool:
         """Whether it is its turn."""

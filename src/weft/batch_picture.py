@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from weft.batch import DEFAULT_ACTION, BaseNode, Flow, Part
-from weft.batch_hooks import hook_of
+from weft.batch_hooks import hooks_of
 from weft.batch_runs import key_of, nodes_of
 from weft.compose_picture import said_of_block
 from weft.observe.sketch import IN, OUT, Records, Sketch, Way
@@ -25,7 +25,7 @@ def sketch_of_part(part: Part) -> Sketch:
         drawn = tuple([_drawn(each) for each in nodes])
         return Sketch(key, key, note=_said(node), parts=drawn, ways=tuple(_ways(nodes)))
     kind: BoxKind = "block" if node._weft_is_batch else "node"
-    records: Records = "nothing" if hook_of(node, "exec") is None else "calls"
+    records: Records = "nothing" if hooks_of(node).exec is None else "calls"
     return Sketch(key, key, kind, _said(node), calls=called_in(*part.own_functions()), records=records)
 
 

@@ -18,7 +18,6 @@ from weft.batch_hooks import (
     PlainNodeCall,
     copied,
     give_back,
-    has_own_hooks,
     hooks_of,
     listed,
     retry_number,
@@ -47,37 +46,30 @@ class Plan:
     """How the nodes of a class run where one call is enough.
 
     Attributes:
-        hooks: Those of the class.
         is_enough: Whether one call is: all its hooks are async, and none stands in for another.
         prep: How it spells this hook; None if it has it not. So for ``exec`` and ``post``.
         step: That of the call.
     """
 
     def __init__(self, cls: type[BaseNode], hooks: Hooks) -> None:
-        self.hooks = hooks
-        self.is_enough = hooks.exec_fallback is None and all(
-            hook is None or hook.is_async for hook in (hooks.prep, hooks.exec, hooks.post)
-        )
-        self.prep, self.exec, self.post = (
-            None if hook is None else hook.spelling for hook in (hooks.prep, hooks.exec, hooks.post)
-        )
+        own = (hooks.prep, hooks.exec, hooks.post)
+        takes_turns = cls._weft_is_batch is not cls._weft_is_parallel
+        is_one = cls._weft_is_async and not cls._weft_is_flow and not takes_turns
+        has_others = hooks.exec_fallback is not None or not all(hook is None or hook.is_async for hook in own)
+        self.is_enough = is_one and not has_others
+        self.prep, self.exec, self.post = (None if hook is None else hook.spelling for hook in own)
         self.step = Step(_run, cls.__name__, is_async=True)
 
 
 def plan_of(node: BaseNode) -> Plan | None:
     """How this node runs where one call is enough for it; None where it is not."""
-    cls = type(node)
-    if not cls._weft_is_async or cls._weft_is_flow or cls._weft_is_batch is not cls._weft_is_parallel:
-        return None
-    if has_own_hooks(node) or not _has_plain_exec(node):
-        return None
     hooks = hooks_of(node)
     if not hooks.is_kept:
         return None
-    plan: Plan | None = cls._weft_plan
-    if plan is None or plan.hooks is not hooks:
-        plan = cls._weft_plan = Plan(cls, hooks)
-    return plan if plan.is_enough else None
+    plan = hooks.plan
+    if plan is None:
+        plan = hooks.plan = Plan(type(node), hooks)
+    return plan if plan.is_enough and _has_plain_exec(node) else None
 
 
 def _has_plain_exec(node: BaseNode) -> bool:
@@ -95,7 +87,13 @@ def start_plain(
     )
     call.future = branch
     call.context = parent.context
-    call.begin(b"")
+    if (
+        parent.permit is None and parent.stopping is None
+    ):  # nothing that `begin` would look for stands in the way
+        call._join_parent(parent)
+        call._launch()
+    else:
+        call.begin(b"")
 
 
 class PlainRun:

@@ -636,7 +636,11 @@ class Walk:
         """Run the node, and the next when it has ended; or conclude."""
         try:
             while self._error is None and self._node is not None:
-                if not self._goes_on(self._node):
+                if self._is_waiting or (self._at_work is None and not self._begin(self._node)):
+                    return
+                assert self._at_work is not None
+                self._at_work.advance()
+                if self._at_work is not None:
                     return
         except BaseException as error:  # as above
             self._error = error
@@ -644,16 +648,6 @@ class Walk:
         if self._original is not None:
             give_back(self._flow, self._original)
         self._call.conclude(value, self._error)
-
-    def _goes_on(self, node: BaseNode) -> bool:
-        """Have the node do what it can do now; whether it has ended, so that there is more to do."""
-        if self._is_waiting:
-            return False
-        if self._at_work is None and not self._begin(node):
-            return False
-        assert self._at_work is not None
-        self._at_work.advance()
-        return self._at_work is None
 
     def _begin(self, node: BaseNode) -> bool:
         """Begin a node; whether it is conducted here."""

@@ -16,6 +16,7 @@ application's types, ``errors_codec`` errors, ``hints`` the types that annotatio
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -98,7 +99,9 @@ class Codec:
         self._lock = threading.Lock()
         self._hinted: WeakSet[Any] = WeakSet()
         self._owners: WeakSet[Any] = WeakSet()
-        self.register(*_OURS, *types)
+        for shape in _our_shapes():
+            self._keep(shape)
+        self.register(*types)
 
     def register(self, *types: type) -> None:
         """Make application types storable, with those that the annotations of their fields name.
@@ -253,18 +256,28 @@ class Codec:
         shape = None if cls in self._writers else shapes.shape_of(cls)
         if shape is None:
             return False
+        self._keep(shape)
+        self._add_all(shape.nested())
+        return True
+
+    def _keep(self, shape: Shape) -> None:
         with self._lock:
             replaced = self._shapes.get(shape.tag)
             self._shapes[shape.tag] = shape
-            self._writers[cls] = shape.write
-            if replaced is not None and replaced.cls is not cls:
+            self._writers[shape.cls] = shape.write
+            if replaced is not None and replaced.cls is not shape.cls:
                 self._writers.pop(replaced.cls, None)
-        self._add_all(shape.nested())
-        return True
 
     def _add_all(self, classes: Iterable[type]) -> None:
         for cls in classes:
             self._add(cls)
+
+
+@functools.cache
+def _our_shapes() -> list[Shape]:
+    """Those of the engine's own types, worked out once: that takes longer than all else that a codec begins with."""
+    found = [shapes.shape_of(cls) for cls in _OURS]
+    return [shape for shape in found if shape is not None]
 
 
 def _is_plain(value: object) -> bool:

@@ -8,7 +8,7 @@ import sys
 import typing
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from enum import Enum
-from types import SimpleNamespace
+from types import FunctionType, SimpleNamespace
 from typing import Any
 
 #: Names of what any journal can hold, unless a module or a function means something else by them.
@@ -31,7 +31,7 @@ def classes_of_function(fn: Callable[..., Any]) -> Iterator[type]:
     code = getattr(fn, "__code__", None)
     names, free = getattr(fn, "__globals__", {}), code.co_freevars if code is not None else ()
     annotations = _annotations(fn)
-    if all(_is_builtin(each) and each not in names and each not in free for each in annotations.values()):
+    if _are_builtin(annotations, names, free):
         return iter(())
     cells = getattr(fn, "__closure__", None) or ()
     return classes_in(_resolved(annotations, names, dict(zip(free, map(_content, cells), strict=False))))
@@ -69,7 +69,7 @@ def classes_in(hints: Iterable[object]) -> Iterator[type]:
 
 def _annotations(owner: Any) -> Mapping[str, Any]:
     try:
-        return inspect.get_annotations(owner)
+        return owner.__annotations__ if type(owner) is FunctionType else inspect.get_annotations(owner)
     except Exception:  # Python 3.14 evaluates here, and a name may be missing; no annotations at all
         return {}
 
@@ -91,6 +91,14 @@ def _resolved(
             yield typing.get_type_hints(one, global_names, dict(local_names))[name]
         except Exception:  # noqa: S112 - evaluating an annotation may raise anything, and is only a help
             continue
+
+
+def _are_builtin(annotations: Mapping[str, Any], names: Collection[str], free: Collection[str]) -> bool:
+    """Whether nothing else is named, and these names mean nothing else."""
+    for each in annotations.values():
+        if type(each) is not str or each not in _BUILTIN or each in names or each in free:
+            return False
+    return True
 
 
 def _is_builtin(annotation: object) -> bool:

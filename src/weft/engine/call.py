@@ -153,7 +153,8 @@ class Call:
             call.future = future = LoopFuture(loop=loop)
             future.call = call
             try:
-                if run.is_bare and step.is_plain and self.permit is None and self.lets_begin(call):
+                needs_no_more = step.is_plain and self.permit is None
+                if needs_no_more and (run.is_plain or (run.is_bare and self.adds_to_record(call))):
                     call._join_parent(self)
                     call._launch()
                 else:
@@ -214,10 +215,8 @@ class Call:
         if parent.pending and (parent.permit is not None or not parent.step.is_planned):
             parent._has_children()  # after the child has queued, so that its slot goes to the child
 
-    def lets_begin(self, call: Call) -> bool:
-        """Whether a call that needs no more may begin at once: where this is recorded, nothing of it comes before."""
-        if self.run.recorder is None:
-            return True
+    def adds_to_record(self, call: Call) -> bool:
+        """In a journaled run: whether the call has only to be added to what this one has asked for, which is done."""
         scope = self.scope
         if scope is None or not scope.is_simple:
             return False

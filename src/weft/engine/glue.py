@@ -129,11 +129,10 @@ def start_glue(
         call.identity, call.ordinal = identity or parent.identify(step.name, b"")
     if (
         latest is None
-        and run.is_bare
         and step.is_plain
         and parent.permit is None
         and parent.stopping is None
-        and parent.lets_begin(call)
+        and (run.is_plain or (run.is_bare and parent.adds_to_record(call)))
     ):
         call._join_parent(parent)  # nothing that `begin` would look for stands in the way
         if not call.takes_turns or call.may_begin():

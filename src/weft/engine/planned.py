@@ -223,11 +223,10 @@ class PlannedCall(Call):
         call.context = self.context
         if (
             latest is None
-            and run.is_bare
             and step.is_plain
             and self.permit is None
             and self.stopping is None
-            and self.lets_begin(call)
+            and (run.is_plain or (run.is_bare and self.adds_to_record(call)))
         ):
             call._join_parent(self)  # nothing that `begin` would look for stands in the way
             call._launch()
