@@ -136,12 +136,8 @@ class Call:
         self, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> AnyFuture | asyncio.Future[Any]:
         """This body asks for a call; its future, of the kind that fits where the body runs."""
-        if self.stopping is not None or (self.abandoned and self.is_in_abandoned_thread):
-            raise self.unwinding()
-        if self.state is not RUNNING:
-            raise UsageError(
-                f"{self.step.name!r} has ended; something that it left running asks for {step.name!r}"
-            )
+        if self.stopping is not None or self.state is not RUNNING or self.abandoned:
+            self._may_not_ask_now(step)
         run = self.run
         kind: type[Call] = run.planned if step.is_planned else Call
         loop = _get_running_loop()
@@ -165,6 +161,14 @@ class Call:
                 raise
             return future
         return self._ask_from_thread(kind(run, self, step, args, kwargs), loop)
+
+    def _may_not_ask_now(self, step: Step) -> None:
+        if self.stopping is not None or self.is_in_abandoned_thread:
+            raise self.unwinding()
+        if self.state is not RUNNING:
+            raise UsageError(
+                f"{self.step.name!r} has ended; something that it left running asks for {step.name!r}"
+            )
 
     def _ask_from_thread(
         self, call: Call, loop: asyncio.AbstractEventLoop | None
@@ -849,17 +853,21 @@ class Call:
         run = self.run
         if not run.is_plain and (run.audience is not None or run.questions):
             self._note_delivery()
-        error = self.error
-        unread = error is not None and parent.state is DRAINING and not parent.step.is_planned
-        self.future.settle(self.value, error)
-        if error is not None:
-            parent.failed_child = error
-            if unread:
-                self._note_unread(error)
+        if self.error is None:
+            self.future.settle(self.value, None)
+        else:
+            self._deliver_error(parent, self.error)
         if parent.state is DRAINING:
             run.soon(parent.after_child)
         if self.scope is not None and not self._holds_failures:
             self.forget_its_work()
+
+    def _deliver_error(self, parent: Call, error: BaseException) -> None:
+        unread = parent.state is DRAINING and not parent.step.is_planned
+        self.future.settle(self.value, error)
+        parent.failed_child = error
+        if unread:
+            self._note_unread(error)
 
     def forget_its_work(self) -> None:
         """It is over, and nobody asks any more how it came to its outcome: it is not to keep itself alive by that."""
