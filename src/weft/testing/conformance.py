@@ -640,6 +640,31 @@ class StoreConformance:
         for worker in range(8):
             assert [line.ordinal for line in all_records(store, f"r{worker}")] == [n // 2 for n in range(50)]
 
+    def test_a_commit_at_once_is_a_commit_or_nothing(self, store: Checkpointer) -> None:
+        """Of stores that have ``commit_at_once``: where somebody else is writing, it has done nothing."""
+        commit_at_once: Callable[[list[Write]], set[str] | None] | None = getattr(
+            store, "commit_at_once", None
+        )
+        if commit_at_once is None:
+            pytest.skip("this store commits in the journal's thread only")
+        begin(store)
+        assert commit_at_once([Write("r", 100, [record()])]) == {"r"}
+        assert values(store, "r") == []
+
+        def work(worker: int) -> None:
+            fence = begin(store, f"r{worker}")
+            for turn in range(25):
+                write = Write(f"r{worker}", fence, [record(turn), record(turn)])
+                while (refused := commit_at_once([write])) is None:
+                    assert len(store.records(f"r{worker}")) == 2 * turn
+                assert refused == set()
+                assert len(store.records(f"r{worker}")) == 2 * turn + 2
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(work, range(8)))
+        for worker in range(8):
+            assert [line.ordinal for line in all_records(store, f"r{worker}")] == [n // 2 for n in range(50)]
+
     # --- release ----------------------------------------------------------------------------------------
 
     def test_a_released_run_is_running_and_free(self, store: Checkpointer) -> None:
