@@ -87,10 +87,8 @@ def start_plain(
     )
     call.future = branch
     call.context = parent.context
-    if (
-        parent.permit is None and parent.stopping is None
-    ):  # nothing that `begin` would look for stands in the way
-        call._join_parent(parent)
+    if parent.permit is None and parent.stopping is None:
+        call._join_parent(parent)  # nothing that `begin` would look for stands in the way
         call._launch()
     else:
         call.begin(b"")
