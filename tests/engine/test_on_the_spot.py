@@ -139,6 +139,11 @@ def test_a_timer_that_is_far_off_is_nothing_to_do(store):
     assert {*store.threads} == {get_ident()}
 
 
+def test_what_nobody_waits_for_is_left_to_the_thread(store):
+    assert asyncio.run(chain.ainvoke(1, run_id="r", checkpointer=store, durability="async")) == 32
+    assert get_ident() not in store.threads[:-1]  # only the end of the run is waited for
+
+
 def test_runs_beside_each_other_share_commits_in_the_thread(store):
     async def main():
         return await asyncio.gather(

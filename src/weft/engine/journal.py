@@ -145,7 +145,8 @@ class Journal:
             self._commit(list(entries))
             return
         self._stay_in_this_process()
-        if self._may_commit_here(book) and self._commit_here(book, entries):
+        is_waited_for = entries[-1].done is not None
+        if is_waited_for and self._may_commit_here(book) and self._commit_here(book, entries):
             return
         with self._lock:
             self._entries.extend(entries)
