@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from killing import seeded
 
 from weft.checkpoint import sql, sqlite_rows
 from weft.checkpoint.base import Change, OpenRun, RecordKind, Write
@@ -882,6 +883,58 @@ def test_a_deleted_or_replaced_file_is_noticed(path, store, replaced):
             attempt()
     assert store.commit([Write("r", fence, [record()])]) == {"r"}
     assert (store.find("new") is not None) == replaced
+
+
+@pytest.mark.parametrize("companion", ["", "-wal", "-shm"])
+def test_a_file_that_is_deleted_between_two_commits_is_noticed_whenever_that_is(tmp_path, companion):
+    """The folder is asked for its last change, which is no news when it has just had another."""
+    rng = seeded("deletions")
+    for number in range(25):
+        folder = tmp_path / f"{number}"
+        folder.mkdir()
+        with SqliteSaver(folder / "runs.db") as store:
+            fence = begin(store, "r")
+            for _ in range(3):
+                assert store.commit([Write("r", fence, [record()])]) == set()
+                time.sleep(rng.choice([0, 0.0005, 0.003, 0.02, 0.12]))
+            if rng.random() < 0.5:
+                (folder / "other").touch()
+                assert store.commit([Write("r", fence, [record()])]) == set()
+            (folder / f"runs.db{companion}").unlink()
+            with pytest.raises(StoreError, match="deleted or replaced"):
+                store.commit([Write("r", fence, [record()])])
+
+
+def test_a_folder_that_did_not_change_is_asked_once_a_commit(path, store, monkeypatch):
+    """To ask for the log makes the next commit half as slow again, on a kernel that then dates it anew."""
+    fence, asked = begin(store, "r"), []
+    stat = os.stat
+    time.sleep(0.15)
+    store.commit([Write("r", fence, [record()])])
+    monkeypatch.setattr(os, "stat", lambda path, **options: asked.append(path) or stat(path, **options))
+    for _ in range(3):
+        store.commit([Write("r", fence, [record()])])
+    assert asked == [str(Path(store.path).parent)] * 3
+
+
+@pytest.mark.parametrize("seconds", [0.3, 5.0])
+def test_where_only_whole_seconds_are_noted_a_folder_is_trusted_later(path, store, monkeypatch, seconds):
+    fence, asked = begin(store, "r"), []
+    stat, folder, changed = os.stat, str(Path(store.path).parent), 10**18
+
+    class Coarse:
+        st_dev, st_ino, st_mtime_ns, st_ctime_ns = 1, 2, changed, changed
+
+    def of(path, **options):
+        asked.append(path)
+        return Coarse if path == folder else stat(path, **options)
+
+    monkeypatch.setattr(os, "stat", of)
+    monkeypatch.setattr(time, "time_ns", lambda: changed + int(seconds * 10**9))
+    for _ in range(3):
+        store.commit([Write("r", fence, [record()])])
+    assert asked.count(folder) == 3
+    assert asked.count(store.path) == (3 if seconds < 1 else 1)
 
 
 def test_reads_do_not_wait_for_a_commit(store):

@@ -19,7 +19,45 @@ from weft.checkpoint.owner import is_left_behind, marks, remove_left_behind
 from weft.checkpoint.rows import unsealed
 from weft.errors import CorruptDataError, InputError, StoreError
 
-_Identity = tuple[tuple[int, int], ...]  # the device and number of the file and of its companions
+
+class _Files:
+    """The file and its companions, as they are when this is made: whether the path still leads to them.
+
+    To ask for all three takes three calls; and since the system was asked for the age of the log, the next commit has
+    to make a new one durable, which takes half as long again. But none of them can be removed or replaced without a
+    change of the folder that they are in.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._paths = [path + end for end in ("", *_COMPANIONS)]
+        self._folder = os.path.dirname(path)
+        self._opened = self._numbers()
+        self._seen: tuple[int, ...] | None = None  # of the folder, when they were there
+
+    def are_still_there(self) -> bool:
+        """Whether what is written now is written to them."""
+        try:
+            folder = os.stat(self._folder)
+            seen = (folder.st_dev, folder.st_ino, folder.st_mtime_ns, folder.st_ctime_ns)
+            if seen == self._seen:
+                return True
+            if self._numbers() != self._opened:
+                return False
+        except FileNotFoundError:
+            return False
+        changed = max(folder.st_mtime_ns, folder.st_ctime_ns)
+        # One that has just changed may change again and be of the same age.
+        is_old = time.time_ns() - changed > (_OLD if changed % 10**9 else _OLD_IN_SECONDS)
+        self._seen = seen if is_old else None
+        return True
+
+    def _numbers(self) -> list[tuple[int, int]]:
+        found = [os.stat(path) for path in self._paths]
+        return [(each.st_dev, each.st_ino) for each in found]
+
+
+#: Nanoseconds after which another change of a folder shows; and where only whole seconds, or two, are noted.
+_OLD, _OLD_IN_SECONDS = 100_000_000, 2_100_000_000
 
 
 #: For how many seconds this thread waits for others that are writing; None: as long as the file says.
@@ -39,7 +77,7 @@ class Link:
         self._begin = begin
         self._doing = doing
         self._db: sqlite3.Connection | None = None
-        self._opened: _Identity | None = None
+        self._opened: _Files | None = None
         self.waited = 0.0  # seconds, for the transaction that is going on to begin
 
     def __enter__(self) -> Self:
@@ -95,7 +133,7 @@ class Link:
             self._db, self._opened = self._file.open()
             if self._begin == sql.BEGIN_WRITING:  # the only place to wait, and we know better for how long
                 self._db.execute(sql.DO_NOT_WAIT)
-        elif not self._file.is_still(self._opened):
+        elif self._opened is not None and not self._opened.are_still_there():
             with suppress(sqlite3.Error):  # the file that was moved away takes along what is only in its log
                 self._db.execute(sql.MOVE_LOG)
             self.close()
@@ -121,7 +159,7 @@ class Database:
         self.owners = f"{path}-owners"  # the directory of their lock files
         self._timeout = timeout
 
-    def open(self) -> tuple[sqlite3.Connection, _Identity]:
+    def open(self) -> tuple[sqlite3.Connection, _Files]:
         """A connection to the database, created and brought up to date if need be."""
         self._create()
         acknowledged = marks(self.owners)  # before what is there is looked at: that only grows
@@ -133,7 +171,7 @@ class Database:
                 self._share_mode()
                 self._prepare(db)
                 self._refuse_loss(db, acknowledged)
-                return db, self._identity()
+                return db, _Files(self.path)
             except BaseException:
                 db.close()
                 raise
@@ -196,17 +234,6 @@ class Database:
                     raise
                 time.sleep(pause)
                 pause = min(2 * pause, _ASK_SELDOM)
-
-    def is_still(self, opened: _Identity | None) -> bool:
-        """Whether the path leads to the file that was opened."""
-        try:
-            return self._identity() == opened
-        except FileNotFoundError:
-            return False
-
-    def _identity(self) -> _Identity:
-        there = [os.stat(self.path + end) for end in ("", *_COMPANIONS)]
-        return tuple((each.st_dev, each.st_ino) for each in there)
 
     def failure(self, error: Exception, doing: str) -> StoreError:
         """What went wrong, where, and what to do about it."""
