@@ -46,7 +46,7 @@ _BEATS = 4
 _REST = 0.05
 
 #: If one has taken longer than that, the disk is slow: then the thread does it, for so long.
-_BRIEF, _SLOW_FOR = 0.005, 1.0
+_BRIEF, _SLOW_FOR = 0.02, 1.0
 
 
 class Life:
