@@ -13,11 +13,15 @@ import pytest
 from hypothesis import settings
 
 from weft import Checkpointer, InMemorySaver, SqliteSaver
+from weft.engine import signals
 
 sys.path.insert(0, str(Path(__file__).parent / "support"))
 
 # What a shell begins in the background ignores it, and so would all processes that tests begin.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# What pytest-timeout raises in its handler is no Exception: commits are made on the loop as without it.
+signals._LOOKED_AT -= {signal.SIGALRM}
 
 # How long something takes is measured elsewhere: here a busy machine is no failure.
 settings.register_profile("untimed", deadline=None)

@@ -1154,3 +1154,42 @@ def test_10_000_items_and_10_000_runs_at_once():
 def test_a_node_can_be_pickled():
     again = pickle.loads(pickle.dumps(chain(Add(1), Add(2))))
     assert again.invoke({"n": 0}) == {"n": 3}
+
+
+def test_hooks_may_come_from_a_class_that_stands_behind_node():
+    class Hooks:
+        async def prep_async(self, shared):
+            return 1
+
+        async def exec_async(self, found):
+            raise ValueError(found)
+
+        async def exec_fallback_async(self, found, error):
+            return found + 1
+
+        async def post_async(self, shared, found, done):
+            shared["done"] = done
+
+    class Sync(Node, Hooks):
+        pass
+
+    shared = {}
+    asyncio.run(Flow(Sync()).run_async(shared))
+    assert shared == {"done": 2}
+
+
+def test_hooks_that_each_node_finds_for_itself_are_not_taken_for_those_of_its_class():
+    class Found(Node):
+        def __init__(self, value):
+            super().__init__()
+            self.value = value
+
+        def __getattr__(self, name):
+            if name == "post_async" and self.__dict__.get("value"):
+                return lambda shared, found, done: shared.update(done=self.value)
+            raise AttributeError(name)
+
+    for value, expected in ((None, {}), (1, {"done": 1}), (None, {}), (2, {"done": 2})):
+        shared = {}
+        asyncio.run(Flow(Found(value)).run_async(shared))
+        assert shared == expected

@@ -6,6 +6,7 @@ import asyncio
 import collections
 import copy
 import dataclasses
+import itertools
 import json
 import random
 import threading
@@ -30,6 +31,7 @@ from weft import (
     InputError,
     Node,
     ParallelBatchNode,
+    ReplayMismatchError,
     RunMismatchError,
     Sequence,
     UnstorableError,
@@ -1018,3 +1020,33 @@ def test_a_program_that_is_killed_goes_on(tmp_path):
     before = program.effects()
     assert json.loads(program.run().stdout) == shared
     assert program.effects() == before
+
+
+def test_a_node_that_was_put_into_a_flow_runs_alone_or_is_refused(saver):
+    """A flow counts the calls of its nodes: of the edited one, the second is another than what is recorded."""
+    ran, is_down = [], True
+
+    def named(name):
+        class Step(Node):
+            def exec(self, _):
+                if is_down and name == "C":
+                    raise InterruptedError
+                ran.append(name)
+
+        Step.__name__ = Step.__qualname__ = name
+        return Step()
+
+    def flow(names):
+        nodes = [named(name) for name in names]
+        for one, following in itertools.pairwise(nodes):
+            one >> following
+        return Flow(nodes[0])
+
+    with pytest.raises(InterruptedError):
+        flow("ABC").run({}, checkpointer=saver, run_id="r")
+    is_down = False
+    with pytest.raises(ReplayMismatchError, match="is 'X' now, but 'B'"):
+        flow("AXBC").run({}, checkpointer=saver, run_id="r", on_mismatch="error")
+    ran.clear()
+    flow("AXBC").run({}, checkpointer=saver, run_id="r")
+    assert ran == ["X", "C"]

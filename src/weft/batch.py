@@ -186,14 +186,6 @@ class BaseNode(Runnable):
     def post(self, shared: Any, prep_res: Any, exec_res: Any) -> Any:
         """Write to ``shared``; what it returns is the action that the flow goes on by."""
 
-    # What only some classes of nodes have.
-
-    exec_fallback: Any = None
-    prep_async: Any = None
-    exec_async: Any = None
-    exec_fallback_async: Any = None
-    post_async: Any = None
-
     # Being put together
 
     def set_params(self, params: dict[str, Any]) -> None:

@@ -16,8 +16,7 @@ from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from functools import cached_property
 from heapq import heappop, heappush
-from itertools import count
-from operator import attrgetter
+from itertools import count, repeat
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
@@ -90,7 +89,7 @@ class Hooks:
         self.cls = cls = type(node)
         self.made_of = _hooks_of(cls)
         are_functions = all(each is None or isinstance(each, FunctionType) for each in self.made_of)
-        self.is_kept = are_functions and not are_own
+        self.is_kept = are_functions and not are_own and not hasattr(cls, "__getattr__")
         self.plan: Plan | None = None
         self.prep = _hook(node, "prep")
         self.exec = _hook(node, "exec")
@@ -101,8 +100,13 @@ class Hooks:
 _SPELLINGS = [
     name + suffix for name in ("prep", "exec", "exec_fallback", "post") for suffix in ("", "_async")
 ]
-_hooks_of: Callable[[type], tuple[Any, ...]] = attrgetter(*_SPELLINGS)
 _ARE_HOOKS = frozenset(_SPELLINGS)
+
+
+def _hooks_of(cls: type) -> tuple[Any, ...]:
+    return tuple(
+        map(getattr, repeat(cls), _SPELLINGS, repeat(None))
+    )  # none of it in Python: it is asked often
 
 
 def hooks_of(node: BaseNode) -> Hooks:
@@ -121,7 +125,7 @@ def hooks_of(node: BaseNode) -> Hooks:
 def _hook(node: BaseNode, name: str) -> Hook | None:
     spellings = (f"{name}_async", name) if node._weft_is_async else (name, f"{name}_async")
     for spelling in spellings:
-        hook = getattr(node, spelling)
+        hook = getattr(node, spelling, None)
         function = getattr(hook, "__func__", hook)
         if hook is not None and getattr(function, "__weft_default__", None) is not function:
             return Hook(spelling, is_async_callable(hook))

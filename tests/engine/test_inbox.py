@@ -10,6 +10,7 @@ import pytest
 
 from weft import RetryPolicy, entrypoint, task
 from weft.engine.inbox import inbox_of
+from weft.engine.threads import tell
 
 name = ContextVar("name", default="nobody")
 
@@ -162,3 +163,25 @@ def test_what_decides_of_a_retry_sees_what_its_own_caller_has_set():
         thread.join()
     assert len(seen) == 30
     assert all(error == who for error, who in seen)
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("way", ["posted", "told by a thread"])
+def test_what_ends_a_loop_leaves_it_and_the_rest_is_done_if_it_goes_on(kind, way):
+    found, loop = [], asyncio.new_event_loop()
+
+    def end():
+        raise kind
+
+    calls = [(found.append, (1,)), (end, ()), (found.append, (2,))]
+    if way == "posted":
+        for fn, args in calls:
+            inbox_of(loop).post(fn, *args)
+    else:
+        tell(loop, calls)
+    with pytest.raises(kind):
+        loop.run_until_complete(asyncio.sleep(0.01))
+    assert found == [1]
+    loop.run_until_complete(asyncio.sleep(0.01))
+    assert found == [1, 2]
+    loop.close()

@@ -96,6 +96,7 @@ class Codec:
         self._shapes: dict[str, Shape] = {}
         self._reader = Reader(_READERS, self._shapes)
         self._describer = Reader(_DESCRIBERS, self._shapes)
+        self.token = object()  # by which a step knows it again without keeping it
         self._lock = threading.Lock()
         self._hinted: WeakSet[Any] = WeakSet()
         self._owners: WeakSet[Any] = WeakSet()

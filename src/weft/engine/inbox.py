@@ -10,6 +10,8 @@ from contextvars import Context, copy_context
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
+from weft.engine.signals import ENDS_A_LOOP
+
 
 class Inbox:
     """Calls posted to a loop, made on it in the order of posting. All runs of a loop share one.
@@ -68,9 +70,17 @@ class Inbox:
             context, fn, args = self._items.popleft()
             try:
                 context.run(fn, *args)
+            except ENDS_A_LOOP:
+                self._drain_soon()  # if the loop goes on after all, so does the rest
+                raise
             except BaseException as error:  # also what is no Exception: the rest must not be left lying
                 told = {"message": f"weft: {fn!r} failed", "exception": error}
                 asyncio.get_running_loop().call_exception_handler(told)
+
+    def _drain_soon(self) -> None:
+        if self._items and not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._drain)
 
 
 _inboxes: WeakKeyDictionary[asyncio.AbstractEventLoop, Inbox] = WeakKeyDictionary()

@@ -30,6 +30,7 @@ from msgspec.structs import replace
 
 from weft.checkpoint.base import Change, Checkpointer, OpenRun, Record, RunRow, Write
 from weft.core.status import RunStatus
+from weft.engine.signals import handlers_may_raise, raise_again
 from weft.engine.threads import News, tell
 from weft.errors import CheckpointError, OwnerLostError, StoreError
 
@@ -74,12 +75,15 @@ class Book:
     closed: bool = False
     waiting: int = 0  # entries that are not known to be durable; counted on the run's loop
     journal: Journal = field(init=False)
-    commit_at_once: Callable[[Sequence[Write]], set[str] | None] | None = field(init=False)
+    commit_at_once: Callable[[Sequence[Write]], set[str] | None] | None = field(init=False, default=None)
+    may_be_interrupted: bool | None = None  # in a commit on its loop, by a signal; None: nobody has looked
     life: Life | None = None
 
     def __post_init__(self) -> None:
         self.journal = journal_of(self.store)
-        self.commit_at_once = getattr(self.store, "commit_at_once", None)
+        if hasattr(type(self.store), "commit_at_once"):  # one of its own, not of what it wraps
+            store: Any = self.store
+            self.commit_at_once = store.commit_at_once
         if not self.at_once:
             self.life = self.journal.keep_alive(self.store)
 
@@ -241,7 +245,14 @@ class Journal:
             and not (self._entries or self._openings or book.closed)
             and time.monotonic() >= self._slow_until
             and book.inbox.loop_rests(_REST)
+            and not self._may_be_interrupted(book)
         )
+
+    @staticmethod
+    def _may_be_interrupted(book: Book) -> bool:
+        if book.may_be_interrupted is None:
+            book.may_be_interrupted = handlers_may_raise()
+        return book.may_be_interrupted
 
     def _commit_here(self, book: Book, entries: Sequence[Entry]) -> bool:
         """Commit on the spot; False, and nothing was done, if somebody else is writing."""
@@ -254,7 +265,7 @@ class Journal:
             book.close()
             book.inbox.post(book.failed, _of_its_own(error))
             if not isinstance(error, Exception):
-                raise
+                book.loop.call_soon(raise_again, error)
             return True
         if refused is None:
             book.batch = batch

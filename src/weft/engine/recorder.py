@@ -171,6 +171,7 @@ class Recorder:
     ) -> None:
         self.store = store
         self.codec = store.codec
+        self._knows = store.codec.token
         self.row = row
         self.loaded = loaded
         self._book = Book(
@@ -185,7 +186,7 @@ class Recorder:
 
     def fingerprint(self, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
         """What the arguments are, for the call's identity; b"" when they cannot be encoded."""
-        if step.known_to is not self.codec:
+        if step.known_to is not self._knows:
             self.learn_types(step)
         if not args and not kwargs and step.key is None:
             return b"p"
@@ -210,7 +211,7 @@ class Recorder:
         """The types in a step's annotations may be stored. A conductor's are ours."""
         if not step.is_planned:
             self.codec.register_hints(step.fn)
-        step.known_to = self.codec
+        step.known_to = self._knows
 
     def scope_of(self, call: Call) -> Scope:
         """What this call's body has asked for."""
@@ -405,7 +406,7 @@ class Recorder:
         if call.parent is None:
             call.recorded_in(0)  # what becomes of the run is written by the run
             return
-        if call.step.known_to is not self.codec:
+        if call.step.known_to is not self._knows:
             self.learn_types(call.step)
         record = self._record_of(call) if call.is_recorded else None
         if not call.is_recorded:
@@ -458,7 +459,7 @@ class Recorder:
 
     def read(self, call: Call, record: Record) -> tuple[Any, BaseException | None]:
         """The recorded value or error of this call."""
-        if call.step.known_to is not self.codec:
+        if call.step.known_to is not self._knows:
             self.learn_types(call.step)
         call.attempt = record.attempts
         if record.kind not in _WELL:

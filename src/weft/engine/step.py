@@ -25,7 +25,7 @@ class Step:
     """A named function with its options; never changed, so that it may be shared by any number of runs.
 
     It is not frozen, as to make one would take five times as long, and some are made in runs. And it remembers which
-    codec knows the types in its annotations, as the next run has most likely the same.
+    codec knows the types in its annotations, by its token, as the next run has most likely the same.
     """
 
     fn: Callable[..., Any]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
 from weft.engine.clock import clock_of
+from weft.engine.signals import ENDS_A_LOOP
 from weft.engine.workers import engine_workers
 
 T = TypeVar("T")
@@ -25,9 +26,13 @@ def tell(loop: asyncio.AbstractEventLoop, news: Iterable[News]) -> bool:
 
 
 def _make(loop: asyncio.AbstractEventLoop, news: Iterable[News]) -> None:
-    for fn, args in news:
+    rest = iter(news)
+    for fn, args in rest:
         try:
             fn(*args)
+        except ENDS_A_LOOP:
+            loop.call_soon(_make, loop, rest)  # if the loop goes on after all
+            raise
         except BaseException as error:  # also what is no Exception: the rest must not be left lying
             loop.call_exception_handler({"message": f"weft: {fn!r} failed", "exception": error})
 
