@@ -14,9 +14,10 @@ import copy
 import math
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
-from functools import cached_property
+from functools import cached_property, partial
 from heapq import heappop, heappush
 from itertools import count, repeat
+from operator import attrgetter
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
@@ -78,23 +79,46 @@ class Hooks:
 
     Attributes:
         cls: The class.
-        made_of: The hooks of all spellings that it had when this was made.
+        made_of: The hooks of all spellings that it had when this was made, which ``read`` reads.
+        absent: The spellings that it had not.
         is_kept: Whether that says it all: they are functions, the same for each node.
         plan: How its nodes run where one call is enough, once that was asked.
     """
 
-    __slots__ = ("cls", "exec", "exec_fallback", "is_kept", "made_of", "plan", "post", "prep")
+    __slots__ = (
+        "absent",
+        "cls",
+        "exec",
+        "exec_fallback",
+        "is_kept",
+        "made_of",
+        "plan",
+        "post",
+        "prep",
+        "read",
+    )
 
     def __init__(self, node: BaseNode, *, are_own: bool = False) -> None:
         self.cls = cls = type(node)
-        self.made_of = _hooks_of(cls)
-        are_functions = all(each is None or isinstance(each, FunctionType) for each in self.made_of)
+        self.read: Callable[[type], tuple[Any, ...]] = attrgetter(*filter(partial(hasattr, cls), _SPELLINGS))
+        self.made_of = self.read(cls)
+        self.absent = [each for each in _SPELLINGS if not hasattr(cls, each)]
+        are_functions = all(isinstance(each, FunctionType) for each in self.made_of)
         self.is_kept = are_functions and not are_own and not hasattr(cls, "__getattr__")
         self.plan: Plan | None = None
         self.prep = _hook(node, "prep")
         self.exec = _hook(node, "exec")
         self.exec_fallback = _hook(node, "exec_fallback")
         self.post = _hook(node, "post")
+
+    @property
+    def are_still_those(self) -> bool:
+        """Whether nobody has changed the class since."""
+        try:
+            is_same = self.made_of == self.read(self.cls)
+        except AttributeError:  # there is one less
+            return False
+        return is_same and not (self.absent and any(map(hasattr, repeat(self.cls), self.absent)))
 
 
 _SPELLINGS = [
@@ -103,19 +127,13 @@ _SPELLINGS = [
 _ARE_HOOKS = frozenset(_SPELLINGS)
 
 
-def _hooks_of(cls: type) -> tuple[Any, ...]:
-    return tuple(
-        map(getattr, repeat(cls), _SPELLINGS, repeat(None))
-    )  # none of it in Python: it is asked often
-
-
 def hooks_of(node: BaseNode) -> Hooks:
     """The hooks of a node: those of its class, which are looked up once, and again when somebody has changed them."""
     if not _ARE_HOOKS.isdisjoint(vars(node)):  # somebody has set one on the node itself
         return Hooks(node, are_own=True)
     cls = type(node)
     found: Hooks | None = cls._weft_hooks
-    if found is None or found.cls is not cls or found.made_of != _hooks_of(cls):
+    if found is None or found.cls is not cls or not found.are_still_those:
         found = Hooks(node)
         if found.is_kept:
             cls._weft_hooks = found
