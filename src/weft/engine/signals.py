@@ -8,12 +8,15 @@ import threading
 #: Not at SIGINT: ``KeyboardInterrupt`` is no ``Exception``, and nobody takes it for an error.
 _LOOKED_AT = signal.valid_signals() - {signal.SIGINT}
 
+# Beneath the library's own, which makes an enum of each answer: this is asked for each run.
+_handler_of = getattr(signal, "_signal", signal).getsignal
+
 
 def handlers_may_raise() -> bool:
     """Whether what this thread does may be interrupted by an ``Exception``, as time limits by SIGALRM raise it."""
     if threading.current_thread() is not threading.main_thread():
         return False
-    return any(callable(signal.getsignal(each)) for each in _LOOKED_AT)
+    return any(map(callable, map(_handler_of, _LOOKED_AT)))
 
 
 def raise_again(error: BaseException) -> None:
