@@ -81,17 +81,8 @@ def start_plain(
     parent: PlannedCall, plan: Plan, node: BaseNode, shared: Any, params: Any, *, is_own: bool = False
 ) -> None:
     """Start the one call of a node; its value is the action. One that ``is_own`` keeps what its hooks set on it."""
-    branch = Branch(parent, 0)
-    branch.call = call = PlainNodeCall(
-        parent.run, parent, plan.step, (plan, node, shared, params, is_own), {}
-    )
-    call.future = branch
-    call.context = parent.context
-    if parent.permit is None and parent.stopping is None:
-        call._join_parent(parent)  # nothing that `begin` would look for stands in the way
-        call._launch()
-    else:
-        call.begin(b"")
+    call = PlainNodeCall(parent.run, parent, plan.step, (plan, node, shared, params, is_own), {})
+    parent.begin_child(Branch(parent, 0), call)
 
 
 class PlainRun:

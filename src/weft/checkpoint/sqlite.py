@@ -175,13 +175,11 @@ class SqliteSaver(Closing, Checkpointer):
 
     def commit_at_once(self, writes: Sequence[Write]) -> set[str] | None:
         """As :meth:`commit`, if nobody else is writing; None, and nothing was done, if somebody is."""
-        before = patience.set(0.0)
         try:
-            return self.commit(writes)
+            with patience(0.0):
+                return self.commit(writes)
         except InUseError:
             return None
-        finally:
-            patience.reset(before)
 
     def beat(self) -> None:
         """Say that the owner of what this object has open is alive, unless that was said a moment ago.
@@ -190,12 +188,8 @@ class SqliteSaver(Closing, Checkpointer):
         """
         with self._writer:
             if self._held and self._pulse.is_due():
-                before = patience.set(self.lease / 4)
-                try:
-                    with self._writing():
-                        pass
-                finally:
-                    patience.reset(before)
+                with patience(self.lease / 4), self._writing():
+                    pass
 
     def release(self, run_id: str, fence: int) -> None:
         """Give a run up without changing what it is: it stays RUNNING, and anybody may take it over.

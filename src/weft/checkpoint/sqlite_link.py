@@ -60,8 +60,18 @@ class _Files:
 _OLD, _OLD_IN_SECONDS = 100_000_000, 2_100_000_000
 
 
-#: For how many seconds this thread waits for others that are writing; None: as long as the file says.
-patience: ContextVar[float | None] = ContextVar("weft_patience", default=None)
+#: For how many seconds others that are writing are waited for; None: as long as the file says.
+_patience: ContextVar[float | None] = ContextVar("weft_patience", default=None)
+
+
+@contextmanager
+def patience(seconds: float) -> Iterator[None]:
+    """Meanwhile wait no longer for others that are writing, and with 0 not at all, also not for other threads."""
+    before = _patience.set(seconds)
+    try:
+        yield
+    finally:
+        _patience.reset(before)
 
 
 class InUseError(StoreError):
@@ -81,7 +91,7 @@ class Link:
         self.waited = 0.0  # seconds, for the transaction that is going on to begin
 
     def __enter__(self) -> Self:
-        if not self.lock.acquire(blocking=patience.get() != 0):
+        if not self.lock.acquire(blocking=_patience.get() != 0):
             raise InUseError("another thread is writing")
         return self
 
@@ -219,7 +229,7 @@ class Database:
         it on: it says at once that the file is busy. (Where we write, it never waits by itself: the time is ours to
         choose.) Nothing was done yet, so it is asked again.
         """
-        own = patience.get()
+        own = _patience.get()
         deadline = time.monotonic() + (self._timeout if own is None else min(own, self._timeout))
         pause = _ASK_AGAIN
         while True:

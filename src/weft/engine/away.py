@@ -192,7 +192,7 @@ class _Landing:
         self._kept = number
         if self._has_ended:  # in this very moment
             call._free(number)
-        call.given_up_elsewhere()
+        call.left_to_itself()
 
     # Virtual time, which stands still while the body is at work
 

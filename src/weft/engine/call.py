@@ -1024,21 +1024,18 @@ class Call:
         self.timer = None
         if self.state is not RUNNING:
             return
-        reason = self.stopping.reason if self.stopping is not None else "timed out"
         if self.thread:  # else its body never began, and will not
             self._leave_thread()
-            self.run.has_given_up(self, reason)
-            if self.run.audience is not None:
-                self.run.audience.given_up(self)
-        self._wake_thread(self.stopping or Stop(StopKind.TIMEOUT, reason))
+            self.left_to_itself()
+        self._wake_thread(self.stopping or Stop(StopKind.TIMEOUT, "timed out"))
         self.state = DRAINING
         self._clear_timers()
         if self.permit is not None:
             self.permit.give_back()
         self.after_child()
 
-    def given_up_elsewhere(self) -> None:
-        """An executor cannot end the body of this call: it is left to itself."""
+    def left_to_itself(self) -> None:
+        """Its body, here or where an executor has it, cannot be ended: it is left to itself."""
         reason = self.stopping.reason if self.stopping is not None else "timed out"
         self.run.has_given_up(self, reason)
         if self.run.audience is not None:

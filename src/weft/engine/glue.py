@@ -121,25 +121,9 @@ def start_glue(
         latest: When it must have ended, in the loop's time; see :meth:`PlannedCall.start`.
     """
     call = step.call_in(parent, args)
-    run = parent.run
-    branch.call = call
-    call.future = branch
-    call.context = parent.context
-    if run.recorder is not None:
+    if parent.run.recorder is not None:
         call.identity, call.ordinal = identity or parent.identify(step.name, b"")
-    if (
-        latest is None
-        and step.is_plain
-        and parent.permit is None
-        and parent.stopping is None
-        and (run.is_plain or (run.is_bare and parent.adds_to_record(call)))
-    ):
-        call._join_parent(parent)  # nothing that `begin` would look for stands in the way
-        if not call.takes_turns or call.may_begin():
-            call._launch()
-        return
-    call.latest = latest
-    call.begin(b"")
+    parent.begin_child(branch, call, latest)
 
 
 def _nothing() -> None:

@@ -92,6 +92,11 @@ class Book:
         self.closed = True
         self.life = None
 
+    def fail(self, error: CheckpointError) -> None:
+        """Nothing more can be written in it, which the run is told."""
+        self.close()
+        self.inbox.post(self.failed, error)
+
     def forget(self) -> None:
         """The run has ended, and is told nothing more."""
         self.shown = self.failed = _nothing
@@ -160,8 +165,7 @@ class Journal:
                 waiting = list(self._entries)
                 self._entries.clear()
                 for book in {entry.book for entry in waiting}:
-                    book.close()
-                    book.inbox.post(book.failed, _of_its_own(error))
+                    book.fail(_of_its_own(error))
 
     def open(self, opening: Opening) -> None:
         """Have a run opened, with all others that are to be by then."""
@@ -262,8 +266,7 @@ class Journal:
         try:
             refused = book.commit_at_once([write])
         except BaseException as error:  # Ctrl-C too: nobody knows what is on the disk
-            book.close()
-            book.inbox.post(book.failed, _of_its_own(error))
+            book.fail(_of_its_own(error))
             if not isinstance(error, Exception):
                 book.loop.call_soon(raise_again, error)
             return True
@@ -274,8 +277,7 @@ class Journal:
         if ended - began > _BRIEF:
             self._slow_until = ended + _SLOW_FOR
         if refused:
-            book.close()
-            book.inbox.post(book.failed, _lost(book))
+            book.fail(_lost(book))
             return True
         if _ends(write):
             book.life = None

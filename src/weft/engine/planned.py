@@ -218,18 +218,24 @@ class PlannedCall(Call):
             call = kind(run, self, step, args, kwargs)
         else:
             call = run.recorder.call_of(kind, self, step, args, kwargs, identity)
+        self.begin_child(branch, call, latest)
+
+    def begin_child(self, branch: Branch, call: Call, latest: float | None = None) -> None:
+        """Have the call of a branch begin, at once where nothing that `begin` looks for stands in the way."""
+        run = self.run
         branch.call = call
         call.future = branch
         call.context = self.context
         if (
             latest is None
-            and step.is_plain
+            and call.step.is_plain
             and self.permit is None
             and self.stopping is None
             and (run.is_plain or (run.is_bare and self.adds_to_record(call)))
         ):
-            call._join_parent(self)  # nothing that `begin` would look for stands in the way
-            call._launch()
+            call._join_parent(self)
+            if not call.takes_turns or call.may_begin():
+                call._launch()
             return
         call.latest = latest
         call.begin(b"")
